@@ -1,0 +1,119 @@
+"""A frozen CLIP with everything that belongs to it, from whatever the user names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from pini_jax.clip import architecture, tokenizer, towers, weights
+from pini_jax.data.transforms import Preprocessing
+from pini_jax.errors import InputError
+
+BUNDLED = Path(__file__).parent.parent / "assets" / "tiny_clip"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A frozen CLIP.
+
+    Attributes:
+        image_tower, text_tower: modules, whose stages are pure functions of (theta, inputs).
+        theta: {"image": ..., "text": ..., "logit_scale": ...}, the frozen parameters.
+        tokenizer: text -> ids.
+        preprocessing: image -> pixels.
+        fingerprint: SHA-256 of the weight files.
+    """
+
+    image_tower: towers.ImageTower
+    text_tower: towers.TextTower
+    theta: dict
+    tokenizer: tokenizer.Tokenizer
+    preprocessing: Preprocessing
+    fingerprint: str
+
+    @property
+    def embed_dim(self) -> int:
+        """e, channels of the joint space."""
+        return self.image_tower.embed_dim
+
+
+def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32) -> Pretrained:
+    """Loads a CLIP.
+
+    Args:
+        source: `tiny_clip` (the bundled one), a Hugging Face folder, a safetensors file with OpenAI's or
+            Hugging Face's parameter names, or a hub id such as `openai/clip-vit-base-patch16`.
+        tokenizer_source: folder with the tokenizer's files; "" takes those beside the weights.
+        dtype: in which the towers hold their weights and compute.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is no CLIP, or its tensors do not fit.
+    """
+    path = _locate(source)
+    folder, files = (path, weights.files_of_folder(path)) if path.is_dir() else (path.parent, [path])
+    with weights.open_tensors(files) as tensors:
+        if "visual.conv1.weight" in tensors.files:
+            scheme = weights.OPENAI
+            sizes = architecture.from_openai({key: tensors.shape(key) for key in tensors.files})
+        else:
+            scheme = weights.HUGGING_FACE
+            sizes = architecture.from_hugging_face(_read_json(folder / "config.json"))
+        _check_activation(sizes)
+        theta = weights.load(scheme, sizes, tensors, dtype, name=source)
+    preprocessor = folder / "preprocessor_config.json"
+    return Pretrained(
+        image_tower=towers.ImageTower(sizes.image, sizes.embed_dim, dtype),
+        text_tower=towers.TextTower(sizes.text, sizes.embed_dim, dtype),
+        theta=theta,
+        tokenizer=tokenizer.load(Path(tokenizer_source) if tokenizer_source else folder),
+        preprocessing=(
+            Preprocessing.from_hugging_face(_read_json(preprocessor))
+            if preprocessor.exists()
+            else Preprocessing(size=sizes.image.image_size, crop=sizes.image.image_size)
+        ),
+        fingerprint=weights.fingerprint(files),
+    )
+
+
+def _locate(source: str) -> Path:
+    if source == BUNDLED.name:
+        return BUNDLED
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return _download(source)
+    raise InputError(f"clip={source!r}: no such folder or file, and no hub id (owner/name)")
+
+
+def _download(hub_id: str) -> Path:
+    import huggingface_hub  # slow to import, and needed for hub ids only
+
+    patterns = ["*.json", "*.safetensors", "merges.txt"]
+    try:
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns))
+    except Exception as error:  # offline, unknown id, gated: the hub's own words say which
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"clip={hub_id!r} is neither a local folder, nor in the hub's cache, nor could it be fetched "
+            f"({reason}); on a machine with a network run `hf download {hub_id}`, copy the folder, and name it"
+        ) from None
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is no Hugging Face CLIP: {path.name} is missing") from None
+    except ValueError as error:
+        raise InputError(f"{path} is no valid JSON ({error})") from None
+
+
+def _check_activation(sizes: architecture.Architecture) -> None:
+    for transformer in (sizes.image.transformer, sizes.text.transformer):
+        if transformer.activation not in towers.ACTIVATIONS:
+            known = ", ".join(towers.ACTIVATIONS)
+            raise InputError(f"activation {transformer.activation!r} is none of {known}")
