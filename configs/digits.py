@@ -1,0 +1,20 @@
+"""Real handwriting with the bundled CLIP.
+
+    python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits
+"""
+
+from pini_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.clip = "tiny_clip"
+    config.template = "x " * 16 + "a photo of the digit {}."
+    config.zero_shot_template = "a photo of the digit {}."
+    config.views = 8
+    config.augment.scale = (0.7, 1.0)
+    config.augment.flip = 0.0
+    config.optim.name = "adam"
+    config.optim.lr = 1e-3
+    config.optim.epochs = 100
+    return config

@@ -1,0 +1,14 @@
+"""The paper's released configuration (arXiv 2412.10817, and its code), on any CLIP.
+
+    python -m pini_jax.main --config=configs/paper.py --workdir=runs/paper --config.clip=/path/to/clip
+
+Prompt noise from a table and image noise from cross-attention; SGD with momentum 0.9 and weight decay 5e-4,
+learning rate 1e-3, batches of 32, 100 epochs of fresh random crops, sixteen words `x` before the template.
+All of that is the default of `pini_jax.config.Config`.
+"""
+
+from pini_jax.config import default
+
+
+def get_config():
+    return default()

@@ -1,0 +1,96 @@
+"""Orbax checkpoints of the trainables, the optimiser and the position in the data; never of the towers."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from orbax.checkpoint import v1 as ocp
+
+from pini_jax.step import TrainState
+
+KEEP = 2
+
+
+def _digest(state: TrainState) -> str:
+    """SHA-256 over the bytes of every array, in the order of the tree."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+class Checkpoints:
+    """The last `KEEP` checkpoints of a run; each appears at once, by a rename, or not at all.
+
+    A checkpoint holds {"trainables", "optimiser", "position": {step, epoch, batch}} and a hash of its content.
+    """
+
+    def __init__(self, folder: Path, batches_per_epoch: int):
+        self._batches_per_epoch = batches_per_epoch
+        self._orbax = ocp.training.Checkpointer(
+            folder.absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._orbax.close()
+
+    def save(self, state: TrainState) -> None:
+        """Writes the state under its step, and deletes the oldest checkpoint.
+
+        Raises:
+            OSError: the disk is full or cannot be written; earlier checkpoints stay.
+        """
+        step = int(state.step)
+        epoch, batch = divmod(step, self._batches_per_epoch)
+        content = {
+            "trainables": state.phi,
+            "optimiser": state.opt_state,
+            "position": {"step": state.step, "epoch": epoch, "batch": batch},
+        }
+        metadata = {"sha256": _digest(state)}
+        self._orbax.save_checkpointables(step, content, force=True, overwrite=True, custom_metadata=metadata)
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The latest state that reads back whole, or None where there is none.
+
+        A damaged checkpoint is named in a warning, deleted, and the one before it is taken.
+        """
+        for checkpoint in reversed(self._orbax.checkpoints):
+            try:
+                return self._load(checkpoint.step, like)
+            except Exception as error:  # damaged files raise whatever their bytes lead to
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                logging.warning("checkpoint %d is damaged (%s) and is skipped", checkpoint.step, reason[:200])
+        if self._orbax.checkpoints:
+            logging.warning("no checkpoint could be read: training starts again")
+        return None
+
+    def _load(self, step: int, like: TrainState) -> TrainState:
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        content = self._orbax.load_checkpointables(
+            step,
+            {
+                "trainables": abstract.phi,
+                "optimiser": abstract.opt_state,
+                "position": {"step": abstract.step, "epoch": 0, "batch": 0},
+            },
+        )
+        state = TrainState(content["position"]["step"], content["trainables"], content["optimiser"])
+        saved = ocp.checkpointables_metadata(self._orbax.directory / str(step)).custom_metadata
+        if _digest(state) != saved["sha256"]:
+            raise ValueError("its content does not match its hash")
+        return state
+
+    def size(self) -> int:
+        """Bytes of the latest checkpoint on disk."""
+        latest = self._orbax.latest
+        return sum(file.stat().st_size for file in Path(latest.path).rglob("*") if file.is_file()) if latest else 0

@@ -1,0 +1,195 @@
+"""What a run is: one typed, frozen value, checked before anything is done with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from pini_jax.data.transforms import Augment
+from pini_jax.errors import InputError
+from pini_jax.noise import generators
+from pini_jax.noise.generators import did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimiser of the trainables; the defaults are the released configuration.
+
+    Attributes:
+        name: a key of `optim.RULES`.
+        lr: learning rate after warm-up.
+        momentum: of sgd; b1 of adam.
+        weight_decay: added to the gradient, as PyTorch's SGD does.
+        epochs: passes over the selected images.
+        warmup_lr: learning rate of the first epoch.
+    """
+
+    name: str = "sgd"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    epochs: int = 100
+    warmup_lr: float = 1e-5
+
+
+def _released_noise() -> dict[str, dict[str, Any]]:
+    return {
+        "prompt_tokens": {"generator": "table"},
+        "image_features": {"generator": "cross_attention", "reduction": 1},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run. The defaults are the paper's released configuration.
+
+    Attributes:
+        dataset: `digits`.
+        clip: what `clip.pretrained.load` accepts: `tiny_clip`, a folder, a safetensors file or a hub id.
+        tokenizer: folder of the tokenizer's files; "" takes those beside the weights.
+        dtype: of the towers: `float32`, `bfloat16`, or `auto` (float32 on CPU, bfloat16 on accelerators).
+        template: prompt that is trained; `{}` is the class name, and all before it gets the prompt noise.
+        zero_shot_template: prompt of the zero-shot baseline.
+        shots: training images per class.
+        seed: of the selection, the initialisation, the batches, the views and the noise.
+        noise: {site: {"generator": name, option: value}}; the sites and generators of `noise.generators.SITES`.
+        num_samples: k, draws of image noise per image and step.
+        batch_size: images per step.
+        views: augmented copies of every image whose features are cached; 0 makes fresh ones every epoch.
+        augment: the distribution of the training views.
+        optim: the optimiser.
+        num_draws: draws that `marginal` prediction averages over.
+        log_every: steps between lines of metrics.jsonl.
+        checkpoint_every: steps between checkpoints; a multiple of log_every.
+    """
+
+    dataset: str = "digits"
+    clip: str = "openai/clip-vit-base-patch16"
+    tokenizer: str = ""
+    dtype: str = "auto"
+    template: str = "x " * 16 + "a photo of a {}."
+    zero_shot_template: str = "a photo of a {}."
+    shots: int = 16
+    seed: int = 1
+    noise: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=_released_noise)
+    num_samples: int = 1
+    batch_size: int = 32
+    views: int = 0
+    augment: Augment = Augment()
+    optim: Optim = Optim()
+    num_draws: int = 32
+    log_every: int = 20
+    checkpoint_every: int = 100
+
+
+# Values that cannot be: (what is read, whether it is fine, what it must be).
+CHECKS = (
+    ("shots", lambda c: c.shots >= 1, "at least 1"),
+    ("num_samples", lambda c: c.num_samples >= 1, "at least 1"),
+    ("num_draws", lambda c: c.num_draws >= 1, "at least 1"),
+    ("batch_size", lambda c: c.batch_size >= 1, "at least 1"),
+    ("views", lambda c: c.views >= 0, "0 (fresh views) or more"),
+    ("seed", lambda c: 0 <= c.seed < 2**32, "from 0 to 2**32 - 1"),
+    ("dtype", lambda c: c.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+    ("dataset", lambda c: c.dataset == "digits", "digits"),
+    ("optim.name", lambda c: c.optim.name in ("sgd", "adam"), "sgd or adam"),
+    ("optim.lr", lambda c: c.optim.lr > 0, "positive"),
+    ("optim.warmup_lr", lambda c: c.optim.warmup_lr >= 0, "0 or more"),
+    ("optim.momentum", lambda c: 0 <= c.optim.momentum < 1, "in [0, 1)"),
+    ("optim.weight_decay", lambda c: c.optim.weight_decay >= 0, "0 or more"),
+    ("optim.epochs", lambda c: c.optim.epochs >= 1, "at least 1"),
+    ("augment.scale", lambda c: 0 < c.augment.scale[0] <= c.augment.scale[1] <= 1, "a range within (0, 1]"),
+    ("augment.ratio", lambda c: 0 < c.augment.ratio[0] <= c.augment.ratio[1], "a positive range"),
+    ("augment.flip", lambda c: 0 <= c.augment.flip <= 1, "a probability"),
+    ("template", lambda c: c.template.count("{}") == 1, "text with {} once, where the class name goes"),
+    ("zero_shot_template", lambda c: c.zero_shot_template.count("{}") == 1, "text with {} once"),
+    ("log_every", lambda c: c.log_every >= 1, "at least 1"),
+    (
+        "checkpoint_every",
+        lambda c: c.checkpoint_every >= 1 and c.checkpoint_every % c.log_every == 0,
+        "a multiple of log_every",
+    ),
+)
+
+
+def default() -> ml_collections.ConfigDict:
+    """The released configuration, to be changed by a file in `configs/`."""
+    return ml_collections.ConfigDict(to_dict(Config()))
+
+
+def to_dict(config: Config) -> dict:
+    """Plain dictionaries, as in config.json."""
+    return dataclasses.asdict(config)
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 of all settings: two runs with the same hash are the same run."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
+
+
+def resolve(settings: Mapping[str, Any]) -> Config:
+    """Checks every key, type and value, and makes the run's config.
+
+    Raises:
+        InputError: all problems at once.
+    """
+    problems: list[str] = []
+    config = _resolve(Config, settings, "", problems)
+    if not problems:
+        problems = [
+            f"{key}={_value(config, key)!r} must be {wanted}" for key, fine, wanted in CHECKS if not fine(config)
+        ]
+    if problems:
+        raise InputError("config: " + "; ".join(problems))
+    generators.build(config.noise)
+    return config
+
+
+def _value(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _resolve(kind: type, settings: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
+    types = typing.get_type_hints(kind)
+    values = {}
+    for key, value in settings.items():
+        if key not in types:
+            problems.append(f"unknown key {prefix + key!r}{did_you_mean(key, types)}")
+        elif dataclasses.is_dataclass(types[key]):
+            values[key] = _resolve(types[key], value, f"{prefix}{key}.", problems)
+        elif (converted := _convert(types[key], value)) is None:
+            problems.append(f"{prefix}{key}={value!r} must be {_describe(types[key])}")
+        else:
+            values[key] = converted
+    return kind(**values)
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """`value` as `kind`, or None where it is something else."""
+    origin = typing.get_origin(kind)
+    if kind is float:
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if origin is tuple:
+        fits = isinstance(value, (tuple, list)) and len(value) == len(typing.get_args(kind))
+        items = [_convert(k, v) for k, v in zip(typing.get_args(kind), value, strict=True)] if fits else [None]
+        return None if None in items else tuple(items)
+    if isinstance(value, Mapping):
+        is_mapping = origin is not None and issubclass(origin, Mapping)
+        return {k: _plain(v) for k, v in value.items()} if is_mapping else None
+    return value if isinstance(value, origin or kind) and not isinstance(value, bool) else None
+
+
+def _plain(value: Any) -> Any:
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _describe(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind)) if typing.get_origin(kind) is None else str(kind)

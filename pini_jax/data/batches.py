@@ -1,0 +1,61 @@
+"""Which images are in which batch: a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class Indices(NamedTuple):
+    """One batch, still without its content.
+
+    Attributes:
+        view: number of the augmented view.
+        images: positions in the selection.
+        weights: 1 for an image that counts, 0 for padding.
+    """
+
+    view: int
+    images: Int[np.ndarray, "b"]
+    weights: Float[np.ndarray, "b"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Epochs of shuffled batches; what does not fill a batch waits for another epoch's order.
+
+    A selection smaller than a batch makes one padded batch per epoch.
+
+    Attributes:
+        views: how many views there are to go round; 0 for a fresh one every epoch.
+    """
+
+    num_images: int
+    batch_size: int
+    views: int
+    seed: int
+
+    @property
+    def per_epoch(self) -> int:
+        return max(1, self.num_images // self.batch_size)
+
+    def at(self, step: int) -> Indices:
+        """The batch of a step."""
+        epoch, position = divmod(step, self.per_epoch)
+        order = _order(self.num_images, self.seed, epoch)
+        images = order[position * self.batch_size : (position + 1) * self.batch_size]
+        padding = self.batch_size - len(images)
+        return Indices(
+            view=epoch % self.views if self.views else epoch,
+            images=np.pad(images, (0, padding)),
+            weights=np.pad(np.ones(len(images), np.float32), (0, padding)),
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _order(num_images: int, seed: int, epoch: int) -> Int[np.ndarray, "n"]:
+    return np.random.default_rng((seed, epoch)).permutation(num_images)

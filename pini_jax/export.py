@@ -1,0 +1,72 @@
+"""The injector alone, as one safetensors file that says what it belongs to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pini_jax import config as configs
+from pini_jax.config import Config
+from pini_jax.errors import InputError
+from pini_jax.noise.injector import Phi
+
+
+class Exported(NamedTuple):
+    """A trained injector: its parameters, and what it was trained with."""
+
+    phi: dict
+    config: Config
+    class_names: tuple[str, ...]
+    clip_sha256: str
+
+
+def save(path: Path, phi: Phi, config: Config, class_names: Sequence[str], clip_sha256: str) -> None:
+    """Writes phi at once, with its config, its classes and the hash of the CLIP that it was trained on."""
+    tensors = {
+        "/".join(key.key for key in keys): np.asarray(leaf) for keys, leaf in jax.tree.leaves_with_path(phi)
+    }
+    metadata = {
+        "config": json.dumps(configs.to_dict(config)),
+        "class_names": json.dumps(class_names),
+        "clip_sha256": clip_sha256,
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial, metadata)
+    os.replace(partial, path)
+
+
+def load(path: Path) -> Exported:
+    """Reads what `save` wrote.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds no injector.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"injector {path} cannot be read ({error})") from None
+    if "config" not in metadata:
+        raise InputError(f"{path} holds no injector: it has no config")
+    phi: dict = {}
+    for key, value in tensors.items():
+        *branches, leaf = key.split("/")
+        node = phi
+        for branch in branches:
+            node = node.setdefault(branch, {})
+        node[leaf] = value
+    return Exported(
+        phi=phi,
+        config=configs.resolve(json.loads(metadata["config"])),
+        class_names=tuple(json.loads(metadata["class_names"])),
+        clip_sha256=metadata["clip_sha256"],
+    )

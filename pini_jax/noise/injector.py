@@ -1,0 +1,105 @@
+"""The forward pass: a frozen CLIP with noise added between its stages (paper, Figure 2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pini_jax import rng
+from pini_jax.clip.towers import TextTower, stage
+from pini_jax.data.prompts import Prompts
+from pini_jax.noise.gaussian import Draw, Gaussian, draw_mean
+
+Phi = Mapping[str, Mapping]
+
+
+@dataclasses.dataclass(frozen=True)
+class Injector:
+    """What is static about the method; its functions are pure in (phi, theta, inputs, draw).
+
+        prefix, suffix = injector.prompt_tokens(phi, theta, prompts, draw)     # + prompt_tokens noise
+        text = injector.encode_prompts(theta, prefix, suffix, prompts.end)     # frozen
+        images = injector.image_features(phi, text, features, draw)            # + image_features noise
+        logits = cosine_logits(theta["logit_scale"], images, text)             # frozen
+
+    With no generators it is zero-shot CLIP.
+
+    Attributes:
+        text_tower: the frozen module whose stages the prompts pass through.
+        generators: site -> module that makes the noise there.
+    """
+
+    text_tower: TextTower
+    generators: Mapping[str, nn.Module]
+
+    def init(self, key: Array, theta: Mapping, prompts: Prompts) -> dict:
+        """Draws phi, the trainables: site -> parameters of its generator."""
+        embed_dim = self.text_tower.embed_dim
+        inputs = {
+            "prompt_tokens": (self._prompt_shape(prompts),),
+            "image_features": (jnp.zeros((1, embed_dim)), jnp.zeros((1, len(prompts.end), embed_dim))),
+        }
+        return {
+            site: generator.init(rng.stream(key, site), *inputs[site])["params"]
+            for site, generator in self.generators.items()
+        }
+
+    def _prompt_shape(self, prompts: Prompts) -> tuple[int, int]:
+        return len(prompts.prefix) - 1, self.text_tower.sizes.transformer.width
+
+    def _gaussian(self, site: str, phi: Phi, *inputs) -> Gaussian:
+        return self.generators[site].apply({"params": phi[site]}, *inputs)
+
+    def prompt_tokens(
+        self, phi: Phi, theta: Mapping, prompts: Prompts, draw: Draw = draw_mean
+    ) -> tuple[Float[Array, "k p+1 d"], Float[Array, "c s d"]]:
+        """Embedded prompts: the prefix with noise on every token but the start token, and the suffixes."""
+        prefix = stage(self.text_tower, "embed", theta["text"], prompts.prefix)[None]
+        suffix = stage(self.text_tower, "embed", theta["text"], prompts.suffix, len(prompts.prefix))
+        if "prompt_tokens" in self.generators:
+            noise = draw("prompt_tokens", self._gaussian("prompt_tokens", phi, self._prompt_shape(prompts)))
+            prefix = (prefix + jnp.pad(noise, ((0, 0), (1, 0), (0, 0)))).astype(suffix.dtype)
+        return prefix, suffix
+
+    def encode_prompts(
+        self, theta: Mapping, prefix: Float[Array, "k p d"], suffix: Float[Array, "c s d"], end: Int[Array, "c"]
+    ) -> Float[Array, "k c e"]:
+        """Text features of every class for every draw of the prefix, un-normalised."""
+        tokens = stage(self.text_tower, "encode_shared_prefix", theta["text"], prefix, suffix)
+        return stage(self.text_tower, "project", theta["text"], tokens, end)
+
+    def image_features(
+        self, phi: Phi, text: Float[Array, "k c e"], features: Float[Array, "b e"], draw: Draw = draw_mean
+    ) -> Float[Array, "n k b e"]:
+        """f + mu + sigma z, for n draws given each of the k draws of the text; un-normalised like both inputs."""
+        images = features[None, None]
+        if "image_features" in self.generators:
+            images = images + draw("image_features", self._gaussian("image_features", phi, features, text))
+        return images
+
+    def logits(
+        self, phi: Phi, theta: Mapping, prompts: Prompts, features: Float[Array, "b e"], draw: Draw = draw_mean
+    ) -> Float[Array, "n k b c"]:
+        """All of the above: what training differentiates."""
+        prefix, suffix = self.prompt_tokens(phi, theta, prompts, draw)
+        text = self.encode_prompts(theta, prefix, suffix, prompts.end)
+        return cosine_logits(theta["logit_scale"], self.image_features(phi, text, features, draw), text)
+
+
+def cosine_logits(
+    logit_scale: Float[Array, ""], images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
+) -> Float[Array, "n k b c"]:
+    """exp(s) cos(image, text), in float32."""
+
+    def normalise(x: Array) -> Array:
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    cosine = jnp.einsum(
+        "nkbe,kce->nkbc", normalise(images), normalise(text), precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.exp(logit_scale) * cosine

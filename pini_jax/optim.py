@@ -1,0 +1,38 @@
+"""The optimiser of the trainables: one optax chain and its schedule."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import optax
+
+from pini_jax.config import Optim
+
+
+def schedule(optim: Optim, steps_per_epoch: int) -> optax.Schedule:
+    """Constant within an epoch; epoch 0 at warmup_lr, epoch e >= 1 at lr (1 + cos(pi (e - 1) / E)) / 2.
+
+    Source: the paper's released configuration (one warm-up epoch, then cosine by epoch).
+    """
+
+    def learning_rate(step):
+        epoch = step // steps_per_epoch
+        cosine = optim.lr * (1 + jnp.cos(jnp.pi * (epoch - 1) / optim.epochs)) / 2
+        return jnp.where(epoch == 0, optim.warmup_lr, cosine)
+
+    return learning_rate
+
+
+# What turns a gradient (decay already added) into a direction.
+RULES = {
+    "sgd": lambda optim: optax.trace(decay=optim.momentum),
+    "adam": lambda optim: optax.scale_by_adam(b1=optim.momentum),
+}
+
+
+def optimiser(optim: Optim, steps_per_epoch: int) -> optax.GradientTransformation:
+    """g <- g + weight_decay w;  direction by `RULES`;  w <- w - lr direction (as PyTorch couples decay)."""
+    return optax.chain(
+        optax.add_decayed_weights(optim.weight_decay),
+        RULES[optim.name](optim),
+        optax.scale_by_learning_rate(schedule(optim, steps_per_epoch)),
+    )

@@ -1,0 +1,31 @@
+"""Result files to tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ROW = "  {:<24}{:>10}{:>9}{:>9}"
+
+
+def table(result: Mapping, num_draws: int) -> str:
+    """A run's result as a small table: zero-shot CLIP, then the trained noise by prediction mode."""
+    rows = {
+        "zero-shot CLIP": result["zero_shot"],
+        "PiNI, mean noise": result["test"]["mean"],
+        "PiNI, one sample": result["test"]["sample"],
+        f"PiNI, {num_draws} samples": result["test"]["marginal"],
+    }
+    seconds = result["seconds"]
+    return "\n".join(
+        [
+            "",
+            f"{result['dataset']} on {result['clip']}: {result['shots']} shots, seed {result['seed']}, "
+            f"{result['num_test']} test images",
+            ROW.format("", "accuracy", "NLL", "ECE"),
+            *(ROW.format(k, f"{v['accuracy']:.1%}", f"{v['nll']:.3f}", f"{v['ece']:.3f}") for k, v in rows.items()),
+            f"  {result['trainable_parameters']:,} trained parameters, "
+            f"checkpoint of {result['checkpoint_bytes'] / 1e6:.2f} MB",
+            f"  {result['steps']:,} steps, {result['steps_per_second']:.0f} per second; seconds: "
+            + ", ".join(f"{phase} {value:.1f}" for phase, value in seconds.items()),
+        ]
+    )

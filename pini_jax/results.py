@@ -1,0 +1,117 @@
+"""The files of a run's folder: config.json, metrics.jsonl and result.json."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+
+from pini_jax import config as configs
+from pini_jax.config import Config
+from pini_jax.errors import InputError
+
+PACKAGES = ("pini_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+
+
+def write(path: Path, content: Mapping) -> None:
+    """Writes JSON at once: the file is whole, or not there."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def claim(config: Config, workdir: Path) -> dict | None:
+    """Makes `workdir` the folder of this config, and returns its result where the run is finished.
+
+    Raises:
+        InputError: the folder belongs to another config; the message names what differs.
+    """
+    wanted = json.loads(json.dumps(configs.to_dict(config)))
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = workdir / "config.json"
+    if not file.exists():
+        write(file, wanted)
+        return None
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is no valid JSON ({error}); choose another workdir") from None
+    if found != wanted:
+        differ = "; ".join(_differences(found, wanted))
+        raise InputError(f"{workdir} holds a run of another config ({differ}); choose another workdir")
+    result = workdir / "result.json"
+    return json.loads(result.read_text()) if result.exists() else None
+
+
+def _differences(found: Mapping, wanted: Mapping, prefix: str = "") -> Iterator[str]:
+    for key in sorted(found.keys() | wanted.keys()):
+        a, b = found.get(key), wanted.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key} is {json.dumps(a)} there, {json.dumps(b)} here"
+
+
+class MetricsFile:
+    """metrics.jsonl, cut back to the step that training goes on from."""
+
+    def __init__(self, path: Path, keep_until: int):
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= keep_until]
+        self._file = open(path, "w")  # noqa: SIM115, closed by __exit__
+        self._file.writelines(line + "\n" for line in kept)
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+    def write(self, **values: float) -> None:
+        """Adds a line."""
+        self._file.write(json.dumps(values) + "\n")
+
+    def flush(self) -> None:
+        """Puts all lines on the disk, so that no checkpoint is ahead of them."""
+        self._file.flush()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    # What follows the last newline was cut off by a kill.
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+class Clock:
+    """Wall-clock seconds by phase."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times its block."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+def device() -> str:
+    """What the run computed on, such as `8 x NVIDIA H100` or `1 x cpu (2 cores)`."""
+    kind = jax.devices()[0].device_kind
+    cores = f" ({os.cpu_count()} cores)" if jax.default_backend() == "cpu" else ""
+    return f"{jax.device_count()} x {kind}{cores}"
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that shape the numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

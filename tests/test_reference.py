@@ -1,0 +1,234 @@
+"""The recordings of PINI_REFERENCE_DIR: the paper's own implementation, step by step."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pini_jax import config, evaluate, optim, step
+from pini_jax.clip import pretrained
+from pini_jax.clip.towers import stage
+from pini_jax.data import prompts
+from pini_jax.noise import generators, injector
+from pini_jax.noise.gaussian import draw_replay
+from pini_jax.objective import objective
+
+REFERENCE = os.environ.get("PINI_REFERENCE_DIR")
+DATA = os.environ.get("PINI_DATA_DIR")
+TOLERANCE = 1e-4
+
+pytestmark = [
+    pytest.mark.skipif(not REFERENCE, reason="PINI_REFERENCE_DIR is not set"),
+    pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR (with the tokenizer) is not set"),
+]
+
+# The recording's name of each trainable, its place in phi, and whether it is a transposed matrix.
+ATTENTION = {"query": "crossAttention.fc_q", "key": "crossAttention.fc_k", "value": "crossAttention.fc_v"}
+HEADS = {"mean": "fc_mean", "scale": "fc_variance"}
+NAMES = {
+    ("prompt_tokens", "mean"): ("promptVpnGenerator.template_mu", False),
+    ("prompt_tokens", "scale"): ("promptVpnGenerator.template_var", False),
+} | {
+    ("image_features", ours, leaf): (f"imageVpnGenerator.{theirs}.{kind}", leaf == "kernel")
+    for ours, theirs in (ATTENTION | HEADS).items()
+    for leaf, kind in (("kernel", "weight"), ("bias", "bias"))
+}
+
+
+def cases(folder):
+    return sorted(Path(REFERENCE, folder).glob("*.json")) if REFERENCE else []
+
+
+class Case(NamedTuple):
+    settings: dict
+    record: dict
+    clip: pretrained.Pretrained
+
+
+def load(path):
+    with np.load(path.with_suffix(".npz")) as file:
+        record = dict(file)
+    clip = pretrained.load(str(path.with_suffix(".clip.safetensors")), str(Path(DATA, "tokenizer")))
+    return Case(json.loads(path.read_text()), record, clip)
+
+
+@pytest.fixture(scope="module", params=cases("official"), ids=lambda path: path.stem)
+def case(request):
+    return load(request.param)
+
+
+def assert_close(ours, theirs, what):
+    error = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+    assert error <= TOLERANCE, f"{what}: relative error {error:.1e}"
+
+
+def recorded_phi(record, group):
+    phi = {}
+    for path, (name, transposed) in NAMES.items():
+        value = record[f"{group}/{name}"]
+        node = phi
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = jnp.asarray(value.T if transposed else value)
+    return phi
+
+
+def assert_trees_close(ours, theirs, what):
+    jax.tree.map_with_path(
+        lambda path, a, b: assert_close(a, b, what + jax.tree_util.keystr(path)), ours, theirs
+    )
+
+
+def assert_gradients_close(ours, theirs, what):
+    # A constant added to every key moves all scores of a query alike: this gradient is zero but for rounding.
+    for gradient in (ours, theirs):
+        key = gradient["image_features"]["key"]
+        assert np.abs(key.pop("bias")).max() <= TOLERANCE * np.abs(key["kernel"]).max()
+    assert_trees_close(ours, theirs, what)
+
+
+def make_prompts(case):
+    template = f"{case.settings['context']}{case.settings['template']} {{}}."
+    return prompts.build(case.clip.tokenizer, template, case.settings["classnames"], 77)
+
+
+def make_injector(case):
+    noise = {
+        "prompt_tokens": {"generator": "table"},
+        "image_features": {"generator": "cross_attention", "reduction": case.settings["reduction"]},
+    }
+    return injector.Injector(case.clip.text_tower, generators.build(noise))
+
+
+def encode_ids(clip, ids):
+    end = np.asarray(ids).argmax(-1)  # OpenAI's rule: the end token has the greatest id
+    return clip.text_tower.apply({"params": clip.theta["text"]}, ids, end)
+
+
+def encode_images(clip, images):
+    return clip.image_tower.apply({"params": clip.theta["image"]}, images.transpose(0, 2, 3, 1))
+
+
+def recorded_draws(record, i):
+    return {
+        "prompt_tokens": record[f"step{i}/eps_text"],
+        # [b k e] there, [k (one draw of text) b e] here
+        "image_features": record[f"step{i}/eps_image"].swapaxes(0, 1)[:, None],
+    }
+
+
+def image_major(logits):
+    """[k 1 b c] -> [(b k) c], as the recordings order them."""
+    return np.asarray(logits)[:, 0].swapaxes(0, 1).reshape(-1, logits.shape[-1])
+
+
+def test_token_ids(case):
+    built = make_prompts(case)
+    length = len(built.prefix) + built.end + 1
+    for c, theirs in enumerate(case.record["token_ids"]):
+        ours = np.concatenate([built.prefix, built.suffix[c]])[: length[c]]
+        np.testing.assert_array_equal(ours, theirs[: length[c]])
+        assert not theirs[length[c] :].any()
+
+
+def test_zero_shot(case):
+    record, clip = case.record, case.clip
+    images, text = encode_images(clip, record["images"]), encode_ids(clip, record["zs_token_ids"])
+    assert_close(images, record["image_features"], "image features")
+    assert_close(text, record["zs_text_features"], "text features")
+    logits = injector.cosine_logits(clip.theta["logit_scale"], images[None, None], text[None])[0, 0]
+    assert_close(logits, record["zs_logits"], "logits")
+
+
+def test_steps(case):
+    """Logits, loss, every gradient and the parameters of three steps, with the recorded draws."""
+    record, settings, clip = case.record, case.settings, case.clip
+    inject, built = make_injector(case), make_prompts(case)
+    constant = config.Optim(
+        lr=settings["lr"],
+        warmup_lr=settings["lr"],
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+    )
+    optimiser = optim.optimiser(constant, steps_per_epoch=settings["steps"])
+    phi = recorded_phi(record, "init")
+    state = step.TrainState(jnp.zeros((), jnp.int32), phi, optimiser.init(phi))
+    batch = step.Batch(
+        features=encode_images(clip, record["images"]),
+        labels=record["labels"],
+        weights=np.ones(len(record["labels"]), np.float32),
+    )
+
+    @jax.jit
+    def forward(state, theta, draws):
+        def loss(phi):
+            logits = inject.logits(phi, theta, built, batch.features, draw_replay(draws))
+            return objective(logits, batch.labels, batch.weights).loss, logits
+
+        updated, _ = step.update(inject, optimiser, state, theta, built, batch, draw_replay(draws))
+        return jax.value_and_grad(loss, has_aux=True)(state.phi), updated
+
+    for i in range(settings["steps"]):
+        ((loss, logits), gradient), state = forward(state, clip.theta, recorded_draws(record, i))
+        assert_close(image_major(logits), record[f"step{i}/logits"], f"logits of step {i}")
+        assert_close(loss, record[f"step{i}/loss"], f"loss of step {i}")
+        assert_gradients_close(gradient, recorded_phi(record, f"step{i}/grad"), f"gradient of step {i}: ")
+    assert_trees_close(state.phi, recorded_phi(record, "final"), "parameters after the last step: ")
+
+
+@pytest.mark.parametrize("mode", evaluate.MODES)
+def test_zero_noise_is_plain_clip(case, mode):
+    """mu = sigma = 0 changes no bit of the predictions."""
+    clip, built = case.clip, make_prompts(case)
+    phi = jax.tree.map(jnp.zeros_like, recorded_phi(case.record, "init"))
+    images = np.asarray(case.record["image_features"])
+
+    def predict(inject, phi, mode):
+        return evaluate.predict(inject, phi, clip.theta, built, images, mode, num_draws=1, seed=0)
+
+    plain = predict(injector.Injector(clip.text_tower, {}), {}, "mean")
+    np.testing.assert_array_equal(predict(make_injector(case), phi, mode), plain)
+
+
+def test_shared_prefix_equals_the_full_text_path(case):
+    """Noised text features by the shared prefix, and by 77 tokens per class."""
+    built, clip, record = make_prompts(case), case.clip, case.record
+    inject, phi = make_injector(case), recorded_phi(record, "init")
+    draw = draw_replay(recorded_draws(record, 0))
+    prefix, suffix = inject.prompt_tokens(phi, clip.theta, built, draw)
+    shared = inject.encode_prompts(clip.theta, prefix, suffix, built.end)[0]
+    table = phi["prompt_tokens"]
+    noise = table["mean"] + table["scale"] * record["step0/eps_text"][0]
+    tokens = stage(clip.text_tower, "embed", clip.theta["text"], record["token_ids"])
+    tokens = tokens.at[:, 1 : 1 + len(noise)].add(noise)
+    tokens = stage(clip.text_tower, "encode", clip.theta["text"], tokens)
+    full = stage(clip.text_tower, "project", clip.theta["text"], tokens, record["token_ids"].argmax(-1))
+    assert np.abs(shared - full).max() / np.abs(full).max() <= 1e-5
+
+
+@pytest.mark.parametrize("path", cases("towers"), ids=lambda path: path.stem)
+def test_towers(path):
+    settings = json.loads(path.read_text())
+    if settings["vision_patch_size"] is None:
+        pytest.skip("a ModifiedResNet")
+    case = load(path)
+    images, text = encode_images(case.clip, case.record["images"]), encode_ids(case.clip, case.record["token_ids"])
+    assert_close(images, case.record["image_features"], "image features")
+    assert_close(text, case.record["text_features"], "text features")
+    logits = injector.cosine_logits(case.clip.theta["logit_scale"], images[None, None], text[None])[0, 0]
+    assert_close(logits, case.record["logits"], "logits")
+
+
+def test_released_schedule():
+    """Epoch 0 at 1e-5, epoch e at lr (1 + cos(pi (e - 1) / E)) / 2, constant within an epoch."""
+    rate = optim.schedule(config.Optim(), steps_per_epoch=7)
+    assert float(rate(0)) == float(rate(6)) == np.float32(1e-5)
+    assert float(rate(7)) == pytest.approx(1e-3)
+    assert float(rate(7 * 51)) == float(rate(7 * 51 + 6)) == pytest.approx(5e-4)
+    assert isinstance(optim.optimiser(config.Optim(), 7), optax.GradientTransformation)
