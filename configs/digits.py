@@ -1,6 +1,6 @@
 """Real handwriting with the bundled CLIP.
 
-    python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits
+python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 
 from pini_jax.config import default

@@ -1,0 +1,3 @@
+"""Few-shot adaptation of a frozen CLIP by learned noise."""
+
+__version__ = "0.1.0"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from pini_jax.errors import InputError
 from pini_jax.step import TrainState
 
 KEEP = 2
+LOG = logging.getLogger(__name__)
 
 
 def _digest(state: TrainState) -> str:
@@ -26,11 +28,13 @@ def _digest(state: TrainState) -> str:
 class Checkpoints:
     """The last `KEEP` checkpoints of a run; each appears at once, by a rename, or not at all.
 
-    A checkpoint holds {"trainables", "optimiser", "position": {step, epoch, batch}} and a hash of its content.
+    A checkpoint holds {"trainables", "optimiser", "position": {step, epoch, batch}}, a hash of its content, and
+    the hash of the CLIP that it belongs to.
     """
 
-    def __init__(self, folder: Path, batches_per_epoch: int):
+    def __init__(self, folder: Path, batches_per_epoch: int, clip_sha256: str):
         self._batches_per_epoch = batches_per_epoch
+        self._clip_sha256 = clip_sha256
         self._orbax = ocp.training.Checkpointer(
             folder.absolute(),
             preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),
@@ -56,22 +60,27 @@ class Checkpoints:
             "optimiser": state.opt_state,
             "position": {"step": state.step, "epoch": epoch, "batch": batch},
         }
-        metadata = {"sha256": _digest(state)}
+        metadata = {"sha256": _digest(state), "clip_sha256": self._clip_sha256}
         self._orbax.save_checkpointables(step, content, force=True, overwrite=True, custom_metadata=metadata)
 
     def restore(self, like: TrainState) -> TrainState | None:
         """The latest state that reads back whole, or None where there is none.
 
-        A damaged checkpoint is named in a warning, deleted, and the one before it is taken.
+        A damaged checkpoint is named in a warning, and the one before it is taken.
+
+        Raises:
+            InputError: the checkpoint was trained on other weights.
         """
         for checkpoint in reversed(self._orbax.checkpoints):
             try:
                 return self._load(checkpoint.step, like)
+            except InputError:
+                raise
             except Exception as error:  # damaged files raise whatever their bytes lead to
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                logging.warning("checkpoint %d is damaged (%s) and is skipped", checkpoint.step, reason[:200])
+                LOG.warning("checkpoint %d is damaged (%s) and is skipped", checkpoint.step, reason[:200])
         if self._orbax.checkpoints:
-            logging.warning("no checkpoint could be read: training starts again")
+            LOG.warning("no checkpoint could be read: training starts again")
         return None
 
     def _load(self, step: int, like: TrainState) -> TrainState:
@@ -84,8 +93,10 @@ class Checkpoints:
                 "position": {"step": abstract.step, "epoch": 0, "batch": 0},
             },
         )
-        state = TrainState(content["position"]["step"], content["trainables"], content["optimiser"])
         saved = ocp.checkpointables_metadata(self._orbax.directory / str(step)).custom_metadata
+        if saved["clip_sha256"] != self._clip_sha256:
+            raise InputError(f"checkpoint {step} was trained on another CLIP; choose another workdir")
+        state = TrainState(content["position"]["step"], content["trainables"], content["optimiser"])
         if _digest(state) != saved["sha256"]:
             raise ValueError("its content does not match its hash")
         return state

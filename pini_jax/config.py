@@ -133,13 +133,15 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
 
 
-def resolve(settings: Mapping[str, Any]) -> Config:
+def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     """Checks every key, type and value, and makes the run's config.
 
     Raises:
         InputError: all problems at once.
     """
     problems: list[str] = []
+    if isinstance(settings, ml_collections.ConfigDict):
+        settings = settings.to_dict()
     config = _resolve(Config, settings, "", problems)
     if not problems:
         problems = [
@@ -183,12 +185,8 @@ def _convert(kind: Any, value: Any) -> Any:
         return None if None in items else tuple(items)
     if isinstance(value, Mapping):
         is_mapping = origin is not None and issubclass(origin, Mapping)
-        return {k: _plain(v) for k, v in value.items()} if is_mapping else None
+        return dict(value) if is_mapping else None
     return value if isinstance(value, origin or kind) and not isinstance(value, bool) else None
-
-
-def _plain(value: Any) -> Any:
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def _describe(kind: Any) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pini_jax.errors import InputError
-
-T = TypeVar("T")
 
 
 def make() -> Mesh:
@@ -17,12 +15,12 @@ def make() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
-def replicate(mesh: Mesh, tree: T) -> T:
+def replicate(mesh: Mesh, tree: Any) -> Any:
     """Puts a copy of every array on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def shard(mesh: Mesh, tree: T) -> T:
+def shard(mesh: Mesh, tree: Any) -> Any:
     """Splits every array along its first axis."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
 

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 ROW = "  {:<24}{:>10}{:>9}{:>9}"
 
 
+def _row(name: str, metrics: Mapping) -> str:
+    return ROW.format(name, f"{metrics['accuracy']:.1%}", f"{metrics['nll']:.3f}", f"{metrics['ece']:.3f}")
+
+
 def table(result: Mapping, num_draws: int) -> str:
     """A run's result as a small table: zero-shot CLIP, then the trained noise by prediction mode."""
     rows = {
@@ -22,7 +26,7 @@ def table(result: Mapping, num_draws: int) -> str:
             f"{result['dataset']} on {result['clip']}: {result['shots']} shots, seed {result['seed']}, "
             f"{result['num_test']} test images",
             ROW.format("", "accuracy", "NLL", "ECE"),
-            *(ROW.format(k, f"{v['accuracy']:.1%}", f"{v['nll']:.3f}", f"{v['ece']:.3f}") for k, v in rows.items()),
+            *(_row(name, metrics) for name, metrics in rows.items()),
             f"  {result['trainable_parameters']:,} trained parameters, "
             f"checkpoint of {result['checkpoint_bytes'] / 1e6:.2f} MB",
             f"  {result['steps']:,} steps, {result['steps_per_second']:.0f} per second; seconds: "

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import jax
 
+import pini_jax
 from pini_jax import config as configs
 from pini_jax.config import Config
 from pini_jax.errors import InputError
 
-PACKAGES = ("pini_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
 def write(path: Path, content: Mapping) -> None:
@@ -90,7 +91,7 @@ def _whole_lines(path: Path) -> list[str]:
 class Clock:
     """Wall-clock seconds by phase."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -110,7 +111,7 @@ def device() -> str:
 
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that shape the numbers."""
-    found = {"python": platform.python_version()}
+    found = {"pini_jax": pini_jax.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

@@ -1,6 +1,13 @@
-"""What all tests share: simulated devices, the compilation cache, and a tiny random CLIP."""
+"""What all tests share: the CPU, and caches that are not the user's own."""
 
 import os
+from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+import jax
+
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".cache")
+jax.config.update("jax_platforms", "cpu")
+
+from pini_jax import train  # noqa: E402, reads the variable set above
+
+train.prepare()

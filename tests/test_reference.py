@@ -80,9 +80,7 @@ def recorded_phi(record, group):
 
 
 def assert_trees_close(ours, theirs, what):
-    jax.tree.map_with_path(
-        lambda path, a, b: assert_close(a, b, what + jax.tree_util.keystr(path)), ours, theirs
-    )
+    jax.tree.map_with_path(lambda path, a, b: assert_close(a, b, what + jax.tree_util.keystr(path)), ours, theirs)
 
 
 def assert_gradients_close(ours, theirs, what):
@@ -192,7 +190,7 @@ def test_zero_noise_is_plain_clip(case, mode):
     def predict(inject, phi, mode):
         return evaluate.predict(inject, phi, clip.theta, built, images, mode, num_draws=1, seed=0)
 
-    plain = predict(injector.Injector(clip.text_tower, {}), {}, "mean")
+    plain = predict(injector.Injector(clip.text_tower), {}, "mean")
     np.testing.assert_array_equal(predict(make_injector(case), phi, mode), plain)
 
 
@@ -202,7 +200,7 @@ def test_shared_prefix_equals_the_full_text_path(case):
     inject, phi = make_injector(case), recorded_phi(record, "init")
     draw = draw_replay(recorded_draws(record, 0))
     prefix, suffix = inject.prompt_tokens(phi, clip.theta, built, draw)
-    shared = inject.encode_prompts(clip.theta, prefix, suffix, built.end)[0]
+    shared = injector.encode_prompts(clip.text_tower, clip.theta, prefix, suffix, built.end)[0]
     table = phi["prompt_tokens"]
     noise = table["mean"] + table["scale"] * record["step0/eps_text"][0]
     tokens = stage(clip.text_tower, "embed", clip.theta["text"], record["token_ids"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from pini_jax.clip import architecture, tokenizer, towers, weights
-from pini_jax.data.transforms import Preprocessing
+from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.errors import InputError
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "tiny_clip"

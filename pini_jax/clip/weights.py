@@ -68,6 +68,8 @@ CONV = Layout(
 
 
 class Row(NamedTuple):
+    """The tensors `keys` of the file, joined, become `parameter` (a slash-separated path)."""
+
     parameter: str
     keys: tuple[str, ...]
     layout: Layout
@@ -178,7 +180,7 @@ def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
         InputError: a file is missing, truncated or no safetensors file.
     """
     with contextlib.ExitStack() as stack:
-        files = {}
+        files: dict[str, safe_open] = {}
         for path in paths:
             try:
                 file = stack.enter_context(safe_open(path, framework="np"))
@@ -200,13 +202,13 @@ def fingerprint(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def abstract_parameters(sizes: Architecture) -> dict[str, jax.ShapeDtypeStruct]:
+def parameter_shapes(sizes: Architecture) -> dict[str, Shape]:
     """Shapes of all parameters, by slash-separated path; allocates nothing."""
     pixels = jnp.zeros((1, sizes.image.image_size, sizes.image.image_size, 3))
     ids = jnp.zeros((1, sizes.text.context_length), int)
     init = towers.Towers(sizes).init
     tree = jax.eval_shape(init, jax.random.key(0), pixels, ids, jnp.zeros(1, int))["params"]
-    return {_slashed(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {_slashed(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def _slashed(path) -> str:
@@ -233,9 +235,9 @@ class _Slot(NamedTuple):
     layer: int | None
 
 
-def _slots(scheme: Scheme, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[_Slot]:
+def _slots(scheme: Scheme, shapes: Mapping[str, Shape]) -> Iterator[_Slot]:
     for row in scheme.rows:
-        shape = shapes[row.parameter].shape
+        shape = shapes[row.parameter]
         stacked = "{i}" in row.keys[0]
         for i in range(shape[0]) if stacked else [None]:
             keys = tuple(key.format(i=i) for key in row.keys)
@@ -270,13 +272,12 @@ def load(scheme: Scheme, sizes: Architecture, tensors: Tensors, dtype: jnp.dtype
     Raises:
         InputError: a tensor is missing, unknown or of another shape; the message lists all of them.
     """
-    shapes = abstract_parameters(sizes)
+    shapes = parameter_shapes(sizes)
     slots = list(_slots(scheme, shapes))
     _check(scheme, slots, tensors, name)
     parameters: dict[str, jax.Array] = {}
     for row in scheme.rows:
-        shape = shapes[row.parameter].shape
-        value = np.empty(shape, np.float32 if row.parameter == "logit_scale" else dtype)
+        value = np.empty(shapes[row.parameter], np.float32 if row.parameter == "logit_scale" else dtype)
         for slot in (slot for slot in slots if slot.row is row):
             joined = np.concatenate([np.atleast_1d(tensors.read(key)) for key in slot.keys])
             target = value if slot.layer is None else value[slot.layer]
@@ -289,7 +290,7 @@ def save(path: Path, scheme: Scheme, theta: Mapping) -> None:
     """Writes parameters as a safetensors file of the given scheme; inverse of `load`."""
     flat = {_slashed(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(theta)}
     tensors = {}
-    for slot in _slots(scheme, flat):
+    for slot in _slots(scheme, {path: leaf.shape for path, leaf in flat.items()}):
         value = flat[slot.row.parameter]
         value = value if slot.layer is None else value[slot.layer]
         if not slot.tensor_shape:

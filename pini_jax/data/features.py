@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import PIL
-from absl import logging
 from jaxtyping import Array, Float, UInt8
 
 from pini_jax import mesh as meshes
@@ -21,6 +21,7 @@ from pini_jax.data import transforms
 from pini_jax.data.records import Record, open_image
 
 BATCH = 64
+LOG = logging.getLogger(__name__)
 Encode = Callable[[Float[np.ndarray, "b h w 3"]], Float[Array, "b e"]]
 
 
@@ -121,7 +122,7 @@ def _read(path: Path) -> Float[np.ndarray, "b e"] | None:
         reason = "its content does not match its hash"
     except Exception as error:  # a damaged zip raises whatever its bytes lead to
         reason = str(error)
-    logging.warning("cached features %s are damaged (%s) and are computed again", path, reason)
+    LOG.warning("cached features %s are damaged (%s) and are computed again", path, reason)
     return None
 
 
@@ -134,4 +135,4 @@ def _write(path: Path, array: Float[np.ndarray, "b e"]) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        logging.warning("features could not be cached (%s); the run goes on without", error)
+        LOG.warning("features could not be cached (%s); the run goes on without", error)

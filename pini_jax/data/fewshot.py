@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
-
-from absl import logging
 
 from pini_jax.data.records import Dataset, Record
 from pini_jax.errors import InputError
 
 MAX_VAL_SHOTS = 4
+LOG = logging.getLogger(__name__)
 
 
 def select(dataset: Dataset, shots: int, seed: int) -> Dataset:
@@ -34,7 +34,7 @@ def select(dataset: Dataset, shots: int, seed: int) -> Dataset:
     short = {dataset.class_names[label]: n for label, n in counts.items() if n < shots}
     if short:
         listed = ", ".join(f"{name} ({n})" for name, n in short.items())
-        logging.warning("fewer than %d training images, so all are taken, of: %s", shots, listed)
+        LOG.warning("fewer than %d training images, so all are taken, of: %s", shots, listed)
     train = _sample(dataset.train, shots, stream)
     val = _sample(dataset.val, min(shots, MAX_VAL_SHOTS), stream)
     return dataset._replace(train=train, val=val)

@@ -38,7 +38,7 @@ def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], conte
     for name, row in zip(class_names, rows, strict=True):
         if len(row) > context_length:
             raise InputError(
-                f"class name {name!r} makes a prompt of {len(row)} tokens; this CLIP reads at most {context_length}"
+                f"class name {name!r} makes a prompt of {len(row)} tokens; this CLIP reads {context_length}"
             )
     shared = _shared(tokenizer.encode(template.split("{}")[0])[:-1], rows)
     suffixes = [row[shared:] for row in rows]

@@ -1,78 +1,17 @@
-"""Images to pixels: the checkpoint's own pre-processing, and the training views."""
+"""Images to pixels: the view for evaluation, and random ones for training."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from pini_jax.errors import InputError
+from pini_jax.clip.preprocessing import Preprocessing
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels of the original
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """Shortest side to `size`, centre crop of `crop`, then (x / 255 - mean) / std per channel.
-
-    Attributes:
-        size: pixels of the shortest side after resizing.
-        crop: pixels of the square that is kept.
-        mean, std: per channel, of values in [0, 1].
-        resample: PIL's number of the filter; 3 is bicubic.
-    """
-
-    size: int = 224
-    crop: int = 224
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    resample: int = 3
-
-    @classmethod
-    def from_hugging_face(cls, config: Mapping) -> Preprocessing:
-        """Reads a `preprocessor_config.json`.
-
-        Raises:
-            InputError: a size is written in a way that is not CLIP's.
-        """
-        size, crop = config.get("size", 224), config.get("crop_size", 224)
-        size = size.get("shortest_edge") if isinstance(size, Mapping) else size
-        if isinstance(crop, Mapping):
-            crop = crop["height"] if crop.get("height") == crop.get("width") else None
-        if size is None or crop is None:
-            raise InputError("preprocessor_config.json: CLIP wants size.shortest_edge and a square crop_size")
-        return cls(
-            size=size,
-            crop=crop,
-            mean=tuple(config.get("image_mean", cls.mean)),
-            std=tuple(config.get("image_std", cls.std)),
-            resample=config.get("resample", cls.resample),
-        )
-
-    def to_hugging_face(self) -> dict:
-        """The same as the content of a `preprocessor_config.json`."""
-        return dict(
-            image_processor_type="CLIPImageProcessor",
-            do_convert_rgb=True,
-            do_resize=True,
-            size={"shortest_edge": self.size},
-            resample=self.resample,
-            do_center_crop=True,
-            crop_size={"height": self.crop, "width": self.crop},
-            do_rescale=True,
-            rescale_factor=1 / 255,
-            do_normalize=True,
-            image_mean=list(self.mean),
-            image_std=list(self.std),
-        )
-
-    def normalise(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [..., h, w, 3] -> float32, (x / 255 - mean) / std."""
-        scaled = images.astype(np.float32) * np.float32(1 / 255)
-        return (scaled - np.float32(self.mean)) / np.float32(self.std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +34,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def test_view(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Shortest side to `size`, then the centre: uint8 [crop, crop, 3]."""
+def test_view(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
+    """Shortest side to `size`, then the centre: of crop x crop pixels."""
     short, crop = min(image.size), preprocessing.crop
     width, height = (
         preprocessing.size if side == short else int(preprocessing.size * side / short) for side in image.size
@@ -128,8 +67,8 @@ def random_crop(size: tuple[int, int], augment: Augment, rng: np.random.Generato
 
 def train_view(
     image: Image.Image, preprocessing: Preprocessing, augment: Augment, seed: int, view: int, index: int
-) -> np.ndarray:
-    """A random resized crop, perhaps flipped: uint8 [crop, crop, 3], a pure function of its arguments."""
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A random resized crop, perhaps flipped: of crop x crop pixels, a pure function of its arguments."""
     rng = np.random.default_rng((seed, view, index))
     side = preprocessing.crop
     box = random_crop(image.size, augment, rng)

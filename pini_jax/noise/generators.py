@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
 from pini_jax.errors import InputError
@@ -52,6 +53,7 @@ class Table(nn.Module):
 
     @nn.compact
     def __call__(self, shape: tuple[int, ...]) -> Gaussian:
+        """The noise of one draw, of the given shape."""
         init = nn.initializers.normal(self.initial_scale)
         return Gaussian(self.param("mean", init, shape), self.param("scale", init, shape))
 
@@ -103,7 +105,7 @@ def did_you_mean(word: str, known: Mapping | list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
-def build(noise: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
+def build(noise: Mapping[str, Mapping[str, Any]]) -> FrozenDict[str, nn.Module]:
     """Makes the generator of every site from {site: {"generator": name, option: value, ...}}.
 
     Raises:
@@ -113,13 +115,13 @@ def build(noise: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
     for site, settings in noise.items():
         if site not in SITES:
             raise InputError(f"noise has no site {site!r}{did_you_mean(site, SITES)}")
-        name = settings.get("generator")
+        name = str(settings.get("generator"))
         if name not in SITES[site]:
-            raise InputError(f"noise.{site} has no generator {name!r}{did_you_mean(str(name), SITES[site])}")
+            raise InputError(f"noise.{site} has no generator {name!r}{did_you_mean(name, SITES[site])}")
         generator, given = SITES[site][name], {k: v for k, v in settings.items() if k != "generator"}
         known = options(generator)
         for option in given:
             if option not in known:
                 raise InputError(f"noise.{site}: {name} has no option {option!r}{did_you_mean(option, known)}")
         generators[site] = generator(**given)
-    return generators
+    return FrozenDict(generators)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from flax.core import FrozenDict
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from pini_jax import rng
 from pini_jax.clip.towers import TextTower, stage
@@ -23,7 +24,7 @@ class Injector:
     """What is static about the method; its functions are pure in (phi, theta, inputs, draw).
 
         prefix, suffix = injector.prompt_tokens(phi, theta, prompts, draw)     # + prompt_tokens noise
-        text = injector.encode_prompts(theta, prefix, suffix, prompts.end)     # frozen
+        text = encode_prompts(text_tower, theta, prefix, suffix, prompts.end)  # frozen
         images = injector.image_features(phi, text, features, draw)            # + image_features noise
         logits = cosine_logits(theta["logit_scale"], images, text)             # frozen
 
@@ -35,7 +36,7 @@ class Injector:
     """
 
     text_tower: TextTower
-    generators: Mapping[str, nn.Module]
+    generators: FrozenDict[str, nn.Module] = FrozenDict()
 
     def init(self, key: Array, theta: Mapping, prompts: Prompts) -> dict:
         """Draws phi, the trainables: site -> parameters of its generator."""
@@ -66,13 +67,6 @@ class Injector:
             prefix = (prefix + jnp.pad(noise, ((0, 0), (1, 0), (0, 0)))).astype(suffix.dtype)
         return prefix, suffix
 
-    def encode_prompts(
-        self, theta: Mapping, prefix: Float[Array, "k p d"], suffix: Float[Array, "c s d"], end: Int[Array, "c"]
-    ) -> Float[Array, "k c e"]:
-        """Text features of every class for every draw of the prefix, un-normalised."""
-        tokens = stage(self.text_tower, "encode_shared_prefix", theta["text"], prefix, suffix)
-        return stage(self.text_tower, "project", theta["text"], tokens, end)
-
     def image_features(
         self, phi: Phi, text: Float[Array, "k c e"], features: Float[Array, "b e"], draw: Draw = draw_mean
     ) -> Float[Array, "n k b e"]:
@@ -87,8 +81,20 @@ class Injector:
     ) -> Float[Array, "n k b c"]:
         """All of the above: what training differentiates."""
         prefix, suffix = self.prompt_tokens(phi, theta, prompts, draw)
-        text = self.encode_prompts(theta, prefix, suffix, prompts.end)
+        text = encode_prompts(self.text_tower, theta, prefix, suffix, prompts.end)
         return cosine_logits(theta["logit_scale"], self.image_features(phi, text, features, draw), text)
+
+
+def encode_prompts(
+    text_tower: TextTower,
+    theta: Mapping,
+    prefix: Float[Array, "k p d"],
+    suffix: Float[Array, "c s d"],
+    end: Int[ArrayLike, "c"],
+) -> Float[Array, "k c e"]:
+    """Text features of every class for every draw of the prefix, un-normalised."""
+    tokens = stage(text_tower, "encode_shared_prefix", theta["text"], prefix, suffix)
+    return stage(text_tower, "project", theta["text"], tokens, end)
 
 
 def cosine_logits(
@@ -99,7 +105,5 @@ def cosine_logits(
     def normalise(x: Array) -> Array:
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
-    cosine = jnp.einsum(
-        "nkbe,kce->nkbc", normalise(images), normalise(text), precision=jax.lax.Precision.HIGHEST
-    )
+    cosine = jnp.einsum("nkbe,kce->nkbc", normalise(images), normalise(text), precision=jax.lax.Precision.HIGHEST)
     return jnp.exp(logit_scale) * cosine
