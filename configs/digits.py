@@ -14,7 +14,6 @@ def get_config():
     config.views = 8
     config.augment.scale = (0.7, 1.0)
     config.augment.flip = 0.0
-    config.optim.name = "adam"
-    config.optim.lr = 1e-3
-    config.optim.epochs = 100
+    config.optim.lr = 5e-3
+    config.optim.epochs = 200
     return config

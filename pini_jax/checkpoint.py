@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -25,6 +26,17 @@ def _digest(state: TrainState) -> str:
     return digest.hexdigest()
 
 
+def num_bytes(state: TrainState) -> int:
+    """Bytes of the arrays in a checkpoint; on disk a few kilobytes of metadata come on top."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def _line(error: Exception) -> str:
+    """The last line of an error's text, which holds its cause, cut to a readable length."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][-300:]
+
+
 class Checkpoints:
     """The last `KEEP` checkpoints of a run; each appears at once, by a rename, or not at all.
 
@@ -44,8 +56,18 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_) -> None:
-        self._orbax.close()
+    def __exit__(self, kind: type | None, *_) -> None:
+        # After a failed save, closing raises the same error once more.
+        with contextlib.suppress(*([Exception] if kind else [])):
+            self._orbax.close()
+
+    def _content(self, state: TrainState) -> dict:
+        epoch, batch = state.step // self._batches_per_epoch, state.step % self._batches_per_epoch
+        return {
+            "trainables": state.phi,
+            "optimiser": state.opt_state,
+            "position": {"step": state.step, "epoch": epoch, "batch": batch},
+        }
 
     def save(self, state: TrainState) -> None:
         """Writes the state under its step, and deletes the oldest checkpoint.
@@ -54,14 +76,14 @@ class Checkpoints:
             OSError: the disk is full or cannot be written; earlier checkpoints stay.
         """
         step = int(state.step)
-        epoch, batch = divmod(step, self._batches_per_epoch)
-        content = {
-            "trainables": state.phi,
-            "optimiser": state.opt_state,
-            "position": {"step": state.step, "epoch": epoch, "batch": batch},
-        }
+        content = self._content(state)
         metadata = {"sha256": _digest(state), "clip_sha256": self._clip_sha256}
-        self._orbax.save_checkpointables(step, content, force=True, overwrite=True, custom_metadata=metadata)
+        try:
+            self._orbax.save_checkpointables(step, content, force=True, overwrite=True, custom_metadata=metadata)
+        except Exception as error:  # the storage library has errors of its own
+            raise OSError(
+                f"checkpoint {step} could not be written, earlier ones are kept ({_line(error)})"
+            ) from error
 
     def restore(self, like: TrainState) -> TrainState | None:
         """The latest state that reads back whole, or None where there is none.
@@ -77,22 +99,16 @@ class Checkpoints:
             except InputError:
                 raise
             except Exception as error:  # damaged files raise whatever their bytes lead to
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                LOG.warning("checkpoint %d is damaged (%s) and is skipped", checkpoint.step, reason[:200])
+                LOG.warning("checkpoint %d is damaged and is skipped (%s)", checkpoint.step, _line(error))
         if self._orbax.checkpoints:
             LOG.warning("no checkpoint could be read: training starts again")
         return None
 
     def _load(self, step: int, like: TrainState) -> TrainState:
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        content = self._orbax.load_checkpointables(
-            step,
-            {
-                "trainables": abstract.phi,
-                "optimiser": abstract.opt_state,
-                "position": {"step": abstract.step, "epoch": 0, "batch": 0},
-            },
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._content(like)
         )
+        content = self._orbax.load_checkpointables(step, abstract)
         saved = ocp.checkpointables_metadata(self._orbax.directory / str(step)).custom_metadata
         if saved["clip_sha256"] != self._clip_sha256:
             raise InputError(f"checkpoint {step} was trained on another CLIP; choose another workdir")
@@ -100,8 +116,3 @@ class Checkpoints:
         if _digest(state) != saved["sha256"]:
             raise ValueError("its content does not match its hash")
         return state
-
-    def size(self) -> int:
-        """Bytes of the latest checkpoint on disk."""
-        latest = self._orbax.latest
-        return sum(file.stat().st_size for file in Path(latest.path).rglob("*") if file.is_file()) if latest else 0

@@ -19,18 +19,16 @@ from pini_jax.noise.generators import did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """The optimiser of the trainables; the defaults are the released configuration.
+    """SGD for the trainables; the defaults are the released configuration.
 
     Attributes:
-        name: a key of `optim.RULES`.
         lr: learning rate after warm-up.
-        momentum: of sgd; b1 of adam.
-        weight_decay: added to the gradient, as PyTorch's SGD does.
+        momentum: how much of the last update goes into the next.
+        weight_decay: pull towards zero, added to the gradient.
         epochs: passes over the selected images.
         warmup_lr: learning rate of the first epoch.
     """
 
-    name: str = "sgd"
     lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -98,7 +96,6 @@ CHECKS = (
     ("seed", lambda c: 0 <= c.seed < 2**32, "from 0 to 2**32 - 1"),
     ("dtype", lambda c: c.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
     ("dataset", lambda c: c.dataset == "digits", "digits"),
-    ("optim.name", lambda c: c.optim.name in ("sgd", "adam"), "sgd or adam"),
     ("optim.lr", lambda c: c.optim.lr > 0, "positive"),
     ("optim.warmup_lr", lambda c: c.optim.warmup_lr >= 0, "0 or more"),
     ("optim.momentum", lambda c: 0 <= c.optim.momentum < 1, "in [0, 1)"),

@@ -39,7 +39,10 @@ def save(path: Path, phi: Phi, config: Config, class_names: Sequence[str], clip_
         "clip_sha256": clip_sha256,
     }
     partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata)
+    try:
+        save_file(tensors, partial, metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written ({error})") from None
     os.replace(partial, path)
 
 
@@ -49,6 +52,8 @@ def load(path: Path) -> Exported:
     Raises:
         InputError: the file is missing, damaged, or holds no injector.
     """
+    if not path.is_file():
+        raise InputError(f"there is no injector {path}; a finished run writes injector.safetensors")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}

@@ -22,17 +22,10 @@ def schedule(optim: Optim, steps_per_epoch: int) -> optax.Schedule:
     return learning_rate
 
 
-# What turns a gradient (decay already added) into a direction.
-RULES = {
-    "sgd": lambda optim: optax.trace(decay=optim.momentum),
-    "adam": lambda optim: optax.scale_by_adam(b1=optim.momentum),
-}
-
-
 def optimiser(optim: Optim, steps_per_epoch: int) -> optax.GradientTransformation:
-    """g <- g + weight_decay w;  direction by `RULES`;  w <- w - lr direction (as PyTorch couples decay)."""
+    """v <- momentum v + g + weight_decay w;  w <- w - lr v: SGD as PyTorch has it."""
     return optax.chain(
         optax.add_decayed_weights(optim.weight_decay),
-        RULES[optim.name](optim),
+        optax.trace(optim.momentum),
         optax.scale_by_learning_rate(schedule(optim, steps_per_epoch)),
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pini_jax.evaluate import MODES
 
 ROW = "  {:<24}{:>10}{:>9}{:>9}"
 
@@ -33,3 +37,18 @@ def table(result: Mapping, num_draws: int) -> str:
             + ", ".join(f"{phase} {value:.1f}" for phase, value in seconds.items()),
         ]
     )
+
+
+def sweep_table(results: Sequence[Mapping]) -> str:
+    """Test accuracy against shots, mean and standard deviation over seeds, by prediction mode."""
+    lines = ["", "  shots  zero-shot " + "".join(f"{mode:>18}" for mode in MODES)]
+    for shots in sorted({result["shots"] for result in results}):
+        group = [result for result in results if result["shots"] == shots]
+        cells = (_mean_and_spread([result["test"][mode]["accuracy"] for result in group]) for mode in MODES)
+        zero_shot = np.mean([result["zero_shot"]["accuracy"] for result in group])
+        lines.append(f"  {shots:>5}  {zero_shot:>9.1%} " + "".join(f"{cell:>18}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.1%} +- {100 * np.std(values):.1f}"

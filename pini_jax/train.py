@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from tqdm import tqdm
 
+from pini_jax import checkpoint, evaluate, export, mesh, metrics, optim, results, rng
 from pini_jax import config as configs
-from pini_jax import evaluate, export, mesh, metrics, optim, results, rng
 from pini_jax.checkpoint import Checkpoints
 from pini_jax.clip import pretrained
 from pini_jax.config import Config
@@ -58,12 +57,6 @@ class Run(NamedTuple):
         return self.config.optim.epochs * self.batches.per_epoch
 
 
-def prepare() -> None:
-    """Settings of the process: compiled programs are kept in the user's cache folder."""
-    jax.config.update("jax_compilation_cache_dir", str(features.cache_folder() / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
 def train_and_evaluate(config: Config, workdir: Path) -> dict:
     """Trains the noise of `config`, evaluates it, and returns what it writes to result.json.
 
@@ -89,13 +82,12 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
         start = int(state.step)
         with clock.phase("train"):
             state = train(run, state, step, reader, checkpoints, workdir)
-        checkpoint_bytes = checkpoints.size()
     with clock.phase("evaluate"):
         zero_shot, tested = evaluate_all(run, state.phi, test)
     export.save(workdir / "injector.safetensors", state.phi, config, run.data.class_names, run.clip.fingerprint)
     result = describe(run) | {
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(state.phi)),
-        "checkpoint_bytes": checkpoint_bytes,
+        "checkpoint_bytes": checkpoint.num_bytes(state),
         "zero_shot": zero_shot,
         "test": tested,
         "seconds": clock.seconds,
@@ -115,7 +107,7 @@ def set_up(config: Config) -> Run:
     devices = mesh.make()
     data = fewshot.select(digits.load(), config.shots, config.seed)
     batches = Batches(len(data.train), batch_size(config, devices, len(data.train)), config.views, config.seed)
-    clip = pretrained.load(config.clip, config.tokenizer, tower_dtype(config.dtype))
+    clip = pretrained.load(config.clip, config.tokenizer, pretrained.tower_dtype(config.dtype))
     return Run(
         config=config,
         mesh=devices,
@@ -134,13 +126,6 @@ def batch_size(config: Config, devices: jax.sharding.Mesh, num_images: int) -> i
     """The images of a step: `batch_size`, or all there are, filled up to what the devices divide."""
     mesh.check_divisible(devices, config.batch_size)
     return min(config.batch_size, num_images + -num_images % devices.size)
-
-
-def tower_dtype(name: str) -> jnp.dtype:
-    """The dtype of the towers; `auto` is float32 on CPU and bfloat16 on accelerators."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
 
 
 def make_prompts(clip: pretrained.Pretrained, template: str, data: records.Dataset) -> prompts.Prompts:

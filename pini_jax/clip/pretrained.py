@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 
 from pini_jax.clip import architecture, tokenizer, towers, weights
@@ -76,6 +77,13 @@ def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32
         ),
         fingerprint=weights.fingerprint(files),
     )
+
+
+def tower_dtype(name: str) -> jnp.dtype:
+    """The dtype of the towers; `auto` is float32 on CPU and bfloat16 on accelerators."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
 
 
 def _locate(source: str) -> Path:

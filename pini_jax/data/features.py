@@ -19,22 +19,24 @@ from pini_jax import mesh as meshes
 from pini_jax.clip.pretrained import Pretrained
 from pini_jax.data import transforms
 from pini_jax.data.records import Record, open_image
+from pini_jax.runtime import cache_folder
 
 BATCH = 64
 LOG = logging.getLogger(__name__)
 Encode = Callable[[Float[np.ndarray, "b h w 3"]], Float[Array, "b e"]]
 
 
-def cache_folder() -> Path:
-    """`pini_jax` under $XDG_CACHE_HOME, or under ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "pini_jax"
-
-
 def make_encoder(clip: Pretrained, mesh: jax.sharding.Mesh) -> Encode:
     """The frozen image tower over batches of pixels, split over the devices: [b h w 3] -> [b e]."""
     theta = meshes.replicate(mesh, clip.theta["image"])
     forward = jax.jit(lambda theta, pixels: clip.image_tower.apply({"params": theta}, pixels))
-    return lambda pixels: forward(theta, meshes.shard(mesh, pixels))
+
+    def encode(pixels: Float[np.ndarray, "b h w 3"]) -> Float[Array, "b e"]:
+        padding = -len(pixels) % mesh.size
+        padded = np.concatenate([pixels, pixels[:1].repeat(padding, axis=0)]) if padding else pixels
+        return forward(theta, meshes.shard(mesh, padded))[: len(pixels)]
+
+    return encode
 
 
 def view_pixels(
@@ -96,8 +98,7 @@ def _hash(content: bytes) -> str:
 
 
 def _compute(records, clip, encode, augment, seed, view) -> Float[np.ndarray, "b e"]:
-    devices = jax.device_count()
-    batch = min(BATCH, len(records)) + -min(BATCH, len(records)) % devices
+    batch = min(BATCH, len(records))
 
     def read(index: int) -> UInt8[np.ndarray, "h w 3"]:
         # The last batch is padded with the last image.

@@ -1,0 +1,103 @@
+"""Classifies images: python -m pini_jax.predict --workdir=runs/digits IMAGE [IMAGE ...].
+
+From Python:
+
+    classifier = pini_jax.predict.load("runs/digits")
+    probabilities = classifier(["three.png"])                   # [1 c], in the order of classifier.class_names
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from jaxtyping import Float
+
+from pini_jax import evaluate, export, mesh, runtime
+from pini_jax.clip import pretrained
+from pini_jax.config import Config
+from pini_jax.data import features, prompts
+from pini_jax.data.records import Record, open_image
+from pini_jax.data.transforms import test_view
+from pini_jax.errors import InputError
+from pini_jax.noise import generators
+from pini_jax.noise.injector import Injector
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run, or its injector.safetensors.")
+MODE = flags.DEFINE_enum("mode", "mean", evaluate.MODES, "How noise is used at prediction.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A frozen CLIP with a trained injector."""
+
+    class_names: tuple[str, ...]
+    config: Config
+    clip: pretrained.Pretrained
+    injector: Injector
+    phi: dict
+    prompts: prompts.Prompts
+
+    def __call__(self, images: Sequence[str | Path], mode: str = "mean") -> Float[np.ndarray, "b c"]:
+        """p(class | image) of image files; `mode` as in `evaluate.predict`.
+
+        Raises:
+            InputError: an image is missing or cannot be decoded.
+        """
+        records = [Record(str(path), Path(path), label=-1) for path in images]
+        views = [test_view(open_image(record), self.clip.preprocessing) for record in records]
+        encode = features.make_encoder(self.clip, mesh.make())
+        encoded = np.asarray(encode(self.clip.preprocessing.normalise(np.stack(views))))
+        log_probabilities = evaluate.predict(
+            self.injector,
+            self.phi,
+            self.clip.theta,
+            self.prompts,
+            encoded,
+            mode,
+            self.config.num_draws,
+            self.config.seed,
+        )
+        return np.exp(log_probabilities)
+
+
+def load(path: str | Path) -> Classifier:
+    """Loads what a run exported, and the CLIP that it names.
+
+    Args:
+        path: the run's folder, or its injector.safetensors.
+
+    Raises:
+        InputError: there is no such injector, or the CLIP is missing or another than it was trained on.
+    """
+    path = Path(path)
+    exported = export.load(path / "injector.safetensors" if path.is_dir() else path)
+    config = exported.config
+    clip = pretrained.load(config.clip, config.tokenizer, pretrained.tower_dtype(config.dtype))
+    if clip.fingerprint != exported.clip_sha256:
+        raise InputError(f"{path} was trained on other weights than {config.clip} holds now")
+    injector = Injector(clip.text_tower, generators.build(config.noise))
+    context_length = clip.text_tower.sizes.context_length
+    built = prompts.build(clip.tokenizer, config.template, exported.class_names, context_length)
+    return Classifier(exported.class_names, config, clip, injector, exported.phi, built)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints a line for every image: file, class, probability."""
+    runtime.prepare()
+    images = argv[1:]
+    with runtime.errors_as_lines():
+        if not images:
+            raise InputError("name one image file or more")
+        classifier = load(WORKDIR.value or "")
+        probabilities = classifier(images, MODE.value)
+    for image, p in zip(images, probabilities, strict=True):
+        print(f"{image}\t{classifier.class_names[p.argmax()]}\t{p.max():.1%}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    app.run(main)

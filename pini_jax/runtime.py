@@ -1,0 +1,53 @@
+"""What every command shares: the settings of its process, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import absl.logging
+import jax
+from absl import app
+
+from pini_jax.errors import InputError
+
+
+def cache_folder() -> Path:
+    """`pini_jax` under $XDG_CACHE_HOME, or under ~/.cache: compiled programs and image features."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "pini_jax"
+
+
+def prepare() -> None:
+    """Keeps compiled programs in the cache folder, and prints our own messages as plain lines."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # Orbax logs every save, and a failed one from each of its threads; what fails is raised as well.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    ours = logging.getLogger("pini_jax")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False  # absl's handler would print every line again
+    if not ours.handlers:
+        ours.addHandler(logging.StreamHandler())
+
+
+@contextlib.contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """Ends the process with one line, and no traceback, for what the user can mend."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with an unknown config key as one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError as error:
+        # the text is a message of two lines, quoted twice
+        key, *hint = str(error).replace("'", "").replace("\\n", "\n").replace("\\", "").splitlines()
+        sys.exit(": ".join([f"error: config has no key {key}", *hint]))
