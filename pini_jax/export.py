@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import safetensors.numpy
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from pini_jax import config as configs
 from pini_jax.config import Config
 from pini_jax.errors import InputError
 from pini_jax.noise.injector import Phi
+
+KEY = "pini_jax"  # of the file's metadata
 
 
 class Exported(NamedTuple):
@@ -33,16 +35,10 @@ def save(path: Path, phi: Phi, config: Config, class_names: Sequence[str], clip_
     tensors = {
         "/".join(key.key for key in keys): np.asarray(leaf) for keys, leaf in jax.tree.leaves_with_path(phi)
     }
-    metadata = {
-        "config": json.dumps(configs.to_dict(config)),
-        "class_names": json.dumps(class_names),
-        "clip_sha256": clip_sha256,
-    }
+    described = {"config": configs.to_dict(config), "class_names": class_names, "clip_sha256": clip_sha256}
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(tensors, partial, metadata)
-    except SafetensorError as error:
-        raise OSError(f"{path} could not be written ({error})") from None
+    # One key: the library writes several in no fixed order, and equal runs make equal files.
+    partial.write_bytes(safetensors.numpy.save(tensors, {KEY: json.dumps(described)}))
     os.replace(partial, path)
 
 
@@ -60,8 +56,9 @@ def load(path: Path) -> Exported:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
     except (SafetensorError, OSError) as error:
         raise InputError(f"injector {path} cannot be read ({error})") from None
-    if "config" not in metadata:
-        raise InputError(f"{path} holds no injector: it has no config")
+    if KEY not in metadata:
+        raise InputError(f"{path} holds no injector: its metadata has no {KEY!r}")
+    described = json.loads(metadata[KEY])
     phi: dict = {}
     for key, value in tensors.items():
         *branches, leaf = key.split("/")
@@ -71,7 +68,7 @@ def load(path: Path) -> Exported:
         node[leaf] = value
     return Exported(
         phi=phi,
-        config=configs.resolve(json.loads(metadata["config"])),
-        class_names=tuple(json.loads(metadata["class_names"])),
-        clip_sha256=metadata["clip_sha256"],
+        config=configs.resolve(described["config"]),
+        class_names=tuple(described["class_names"]),
+        clip_sha256=described["clip_sha256"],
     )

@@ -26,9 +26,6 @@ from pini_jax.errors import InputError
 from pini_jax.noise import generators
 from pini_jax.noise.injector import Injector
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run, or its injector.safetensors.")
-MODE = flags.DEFINE_enum("mode", "mean", evaluate.MODES, "How noise is used at prediction.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
@@ -92,12 +89,15 @@ def main(argv: Sequence[str]) -> None:
     with runtime.errors_as_lines():
         if not images:
             raise InputError("name one image file or more")
-        classifier = load(WORKDIR.value or "")
-        probabilities = classifier(images, MODE.value)
+        classifier = load(flags.FLAGS.workdir)
+        probabilities = classifier(images, flags.FLAGS.mode)
     for image, p in zip(images, probabilities, strict=True):
         print(f"{image}\t{classifier.class_names[p.argmax()]}\t{p.max():.1%}")
 
 
 if __name__ == "__main__":
+    # Not above: who imports this module may have flags of the same names.
+    flags.DEFINE_string("workdir", None, "Folder of a finished run, or its injector.safetensors.")
+    flags.DEFINE_enum("mode", "mean", evaluate.MODES, "How noise is used at prediction.")
     flags.mark_flag_as_required("workdir")
     app.run(main)

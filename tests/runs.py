@@ -19,12 +19,13 @@ SHORT = (
 TIMINGS = ("seconds", "steps_per_second", "device")
 
 
-def start(workdir, *overrides, devices=1, module="pini_jax.main", **kwargs):
-    """Starts a short run; later overrides win."""
+def start(workdir, *overrides, devices=1, limit="true"):
+    """Starts a short run; later overrides win; `limit` is a shell command that goes before."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-m", module, *SHORT, f"--workdir={workdir}", *overrides]
+    command = [sys.executable, "-m", "pini_jax.main", *SHORT, f"--workdir={workdir}", *overrides]
+    shell = ["sh", "-c", f'{limit} && exec "$@"', "sh"]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+        shell + command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

@@ -1,12 +1,12 @@
 """What goes wrong is one clear line, and nothing that was there is lost."""
 
+import os
 import re
-import resource
 import shutil
 
 import pytest
-
 import runs
+
 from pini_jax.clip.pretrained import BUNDLED
 
 
@@ -89,12 +89,10 @@ def test_full_disk_keeps_earlier_checkpoints(finished, tmp_path, monkeypatch):
     (tmp_path / "run" / "result.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "200")
 
-    def small_files_only():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    # A cache of its own: its files are cut off too.
+    # A copy of the cache, whose new files are cut off too.
+    shutil.copytree(os.environ["XDG_CACHE_HOME"], tmp_path / "cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    line = fails(tmp_path / "run", preexec_fn=small_files_only)
+    line = fails(tmp_path / "run", limit="ulimit -f 40")  # blocks of 512 bytes
     monkeypatch.undo()
     assert re.search(r"checkpoint 200 could not be written, earlier ones are kept .*File too large", line)
     assert "going on from step 190" in runs.finish(runs.start(tmp_path / "run"))

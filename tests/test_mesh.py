@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+import runs
 from safetensors.numpy import load_file
 
-import runs
 from pini_jax import mesh
 from pini_jax.errors import InputError
 

@@ -4,7 +4,6 @@ import random
 import time
 
 import pytest
-
 import runs
 
 

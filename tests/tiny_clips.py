@@ -1,17 +1,23 @@
 """Random CLIPs of a few kilobytes, for the tests of everything that needs one."""
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import tokenizers
 from flax.traverse_util import unflatten_dict
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from pini_jax.clip import architecture, weights
+from pini_jax.clip import architecture, pretrained, weights
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.tokenizer import END, START
+from pini_jax.clip.towers import stage
 from pini_jax.data import prompts
+from pini_jax.noise import generators
+from pini_jax.noise.injector import Injector
 
 WORD = "</w>"
 MERGES = [
@@ -24,6 +30,13 @@ MERGES = [
     ("c", "at" + WORD),
 ]
 NAMES = ("cat", "tabby_cat", "axolotl")
+NOISE = {
+    "prompt_tokens": {"generator": "table"},
+    "image_features": {"generator": "cross_attention", "reduction": 2},
+}
+# Compiled once for all tests of one shape: stage(tower, name, params, *inputs), and init(injector, key, ...).
+run_stage = jax.jit(stage, static_argnums=(0, 1))
+init = jax.jit(Injector.init, static_argnums=0)
 
 
 def tokenizer() -> tokenizers.Tokenizer:
@@ -103,6 +116,19 @@ def hugging_face_folder(path: Path, seed: int = 0, **chosen) -> Path:
     return path
 
 
-def make_prompts(clip, template: str = "x x the {}.", names: tuple[str, ...] = NAMES) -> prompts.Prompts:
-    """Prompts for a CLIP that was loaded from `hugging_face_folder`."""
-    return prompts.build(clip.tokenizer, template, names, clip.text_tower.sizes.context_length)
+@functools.cache
+def load() -> pretrained.Pretrained:
+    """A random CLIP of one layer."""
+    with tempfile.TemporaryDirectory() as folder:
+        return pretrained.load(str(hugging_face_folder(Path(folder), layers=1)))
+
+
+def make_prompts() -> prompts.Prompts:
+    """Prompts for it, with five shared tokens and names of different lengths."""
+    clip = load()
+    return prompts.build(clip.tokenizer, "x x the {}.", NAMES, clip.text_tower.sizes.context_length)
+
+
+def make_injector() -> Injector:
+    """Noise at both sites."""
+    return Injector(load().text_tower, generators.build(NOISE))

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from pini_jax.clip import towers
 from pini_jax.clip.architecture import Architecture
@@ -299,7 +299,7 @@ def save(path: Path, scheme: Scheme, theta: Mapping) -> None:
         shape = (slot.tensor_shape[0] * len(slot.keys), *slot.tensor_shape[1:])
         parts = np.split(slot.row.layout.save(value, shape), len(slot.keys))
         tensors |= {key: np.ascontiguousarray(part) for key, part in zip(slot.keys, parts, strict=True)}
-    save_file(tensors, path, metadata={"format": "pt"})
+    path.write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def files_of_folder(folder: Path) -> list[Path]:

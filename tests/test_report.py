@@ -1,0 +1,35 @@
+"""Tables from result files."""
+
+from pini_jax import report
+
+
+def result(shots, seed, accuracy):
+    values = {"accuracy": accuracy, "macro_f1": accuracy, "nll": 1.25, "ece": 0.0625}
+    return {
+        "dataset": "digits",
+        "clip": "tiny_clip",
+        "shots": shots,
+        "seed": seed,
+        "num_test": 1005,
+        "steps": 1000,
+        "steps_per_second": 312.4,
+        "trainable_parameters": 23488,
+        "checkpoint_bytes": 187_908,
+        "zero_shot": values | {"accuracy": 0.5},
+        "test": {"mean": values, "sample": values, "marginal": values | {"accuracy": 0.75}},
+        "seconds": {"setup": 1.0, "train": 2.0},
+    }
+
+
+def test_table_holds_every_number():
+    table = report.table(result(16, 1, 0.7), num_draws=32)
+    for text in ("50.0%", "70.0%", "75.0%", "1.250", "0.062", "23,488", "0.19 MB", "32 samples", "train 2.0"):
+        assert text in table
+
+
+def test_sweep_is_mean_and_spread_over_seeds():
+    table = report.sweep_table([result(1, 1, 0.5), result(1, 2, 0.6), result(16, 1, 0.9)])
+    rows = [line.split() for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["1", "16"]
+    assert rows[0][2:5] == ["55.0%", "+-", "5.0"]
+    assert rows[1][2:5] == ["90.0%", "+-", "0.0"]
