@@ -195,7 +195,7 @@ def train(
             bar.update()
             if done % config.log_every == 0 or done == stop:
                 loss, accuracy = float(parts.loss), float(parts.accuracy)
-                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}")
+                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
                 rate = float(learning_rate(done - 1))
                 lines.write(step=done, loss=loss, accuracy=accuracy, learning_rate=rate)
             if done % config.checkpoint_every == 0 or done == stop:
