@@ -1,6 +1,11 @@
 """Real handwriting with the bundled CLIP.
 
-python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits
+    python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits
+
+The released method and optimiser at a size that suits two CPU cores: eight cached views instead of fresh ones,
+crops that keep the digit and no flips, and a larger learning rate over more epochs, since an epoch has only five
+steps. Chosen on the validation pool. Expected on the test set with seed 1: 75.0 % zero-shot, 91.2 % with mean
+noise, in half a minute.
 """
 
 from pini_jax.config import default

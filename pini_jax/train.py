@@ -73,8 +73,10 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
     clock = results.Clock()
     with clock.phase("setup"):
         run = set_up(config)
-        state, reader = initial_state(run), batch_reader(run)
+        LOG.info("encoding images")
         test = features.features(run.data.test, run.clip, run.encode)
+        state, reader = initial_state(run), batch_reader(run)
+    LOG.info("compiling")
     with clock.phase("compile"):
         step = compile_step(run, state, reader(0))
     with Checkpoints(workdir / "checkpoints", run.batches.per_epoch, run.clip.fingerprint) as checkpoints:
@@ -82,6 +84,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
         start = int(state.step)
         with clock.phase("train"):
             state = train(run, state, step, reader, checkpoints, workdir)
+    LOG.info("evaluating")
     with clock.phase("evaluate"):
         zero_shot, tested = evaluate_all(run, state.phi, test)
     export.save(workdir / "injector.safetensors", state.phi, config, run.data.class_names, run.clip.fingerprint)
@@ -106,6 +109,11 @@ def set_up(config: Config) -> Run:
     """Loads the data, the selection, the frozen CLIP and the prompts."""
     devices = mesh.make()
     data = fewshot.select(digits.load(), config.shots, config.seed)
+    LOG.info(
+        "%s: %d classes, %d training and %d test images (shots=%d, seed=%d, selection %.12s)",
+        *(data.name, len(data.class_names), len(data.train), len(data.test)),
+        *(config.shots, config.seed, selection_hash(data)),
+    )
     batches = Batches(len(data.train), batch_size(config, devices, len(data.train)), config.views, config.seed)
     clip = pretrained.load(config.clip, config.tokenizer, pretrained.tower_dtype(config.dtype))
     return Run(
@@ -126,6 +134,11 @@ def batch_size(config: Config, devices: jax.sharding.Mesh, num_images: int) -> i
     """The images of a step: `batch_size`, or all there are, filled up to what the devices divide."""
     mesh.check_divisible(devices, config.batch_size)
     return min(config.batch_size, num_images + -num_images % devices.size)
+
+
+def selection_hash(data: records.Dataset) -> str:
+    """Names the images that training and validation may see."""
+    return records.list_hash(data.train + data.val)
 
 
 def make_prompts(clip: pretrained.Pretrained, template: str, data: records.Dataset) -> prompts.Prompts:
@@ -244,7 +257,7 @@ def describe(run: Run) -> dict:
         "method": "pini",
         "shots": config.shots,
         "seed": config.seed,
-        "selection_sha256": records.list_hash(data.train + data.val),
+        "selection_sha256": selection_hash(data),
         "num_classes": len(data.class_names),
         "num_train": len(data.train),
         "num_test": len(data.test),
