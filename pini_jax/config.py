@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -96,20 +97,20 @@ CHECKS = (
     ("seed", lambda c: 0 <= c.seed < 2**32, "from 0 to 2**32 - 1"),
     ("dtype", lambda c: c.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
     ("dataset", lambda c: c.dataset == "digits", "digits"),
-    ("optim.lr", lambda c: c.optim.lr > 0, "positive"),
-    ("optim.warmup_lr", lambda c: c.optim.warmup_lr >= 0, "0 or more"),
+    ("optim.lr", lambda c: 0 < c.optim.lr < math.inf, "positive"),
+    ("optim.warmup_lr", lambda c: 0 <= c.optim.warmup_lr < math.inf, "0 or more"),
     ("optim.momentum", lambda c: 0 <= c.optim.momentum < 1, "in [0, 1)"),
-    ("optim.weight_decay", lambda c: c.optim.weight_decay >= 0, "0 or more"),
+    ("optim.weight_decay", lambda c: 0 <= c.optim.weight_decay < math.inf, "0 or more"),
     ("optim.epochs", lambda c: c.optim.epochs >= 1, "at least 1"),
     ("augment.scale", lambda c: 0 < c.augment.scale[0] <= c.augment.scale[1] <= 1, "a range within (0, 1]"),
-    ("augment.ratio", lambda c: 0 < c.augment.ratio[0] <= c.augment.ratio[1], "a positive range"),
+    ("augment.ratio", lambda c: 0 < c.augment.ratio[0] <= c.augment.ratio[1] < math.inf, "a positive range"),
     ("augment.flip", lambda c: 0 <= c.augment.flip <= 1, "a probability"),
     ("template", lambda c: c.template.count("{}") == 1, "text with {} once, where the class name goes"),
     ("zero_shot_template", lambda c: c.zero_shot_template.count("{}") == 1, "text with {} once"),
     ("log_every", lambda c: c.log_every >= 1, "at least 1"),
     (
         "checkpoint_every",
-        lambda c: c.checkpoint_every >= 1 and c.checkpoint_every % c.log_every == 0,
+        lambda c: c.checkpoint_every >= 1 and c.log_every >= 1 and c.checkpoint_every % c.log_every == 0,
         "a multiple of log_every",
     ),
 )
@@ -162,7 +163,7 @@ def _resolve(kind: type, settings: Mapping[str, Any], prefix: str, problems: lis
     for key, value in settings.items():
         if key not in types:
             problems.append(f"unknown key {prefix + key!r}{did_you_mean(key, types)}")
-        elif dataclasses.is_dataclass(types[key]):
+        elif dataclasses.is_dataclass(types[key]) and isinstance(value, Mapping):
             values[key] = _resolve(types[key], value, f"{prefix}{key}.", problems)
         elif (converted := _convert(types[key], value)) is None:
             problems.append(f"{prefix}{key}={value!r} must be {_describe(types[key])}")

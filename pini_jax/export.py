@@ -32,9 +32,8 @@ class Exported(NamedTuple):
 
 def save(path: Path, phi: Phi, config: Config, class_names: Sequence[str], clip_sha256: str) -> None:
     """Writes phi at once, with its config, its classes and the hash of the CLIP that it was trained on."""
-    tensors = {
-        "/".join(key.key for key in keys): np.asarray(leaf) for keys, leaf in jax.tree.leaves_with_path(phi)
-    }
+    leaves = jax.tree.leaves_with_path(phi)
+    tensors = {"/".join(key.key for key in keys): np.ascontiguousarray(leaf) for keys, leaf in leaves}
     described = {"config": configs.to_dict(config), "class_names": class_names, "clip_sha256": clip_sha256}
     partial = path.with_name(f".{path.name}.partial")
     # One key: the library writes several in no fixed order, and equal runs make equal files.
@@ -58,7 +57,11 @@ def load(path: Path) -> Exported:
         raise InputError(f"injector {path} cannot be read ({error})") from None
     if KEY not in metadata:
         raise InputError(f"{path} holds no injector: its metadata has no {KEY!r}")
-    described = json.loads(metadata[KEY])
+    try:
+        described = json.loads(metadata[KEY])
+        config, names, sha256 = (described[key] for key in ("config", "class_names", "clip_sha256"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no injector: its metadata is damaged ({error!r})") from None
     phi: dict = {}
     for key, value in tensors.items():
         *branches, leaf = key.split("/")
@@ -66,9 +69,4 @@ def load(path: Path) -> Exported:
         for branch in branches:
             node = node.setdefault(branch, {})
         node[leaf] = value
-    return Exported(
-        phi=phi,
-        config=configs.resolve(described["config"]),
-        class_names=tuple(described["class_names"]),
-        clip_sha256=described["clip_sha256"],
-    )
+    return Exported(phi, configs.resolve(config), tuple(names), sha256)

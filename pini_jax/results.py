@@ -23,32 +23,48 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 def write(path: Path, content: Mapping) -> None:
     """Writes JSON at once: the file is whole, or not there."""
+    _replace(path, json.dumps(content, indent=1) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.write_text(text)
     os.replace(partial, path)
 
 
-def claim(config: Config, workdir: Path) -> dict | None:
-    """Makes `workdir` the folder of this config, and returns its result where the run is finished.
+def _read(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is no valid JSON ({error}); choose another workdir") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; choose another workdir")
+    return content
+
+
+def claim(config: Config, workdir: Path) -> None:
+    """Makes `workdir` the folder of this config."""
+    write(workdir / "config.json", configs.to_dict(config))
+
+
+def finished(config: Config, workdir: Path) -> dict | None:
+    """The result of this config's run in `workdir`; None where it has not ended, or not begun.
 
     Raises:
         InputError: the folder belongs to another config; the message names what differs.
+        OSError: there can be no such folder.
     """
-    wanted = json.loads(json.dumps(configs.to_dict(config)))
     workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / "config.json"
     if not file.exists():
-        write(file, wanted)
         return None
-    try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file} is no valid JSON ({error}); choose another workdir") from None
+    found = _read(file)
+    wanted = json.loads(json.dumps(configs.to_dict(config)))
     if found != wanted:
         differ = "; ".join(_differences(found, wanted))
         raise InputError(f"{workdir} holds a run of another config ({differ}); choose another workdir")
     result = workdir / "result.json"
-    return json.loads(result.read_text()) if result.exists() else None
+    return _read(result) if result.exists() else None
 
 
 def _differences(found: Mapping, wanted: Mapping, prefix: str = "") -> Iterator[str]:
@@ -64,9 +80,8 @@ class MetricsFile:
     """metrics.jsonl, cut back to the step that training goes on from."""
 
     def __init__(self, path: Path, keep_until: int):
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= keep_until]
-        self._file = open(path, "w")  # noqa: SIM115, closed by __exit__
-        self._file.writelines(line + "\n" for line in kept)
+        _replace(path, "".join(line + "\n" for line in _lines(path) if json.loads(line)["step"] <= keep_until))
+        self._file = open(path, "a")  # noqa: SIM115, closed by __exit__
 
     def __enter__(self) -> MetricsFile:
         return self
@@ -83,9 +98,12 @@ class MetricsFile:
         self._file.flush()
 
 
-def _whole_lines(path: Path) -> list[str]:
+def _lines(path: Path) -> Iterator[str]:
     # What follows the last newline was cut off by a kill.
-    return path.read_text().split("\n")[:-1] if path.exists() else []
+    for line in path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []:
+        with contextlib.suppress(ValueError):  # what a power cut left of a line
+            json.loads(line)
+            yield line
 
 
 class Clock:

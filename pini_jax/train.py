@@ -66,13 +66,13 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
         InputError: the config, the weights, the data or the folder cannot be used; the message says why.
         OSError: the folder cannot be written.
     """
-    finished = results.claim(config, workdir)
-    if finished is not None:
+    if (result := results.finished(config, workdir)) is not None:
         LOG.info("%s is finished: nothing to do", workdir)
-        return finished
+        return result
     clock = results.Clock()
     with clock.phase("setup"):
         run = set_up(config)
+        results.claim(config, workdir)
         LOG.info("encoding images")
         test = features.features(run.data.test, run.clip, run.encode)
         state, reader = initial_state(run), batch_reader(run)

@@ -107,8 +107,8 @@ def from_hugging_face(config: Mapping) -> Architecture:
     """
     if config.get("model_type") != "clip":
         raise InputError(f"config.json describes a {config.get('model_type')!r} model, not 'clip'")
-    text = _HF_TEXT | (config.get("text_config_dict") or {}) | (config.get("text_config") or {})
-    image = _HF_IMAGE | (config.get("vision_config_dict") or {}) | (config.get("vision_config") or {})
+    text = _HF_TEXT | (config.get("text_config") or {}) | (config.get("text_config_dict") or {})
+    image = _HF_IMAGE | (config.get("vision_config") or {}) | (config.get("vision_config_dict") or {})
     return Architecture(
         image=Image(image["image_size"], image["patch_size"], _hf_transformer(image, causal=False)),
         text=Text(text["vocab_size"], text["max_position_embeddings"], _hf_transformer(text, causal=True)),

@@ -38,7 +38,7 @@ class Preprocessing:
         size, crop = config.get("size", 224), config.get("crop_size", 224)
         size = size.get("shortest_edge") if isinstance(size, Mapping) else size
         if isinstance(crop, Mapping):
-            crop = crop["height"] if crop.get("height") == crop.get("width") else None
+            crop = crop.get("height") if crop.get("height") == crop.get("width") else None
         if size is None or crop is None:
             raise InputError("preprocessor_config.json: CLIP wants size.shortest_edge and a square crop_size")
         return cls(

@@ -38,7 +38,10 @@ def load(folder: Path) -> Tokenizer:
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         from transformers import CLIPTokenizer  # slow to import, and needed for old folders only
 
-        backend = CLIPTokenizer.from_pretrained(folder).backend_tokenizer
+        try:
+            backend = CLIPTokenizer.from_pretrained(folder).backend_tokenizer
+        except Exception as error:  # as above
+            raise InputError(f"vocab.json and merges.txt in {folder} cannot be read ({error})") from None
     else:
         raise InputError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt")
     backend.no_padding()

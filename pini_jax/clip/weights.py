@@ -310,7 +310,10 @@ def files_of_folder(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = json.loads(index.read_text())["weight_map"].values()
+        try:
+            names = json.loads(index.read_text())["weight_map"].values()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{index} is damaged: it has no weight_map ({error!r})") from None
         return [folder / name for name in sorted(set(names))]
     if not (folder / "model.safetensors").exists():
         raise InputError(f"{folder} has no weights: model.safetensors is missing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ import numpy as np
 import PIL
 from jaxtyping import Array, Float, UInt8
 
+import pini_jax
 from pini_jax import mesh as meshes
 from pini_jax.clip.pretrained import Pretrained
 from pini_jax.data import transforms
@@ -69,7 +71,7 @@ def features(
         "preprocessing": dataclass_key(clip.preprocessing),
         "view": view_key,
         "images": [(record.id, _stamp(record)) for record in records],
-        "versions": (PIL.__version__, jax.__version__, jax.default_backend()),
+        "versions": (pini_jax.__version__, PIL.__version__, jax.__version__, jax.default_backend()),
     }
     path = cache_folder() / "features" / f"{_hash(json.dumps(key).encode())}.npz"
     cached = _read(path)
@@ -135,5 +137,6 @@ def _write(path: Path, array: Float[np.ndarray, "b e"]) -> None:
             np.savez(file, features=array, sha256=_hash(array.tobytes()))
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         LOG.warning("features could not be cached (%s); the run goes on without", error)

@@ -34,7 +34,7 @@ def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], conte
     """
     if template.count("{}") != 1:
         raise InputError(f"template {template!r} must hold {{}} exactly once, where the class name goes")
-    rows = [tokenizer.encode(template.format(name.replace("_", " "))) for name in class_names]
+    rows = [tokenizer.encode(template.replace("{}", name.replace("_", " "))) for name in class_names]
     for name, row in zip(class_names, rows, strict=True):
         if len(row) > context_length:
             raise InputError(

@@ -72,5 +72,5 @@ def train_view(
     rng = np.random.default_rng((seed, view, index))
     side = preprocessing.crop
     box = random_crop(image.size, augment, rng)
-    pixels = np.asarray(image.resize((side, side), preprocessing.resample, box=box))
+    pixels = np.asarray(image.crop(box).resize((side, side), preprocessing.resample))
     return pixels[:, ::-1] if rng.random() < augment.flip else pixels

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,13 +116,18 @@ def build(noise: Mapping[str, Mapping[str, Any]]) -> FrozenDict[str, nn.Module]:
     for site, settings in noise.items():
         if site not in SITES:
             raise InputError(f"noise has no site {site!r}{did_you_mean(site, SITES)}")
+        if not isinstance(settings, Mapping):
+            raise InputError(f"noise.{site}={settings!r} must be {{'generator': name, option: value, ...}}")
         name = str(settings.get("generator"))
         if name not in SITES[site]:
             raise InputError(f"noise.{site} has no generator {name!r}{did_you_mean(name, SITES[site])}")
         generator, given = SITES[site][name], {k: v for k, v in settings.items() if k != "generator"}
         known = options(generator)
-        for option in given:
+        for option, value in given.items():
             if option not in known:
                 raise InputError(f"noise.{site}: {name} has no option {option!r}{did_you_mean(option, known)}")
+            kind = type(known[option])
+            if not isinstance(value, (kind, int)) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise InputError(f"noise.{site}.{option}={value!r} must be a positive {kind.__name__}")
         generators[site] = generator(**given)
     return FrozenDict(generators)

@@ -1,0 +1,205 @@
+"""A config is checked whole before anything is done with it."""
+
+import dataclasses
+import hashlib
+import json
+
+import ml_collections
+import pytest
+
+from pini_jax import config as configs
+from pini_jax.config import Config, Optim
+from pini_jax.data.transforms import Augment
+from pini_jax.errors import InputError
+
+
+def message(settings):
+    with pytest.raises(InputError) as error:
+        configs.resolve(settings)
+    return str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------ keys and types
+
+
+def test_the_defaults_are_the_released_configuration():
+    config = configs.resolve({})
+    assert config == Config()
+    assert config.optim == Optim(lr=1e-3, momentum=0.9, weight_decay=5e-4, epochs=100, warmup_lr=1e-5)
+    assert config.augment == Augment((0.08, 1.0), (3 / 4, 4 / 3), 0.5)
+    assert (config.batch_size, config.num_samples, config.views, config.shots) == (32, 1, 0, 16)
+    assert config.template.split("a photo")[0].split() == ["x"] * 16
+    assert dict(config.noise) == {
+        "prompt_tokens": {"generator": "table"},
+        "image_features": {"generator": "cross_attention", "reduction": 1},
+    }
+
+
+def test_a_config_dict_is_as_good_as_a_mapping():
+    settings = configs.default()
+    assert isinstance(settings, ml_collections.ConfigDict)
+    settings.optim.lr = 0.5
+    settings.augment.scale = (0.3, 0.4)
+    del settings.noise["prompt_tokens"]
+    resolved = configs.resolve(settings)
+    assert resolved == configs.resolve(settings.to_dict())
+    assert resolved.optim.lr == 0.5 and resolved.augment.scale == (0.3, 0.4)
+    assert set(resolved.noise) == {"image_features"}
+
+
+def test_what_json_wrote_resolves_to_the_same():
+    """config.json knows lists, no tuples."""
+    config = configs.resolve({"seed": 5, "augment": {"scale": [0.5, 1.0]}, "optim": {"lr": 0.1}})
+    assert configs.resolve(json.loads(json.dumps(configs.to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"optim": {"learning_rate": 1}}, "unknown key 'optim.learning_rate'"),
+        ({"optim": {"momentom": 1}}, "unknown key 'optim.momentom'; did you mean 'momentum'?"),
+        ({"shot": 1}, "unknown key 'shot'; did you mean 'shots'?"),
+        ({"qqq": 1}, "unknown key 'qqq'; known: dataset, clip,"),
+        ({"noise": {"image_feature": {"generator": "table"}}}, "did you mean 'image_features'?"),
+        ({"noise": {"prompt_tokens": {"generator": "table", "initial_scal": 1}}}, "did you mean 'initial_scale'?"),
+    ],
+    ids=str,
+)
+def test_unknown_keys_are_refused(settings, expected):
+    assert expected in message(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"shots": "16"},
+        {"shots": 1.5},
+        {"shots": True},
+        {"shots": None},
+        {"seed": [1]},
+        {"clip": 3},
+        {"template": ["a {}"]},
+        {"optim": {"lr": "1e-3"}},
+        {"optim": {"lr": True}},
+        {"optim": {"epochs": 2.0}},
+        {"augment": {"scale": 0.5}},
+        {"augment": {"scale": [0.1, 0.2, 0.3]}},
+        {"augment": {"scale": ["a", "b"]}},
+        {"augment": {"flip": [0.5]}},
+        {"noise": "table"},
+        {"noise": {"prompt_tokens": "table"}},
+        {"optim": 3},
+        {"augment": None},
+    ],
+    ids=str,
+)
+def test_other_types_are_refused(settings):
+    ((key, inner),) = settings.items()
+    key = ".".join([key, *inner]) if isinstance(inner, dict) else key
+    assert f"{key}=" in message(settings) or f"{key} " in message(settings)
+
+
+def test_whole_numbers_are_numbers():
+    resolved = configs.resolve({"optim": {"lr": 1}, "augment": {"scale": [1, 1]}})
+    assert resolved.optim.lr == 1.0 and type(resolved.optim.lr) is float
+    assert [type(x) for x in resolved.augment.scale] == [float, float]
+
+
+def test_all_problems_are_listed_at_once():
+    """Of keys and types first; of values once all types are right."""
+    found = message({"shot": 1, "seed": "x", "optim": {"lr": [], "speed": 2}, "augment": {"flip": "no"}})
+    for problem in ("'shot'", "seed='x'", "optim.lr=[]", "'optim.speed'", "augment.flip='no'"):
+        assert problem in found
+    found = message({"shots": 0, "batch_size": -1, "optim": {"lr": 0.0}, "dtype": "float64"})
+    for problem in ("shots=0", "batch_size=-1", "optim.lr=0.0", "dtype='float64'"):
+        assert problem in found
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+NAN, INF = float("nan"), float("inf")
+IMPOSSIBLE = {
+    "shots": [0, -1],
+    "num_samples": [0],
+    "num_draws": [0],
+    "batch_size": [0, -32],
+    "views": [-1],
+    "seed": [-1, 2**32],
+    "dtype": ["float16", ""],
+    "dataset": ["imagenet"],
+    "optim.lr": [0.0, -1.0, NAN, INF],
+    "optim.warmup_lr": [-1e-5, NAN, INF],
+    "optim.momentum": [-0.1, 1.0, NAN],
+    "optim.weight_decay": [-1e-4, NAN, INF],
+    "optim.epochs": [0],
+    "augment.scale": [(0.0, 1.0), (0.5, 0.4), (0.5, 1.1), (NAN, 1.0)],
+    "augment.ratio": [(0.0, 1.0), (2.0, 1.0), (0.5, INF)],
+    "augment.flip": [-0.1, 1.1, NAN],
+    "template": ["a photo", "{} {}"],
+    "zero_shot_template": ["a photo"],
+    "log_every": [0],
+    "checkpoint_every": [0, 30],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(k, v) for k, values in IMPOSSIBLE.items() for v in values], ids=str)
+def test_impossible_values_are_refused(key, value):
+    *branch, leaf = key.split(".")
+    settings = {branch[0]: {leaf: value}} if branch else {leaf: value}
+    assert f"{key}={value!r} must be" in message(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seed": 0},
+        {"seed": 2**32 - 1},
+        {"views": 0},
+        {"optim": {"momentum": 0.0, "weight_decay": 0.0, "warmup_lr": 0.0, "epochs": 1}},
+        {"augment": {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 1.0}},
+        {"log_every": 1, "checkpoint_every": 1},
+        {"noise": {}},
+    ],
+    ids=str,
+)
+def test_the_edges_are_possible(settings):
+    configs.resolve(settings)
+
+
+# ------------------------------------------------------------------------------------------------ hash
+
+
+def leaves(config, prefix=()):
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        nested = dataclasses.is_dataclass(value)
+        yield from leaves(value, (*prefix, field.name)) if nested else [(*prefix, field.name)]
+
+
+def changed(config, path):
+    name, *rest = path
+    value = getattr(config, name)
+    other = {int: 77, float: 0.077, str: "other", tuple: (0.077, 0.77), dict: {}}
+    new = changed(value, rest) if rest else other[type(value)]
+    return dataclasses.replace(config, **{name: new})
+
+
+@pytest.mark.parametrize("path", list(leaves(Config())), ids=".".join)
+def test_the_hash_changes_with_every_setting(path):
+    assert configs.config_hash(changed(Config(), path)) != configs.config_hash(Config())
+
+
+def test_the_hash_does_not_depend_on_how_a_config_was_written():
+    noise = {
+        "image_features": {"reduction": 1, "generator": "cross_attention"},
+        "prompt_tokens": {"generator": "table"},
+    }
+    settings = {"noise": noise, "optim": {"lr": 0.001}, "augment": {"scale": [0.08, 1]}}
+    assert configs.config_hash(configs.resolve(settings)) == configs.config_hash(Config())
+    content = json.dumps(configs.to_dict(Config()), sort_keys=True).encode()
+    assert configs.config_hash(Config()) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().shots = 3

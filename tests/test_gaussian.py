@@ -1,0 +1,117 @@
+"""Noise is a value: what is drawn from it, and from which stream."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from pini_jax.noise.gaussian import (
+    Gaussian,
+    displace,
+    draw_fresh,
+    draw_mean,
+    draw_per_image,
+    draw_replay,
+    sample,
+)
+
+KEY = jax.random.key(0)
+GAUSSIAN = Gaussian(jnp.array([[1.0, -2.0], [0.0, 3.0]]), jnp.array([[0.5, 2.0], [0.0, -1.0]]))
+
+
+def test_samples_are_normal_with_the_given_mean_and_scale():
+    """In every coordinate; a negative scale is as good as a positive one, and zero is no noise."""
+    samples = np.asarray(sample(KEY, GAUSSIAN, 4000))
+    assert samples.shape == (4000, 2, 2)
+    for i in np.ndindex(2, 2):
+        mean, scale = float(GAUSSIAN.mean[i]), abs(float(GAUSSIAN.scale[i]))
+        if scale:
+            assert scipy.stats.kstest(samples[:, *i], scipy.stats.norm(mean, scale).cdf).pvalue > 0.01
+        else:
+            assert (samples[:, *i] == mean).all()
+
+
+def test_coordinates_are_independent():
+    samples = np.asarray(sample(KEY, Gaussian(jnp.zeros(3), jnp.ones(3)), 4000))
+    np.testing.assert_allclose(np.corrcoef(samples.T), np.eye(3), atol=0.06)
+
+
+def test_gradients_reach_mean_and_scale():
+    """d sample / d mean = 1 and d sample / d scale = z, the normal that was drawn."""
+    z = sample(KEY, Gaussian(jnp.zeros((2, 2)), jnp.ones((2, 2))), 3)
+    weights = jnp.arange(12.0).reshape(3, 2, 2)
+    gradient = jax.grad(lambda gaussian: (weights * sample(KEY, gaussian, 3)).sum())(GAUSSIAN)
+    np.testing.assert_allclose(gradient.mean, weights.sum(0), rtol=1e-6)
+    np.testing.assert_allclose(gradient.scale, (weights * z).sum(0), rtol=1e-5)
+
+
+def test_displace_by_hand():
+    z = np.array([[[1.0, 2.0], [3.0, -1.0]]])
+    np.testing.assert_allclose(displace(GAUSSIAN, z), [[[1.5, 2.0], [0.0, 4.0]]])
+    np.testing.assert_array_equal(draw_replay({"site": z})("site", GAUSSIAN), displace(GAUSSIAN, z))
+
+
+def test_the_mean_is_one_draw_without_noise():
+    np.testing.assert_array_equal(draw_mean("site", GAUSSIAN), GAUSSIAN.mean[None])
+
+
+def test_fresh_draws_are_as_many_as_their_site_asks_for():
+    draw = draw_fresh(KEY, {"image_features": 5})
+    assert draw("image_features", GAUSSIAN).shape == (5, 2, 2)
+    assert draw("prompt_tokens", GAUSSIAN).shape == (1, 2, 2)
+
+
+def test_sites_and_keys_have_streams_of_their_own():
+    streams = [
+        draw_fresh(key, {"a": 2, "b": 2})(site, GAUSSIAN)
+        for key in jax.random.split(KEY, 2)
+        for site in ("a", "b")
+    ]
+    normals = [np.asarray((x - GAUSSIAN.mean)[:, 0]) for x in streams]
+    for i, a in enumerate(normals):
+        for b in normals[:i]:
+            assert (np.abs(a - b) > 1e-6).all()
+    np.testing.assert_array_equal(draw_fresh(KEY, {})("a", GAUSSIAN), draw_fresh(KEY, {})("a", GAUSSIAN))
+
+
+# ------------------------------------------------------------------------------------------------ per image
+
+
+@pytest.fixture(scope="module")
+def images():
+    """The noise [k b e] of seven images given three draws of the text."""
+    rng = np.random.default_rng(1)
+    return Gaussian(*rng.standard_normal((2, 3, 7, 4), np.float32))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def draw_images(part, ids, site):
+    return draw_per_image(KEY, ids)(site, part)
+
+
+def per_image(images, ids, site="site"):
+    ids = np.array(ids)
+    return np.asarray(draw_images(jax.tree.map(lambda x: x[:, ids], images), ids, site))
+
+
+def test_an_image_s_draw_does_not_depend_on_its_batch(images):
+    whole = per_image(images, range(7))
+    assert whole.shape == (1, 3, 7, 4)
+    for ids in ([4], [2, 5], [6, 5, 4, 3, 2, 1, 0], [3, 3]):
+        np.testing.assert_allclose(per_image(images, ids), whole[:, :, ids], rtol=1e-6)
+
+
+def test_images_draws_of_the_text_and_sites_differ(images):
+    """No two of the 21 standard normals of one coordinate are the same."""
+    normals = (per_image(images, range(7)) - images.mean) / images.scale
+    assert len(np.unique(normals.round(4))) == normals.size
+    other = (per_image(images, range(7), "other") - images.mean) / images.scale
+    assert (np.abs(normals - other) > 1e-6).all()
+
+
+def test_per_image_draws_are_standard_normal():
+    zero = Gaussian(np.zeros((2, 400, 5), np.float32), np.ones((2, 400, 5), np.float32))
+    assert scipy.stats.kstest(per_image(zero, range(400)).ravel(), "norm").pvalue > 0.01

@@ -1,0 +1,46 @@
+"""The loss and the accuracy, against numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from pini_jax.objective import objective
+
+LABELS = np.array([0, 2, 2, 1, 0])
+
+
+def logits(*lead):
+    return 3 * np.random.default_rng(0).standard_normal((*lead, 5, 3), np.float32)
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 1, 0, 0]], ids=str)
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3)], ids=str)
+def test_means_over_draws_and_images_that_count(lead, weights):
+    x, weights = logits(*lead), np.array(weights, np.float32)
+    log_p = scipy.special.log_softmax(x.astype(np.float64), axis=-1)
+    terms, hits = [], []
+    for draw in np.ndindex(lead):
+        for b in np.flatnonzero(weights):
+            terms.append(-log_p[*draw, b, LABELS[b]])
+            hits.append(x[*draw, b].argmax() == LABELS[b])
+    parts = objective(x, LABELS, weights)
+    assert float(parts.loss) == pytest.approx(np.mean(terms), rel=1e-5)
+    assert float(parts.accuracy) == pytest.approx(np.mean(hits), rel=1e-6)
+
+
+def test_padding_gets_no_gradient():
+    weights = np.array([1, 1, 0, 1, 0], np.float32)
+    gradient = jax.grad(lambda x: objective(x, LABELS, weights).loss)(jnp.asarray(logits(2)))
+    touched = np.abs(gradient).max(axis=(0, 2)) > 0
+    np.testing.assert_array_equal(touched, weights > 0)
+    # softmax - one-hot, over draws and images that count
+    expected = scipy.special.softmax(logits(2), axis=-1) - np.eye(3)[LABELS]
+    np.testing.assert_allclose(gradient, expected * weights[:, None] / (2 * 3), atol=1e-6)
+
+
+def test_large_logits_do_not_overflow():
+    parts = objective(np.array([[1e4, 0.0], [0.0, 1e4]], np.float32), np.array([0, 0]), np.ones(2, np.float32))
+    assert float(parts.loss) == pytest.approx(5e3)
+    assert float(parts.accuracy) == 0.5

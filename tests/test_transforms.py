@@ -1,0 +1,196 @@
+"""Evaluation views bit for bit as transformers', training views in distribution as torchvision's."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from pini_jax.clip.preprocessing import Preprocessing
+from pini_jax.data import transforms
+from pini_jax.data.transforms import Augment
+
+CLIP = Preprocessing(size=30, crop=28)
+
+
+def picture(size, mode="RGB"):
+    """Noise over a gradient: every filter and every rounding shows."""
+    width, height = size
+    rng = np.random.default_rng(width * 1000 + height)
+    ramp = np.linspace(0, 128, width)[:, None] + rng.integers(0, 128, (height, width, 4))
+    return Image.fromarray(ramp.astype(np.uint8)[..., :3]).convert(mode)
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+
+SIZES = [(50, 80), (81, 50), (64, 64), (30, 30), (28, 41), (3, 5), (1, 1), (200, 31), (97, 33)]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return pytest.importorskip("transformers").CLIPImageProcessorPil(**CLIP.to_hugging_face())
+
+
+def assert_same_view(processor, image):
+    ours = transforms.test_view(transforms.to_rgb(image), CLIP)
+    raw = processor(image, return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"][0]
+    np.testing.assert_array_equal(ours, raw.transpose(1, 2, 0))
+    assert ours.dtype == np.uint8
+    theirs = processor(image, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(CLIP.normalise(ours), theirs.transpose(1, 2, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)
+def test_sizes_as_transformers(processor, size):
+    assert_same_view(processor, picture(size))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
+def test_modes_as_transformers(processor, mode):
+    assert_same_view(processor, picture((50, 41), mode))
+
+
+def test_transparency_is_dropped():
+    """As OpenAI's pre-processing does; versions of transformers differ."""
+    invisible = Image.new("RGBA", (40, 40), (10, 20, 30, 0))
+    assert (transforms.test_view(transforms.to_rgb(invisible), CLIP) == [10, 20, 30]).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    """A file that holds the picture turned, and says so, shows the picture upright."""
+    upright = picture((20, 12))
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,  # to be turned by 270 to be seen
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(turns[orientation]) if orientation in turns else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    stored.save(buffer, "PNG", exif=exif)
+    shown = transforms.to_rgb(Image.open(buffer))
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(upright))
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def boxes(size, augment, num=2000):
+    rng = np.random.default_rng(0)
+    return np.array([transforms.random_crop(size, augment, rng) for _ in range(num)], float).T
+
+
+def assert_distributed(samples, distribution):
+    """Kolmogorov-Smirnov at fixed seeds: 2,000 samples tell distributions 4 % apart."""
+    assert scipy.stats.kstest(samples, distribution).pvalue > 0.01
+
+
+def test_area_and_ratio_of_crops():
+    """Where every try fits, the area is uniform, the ratio log-uniform, and the place uniform."""
+    augment = Augment(scale=(0.1, 0.5))
+    left, upper, right, lower = boxes((5000, 5000), augment)
+    width, height = right - left, lower - upper
+    assert_distributed(width * height / 5000**2, scipy.stats.uniform(0.1, 0.4).cdf)
+    low, high = math.log(3 / 4), math.log(4 / 3)
+    assert_distributed(np.log(width / height), scipy.stats.uniform(low, high - low).cdf)
+    assert_distributed(left / (5000 - width), scipy.stats.uniform().cdf)
+    assert_distributed(upper / (5000 - height), scipy.stats.uniform().cdf)
+
+
+def torchvision_crops(size, augment, num=2000):
+    """Width and height by RandomResizedCrop.get_params, for images where ten tries nearly always suffice."""
+    rng = np.random.default_rng(1)
+    found = []
+    while len(found) < num:
+        area = size[0] * size[1] * rng.uniform(*augment.scale)
+        ratio = np.exp(rng.uniform(*np.log(augment.ratio)))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if w <= size[0] and h <= size[1]:
+            found.append((w, h))
+    return np.array(found, float).T
+
+
+@pytest.mark.parametrize("size", [(3000, 3000), (4000, 2500)])
+def test_rejected_tries_shape_the_distribution(size):
+    """With the default scale some tries do not fit: they are drawn again, neither cut nor kept."""
+    left, upper, right, lower = boxes(size, Augment())
+    width, height = torchvision_crops(size, Augment())
+    for ours, theirs in ((right - left, width), (lower - upper, height)):
+        assert scipy.stats.ks_2samp(ours, theirs).pvalue > 0.01
+    assert left.min() >= 0 and upper.min() >= 0 and right.max() <= size[0] and lower.max() <= size[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((30, 3000), (0, 1480, 30, 1520)),  # as wide as it is, and 4/3 as high
+        ((3000, 30), (1480, 0, 1520, 30)),
+        ((1, 1), (0, 0, 1, 1)),
+    ],
+)
+def test_extreme_images_fall_back_to_the_centre(size, box):
+    augment = Augment(scale=(0.9, 1.0))
+    np.testing.assert_array_equal(boxes(size, augment, num=20).T, [box] * 20)
+
+
+def test_fallback_within_the_ratios_is_the_whole_image():
+    """No crop but the whole image has all of its area, and its ratio is never drawn exactly."""
+    augment = Augment(scale=(1.0, 1.0), ratio=(0.01, 100))
+    whole_image = (boxes((1000, 1000), augment, num=50).T == [0, 0, 1000, 1000]).all(-1)
+    assert whole_image.mean() > 0.9
+
+
+def view(seed=1, view=2, index=3, augment=Augment(), size=(40, 32)):  # noqa: B008, frozen
+    return transforms.train_view(picture(size), CLIP, augment, seed, view, index)
+
+
+def test_a_training_view_is_a_pure_function_of_its_numbers():
+    first = view()
+    assert first.shape == (28, 28, 3) and first.dtype == np.uint8
+    view(seed=9)
+    np.testing.assert_array_equal(view(), first)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 2}, {"view": 1}, {"index": 4}, {"seed": 3, "index": 1}], ids=str)
+def test_another_seed_view_or_image_is_another_crop(changed):
+    assert (view(**changed) != view()).any()
+
+
+def whole(flip):
+    """The crop that is the whole of a square image."""
+    return Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=flip)
+
+
+def test_no_augmentation_is_a_resize():
+    resized = np.asarray(picture((40, 40)).resize((28, 28), Image.Resampling.BICUBIC))
+    for index in range(20):
+        np.testing.assert_array_equal(view(index=index, augment=whole(0.0), size=(40, 40)), resized)
+        np.testing.assert_array_equal(view(index=index, augment=whole(1.0), size=(40, 40)), resized[:, ::-1])
+
+
+@pytest.mark.parametrize("probability", [0.25, 0.5])
+def test_flips_are_as_frequent_as_asked_for(probability):
+    plain = view(augment=whole(0.0), size=(40, 40))
+    views = [view(index=i, augment=whole(probability), size=(40, 40)) for i in range(400)]
+    flipped = sum((v != plain).any() for v in views)
+    # four standard deviations
+    assert abs(flipped - 400 * probability) < 4 * math.sqrt(400 * probability * (1 - probability))
+
+
+def test_a_crop_is_cut_out_before_it_is_resized():
+    """As in torchvision: no pixel beside the box leaks in. And by the filter that the checkpoint asks for."""
+    image, augment = picture((60, 50)), Augment(flip=0.0)
+    for resample in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
+        preprocessing = Preprocessing(size=28, crop=28, resample=int(resample))
+        box = transforms.random_crop(image.size, augment, np.random.default_rng((1, 2, 3)))
+        expected = image.crop(box).resize((28, 28), resample)
+        pixels = transforms.train_view(image, preprocessing, augment, seed=1, view=2, index=3)
+        np.testing.assert_array_equal(pixels, np.asarray(expected))
