@@ -1,5 +1,6 @@
 """Checkpoints: small, whole or not there, and never a reason to lose the one before."""
 
+import functools
 import logging
 import shutil
 
@@ -8,17 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pini_jax import config as configs
 from pini_jax import optim
 from pini_jax.checkpoint import KEEP, Checkpoints, num_bytes
+from pini_jax.clip import architecture, towers
 from pini_jax.config import Optim
+from pini_jax.data import prompts
 from pini_jax.errors import InputError
-from pini_jax.step import TrainState
-
-# Orbax drops what it was reading beside a damaged file.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
-]
+from pini_jax.noise import generators, injector
+from pini_jax.step import TrainState, init_state
 
 CLIP = "ab" * 32
 OPTIMISER = optim.optimiser(Optim(), steps_per_epoch=4)
@@ -210,3 +209,14 @@ def test_a_damaged_checkpoint_does_not_stop_later_ones(folder):
         for step in (15, 20):
             found.save(make_state(step))
     assert_equal(restore(folder), make_state(20))
+
+
+def test_the_released_configuration_on_vit_b_16_stays_under_20_mb():
+    """By shapes alone: 512 channels in the text tower and in the joint space, 25 prompt tokens, 37 classes."""
+    sizes = architecture.from_hugging_face({"model_type": "clip"}).text
+    inject = injector.Injector(towers.TextTower(sizes, 512), generators.build(configs.Config().noise))
+    built = prompts.Prompts(np.zeros(26, np.int32), np.zeros((37, 6), np.int32), np.zeros(37, np.int32))
+    make = functools.partial(init_state, inject, optim.optimiser(configs.Optim(), 5))
+    state = jax.eval_shape(lambda key: make({}, built, key), jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(state.phi)) == 5 * (512 * 512 + 512) + 2 * 25 * 512
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) < 20e6
