@@ -8,10 +8,10 @@ steps. Chosen on the validation pool. Expected on the test set with seed 1: 75.0
 noise, in half a minute.
 """
 
-from pini_jax.config import default
+from pini_jax.config import default, with_arguments
 
 
-def get_config():
+def get_config(arguments: str = ""):
     config = default()
     config.clip = "tiny_clip"
     config.template = "x " * 16 + "a photo of the digit {}."
@@ -21,4 +21,4 @@ def get_config():
     config.augment.flip = 0.0
     config.optim.lr = 5e-3
     config.optim.epochs = 200
-    return config
+    return with_arguments(config, arguments)

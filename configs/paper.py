@@ -7,8 +7,8 @@ learning rate 1e-3, batches of 32, 100 epochs of fresh random crops, sixteen wor
 All of that is the default of `pini_jax.config.Config`.
 """
 
-from pini_jax.config import default
+from pini_jax.config import default, with_arguments
 
 
-def get_config():
-    return default()
+def get_config(arguments: str = ""):
+    return with_arguments(default(), arguments)

@@ -18,7 +18,7 @@ from pini_jax import config as configs
 from pini_jax import report, runtime, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/, perhaps with :arguments.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the members' folders.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the members' folders.")
 SHOTS = flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Images per class.")
 SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds.")
 
@@ -31,7 +31,7 @@ def member(config: ml_collections.ConfigDict, shots: int, seed: int) -> configs.
 def main(_) -> None:
     """Runs every member that is not finished, then prints the table."""
     runtime.prepare()
-    folder = Path(WORKDIR.value or "")
+    folder = Path(WORKDIR.value)
     results = []
     with runtime.errors_as_lines():
         for shots, seed in itertools.product(map(int, SHOTS.value), map(int, SEEDS.value)):
@@ -41,5 +41,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
+    for name in ("shots", "seeds"):
+        flags.register_validator(name, lambda x: x and all(n.isdigit() for n in x), "must be whole numbers")
+    flags.register_validator("workdir", bool, "must name a folder")
     app.run(main, flags_parser=runtime.parse_flags)

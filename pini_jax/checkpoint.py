@@ -98,8 +98,8 @@ class Checkpoints:
                 return self._load(checkpoint.step, like)
             except InputError:
                 raise
-            except Exception as error:  # damaged files raise whatever their bytes lead to
-                LOG.warning("checkpoint %d is damaged and is skipped (%s)", checkpoint.step, _line(error))
+            except Exception:  # damaged files raise whatever their bytes lead to
+                LOG.warning("checkpoint %d is damaged and is skipped", checkpoint.step)
         if self._orbax.checkpoints:
             LOG.warning("no checkpoint could be read: training starts again")
         return None

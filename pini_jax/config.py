@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -38,10 +40,9 @@ class Optim:
 
 
 def _released_noise() -> dict[str, dict[str, Any]]:
-    return {
-        "prompt_tokens": {"generator": "table"},
-        "image_features": {"generator": "cross_attention", "reduction": 1},
-    }
+    # With every option, so that the command line can set them.
+    chosen = {"prompt_tokens": "table", "image_features": "cross_attention"}
+    return generators.with_defaults({site: {"generator": name} for site, name in chosen.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,13 @@ class Config:
 # Values that cannot be: (what is read, whether it is fine, what it must be).
 CHECKS = (
     ("shots", lambda c: c.shots >= 1, "at least 1"),
+    ("noise", lambda c: len(c.noise) > 0, "at least one site (zero-shot accuracy is in every result)"),
     ("num_samples", lambda c: c.num_samples >= 1, "at least 1"),
+    (
+        "num_samples",
+        lambda c: c.num_samples == 1 or "image_features" in c.noise,
+        "1 where no noise is drawn per image",
+    ),
     ("num_draws", lambda c: c.num_draws >= 1, "at least 1"),
     ("batch_size", lambda c: c.batch_size >= 1, "at least 1"),
     ("views", lambda c: c.views >= 0, "0 (fresh views) or more"),
@@ -121,6 +128,27 @@ def default() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(to_dict(Config()))
 
 
+def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_collections.ConfigDict:
+    """Applies the `shots=4,optim.lr=0.01` of --config=configs/NAME.py:shots=4,optim.lr=0.01.
+
+    Raises:
+        InputError: an argument is no key=value, or its key is unknown.
+    """
+    known = config.to_dict()
+    for argument in filter(None, arguments.split(",")):
+        key, equals, value = argument.partition("=")
+        *sections, leaf = key.split(".")
+        section, settings = config, known
+        for name in sections:
+            section, settings = section.get(name), settings.get(name) or {}
+        if not equals or leaf not in settings:
+            raise InputError(f"argument {argument!r} is no key=value of a known key{did_you_mean(key, known)}")
+        with contextlib.suppress(ValueError, SyntaxError):  # what is no literal is a string
+            value = ast.literal_eval(value)
+        section[leaf] = value
+    return config
+
+
 def to_dict(config: Config) -> dict:
     """Plain dictionaries, as in config.json."""
     return dataclasses.asdict(config)
@@ -148,7 +176,7 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     if problems:
         raise InputError("config: " + "; ".join(problems))
     generators.build(config.noise)
-    return config
+    return dataclasses.replace(config, noise=generators.with_defaults(config.noise))
 
 
 def _value(config: Any, key: str) -> Any:

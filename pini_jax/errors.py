@@ -4,5 +4,5 @@
 class InputError(ValueError):
     """Something the user gave is wrong; the message says what, and how to mend it.
 
-    `main` prints it as one line, without a traceback, and exits with status 2.
+    `main` prints it as one line, without a traceback, and exits with status 1.
     """

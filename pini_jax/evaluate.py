@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from pini_jax import rng
 from pini_jax.data.prompts import Prompts
+from pini_jax.errors import InputError
 from pini_jax.noise.gaussian import draw_fresh, draw_mean, draw_per_image
 from pini_jax.noise.injector import Injector, Phi, cosine_logits, encode_prompts
 
@@ -52,7 +53,12 @@ def predict(
     Args:
         mode: `mean` adds mu and no draw; `sample` draws once, as the released code does; `marginal` averages
             the probabilities over `num_draws` draws.
+
+    Raises:
+        InputError: an unknown mode.
     """
+    if mode not in MODES:
+        raise InputError(f"mode={mode!r} is none of {', '.join(MODES)}")
     root = rng.stream(rng.root(seed), "predict")
     text_key, image_key = (None if mode == "mean" else rng.stream(root, x) for x in ("text", "image"))
     draws = []

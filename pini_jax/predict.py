@@ -44,6 +44,8 @@ class Classifier:
         Raises:
             InputError: an image is missing or cannot be decoded.
         """
+        if not images:
+            return np.zeros((0, len(self.class_names)), np.float32)
         records = [Record(str(path), Path(path), label=-1) for path in images]
         views = [test_view(open_image(record), self.clip.preprocessing) for record in records]
         encode = features.make_encoder(self.clip, mesh.make())

@@ -291,6 +291,6 @@ def main(_) -> None:
 if __name__ == "__main__":
     # Not above: `main` has flags of the same names.
     config_flags.DEFINE_config_file("config", None, "The recipe: configs/tiny_clip.py.")
-    flags.DEFINE_string("workdir", None, "Folder in which tiny_clip is made.")
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.DEFINE_string("workdir", "runs/tiny_clip", "Folder in which tiny_clip is made.")
+    flags.mark_flag_as_required("config")
     app.run(main, flags_parser=runtime.parse_flags)

@@ -23,7 +23,7 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 def write(path: Path, content: Mapping) -> None:
     """Writes JSON at once: the file is whole, or not there."""
-    _replace(path, json.dumps(content, indent=1) + "\n")
+    _replace(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def _replace(path: Path, text: str) -> None:
@@ -44,6 +44,7 @@ def _read(path: Path) -> dict:
 
 def claim(config: Config, workdir: Path) -> None:
     """Makes `workdir` the folder of this config."""
+    (workdir / "checkpoints").mkdir(exist_ok=True)
     write(workdir / "config.json", configs.to_dict(config))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 
 import jax
+import numpy as np
 
 
 def root(seed: int) -> jax.Array:
@@ -24,3 +25,8 @@ def stream(key: jax.Array, name: str, *indices: jax.Array | int) -> jax.Array:
     for index in indices:
         key = jax.random.fold_in(key, index)
     return key
+
+
+def host_stream(seed: int, name: str, *indices: int) -> np.random.Generator:
+    """The same for what is drawn on the host: NumPy's generator of (crc32(name), seed, *indices)."""
+    return np.random.default_rng((zlib.crc32(name.encode()), seed, *indices))

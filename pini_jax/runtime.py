@@ -11,7 +11,7 @@ from pathlib import Path
 
 import absl.logging
 import jax
-from absl import app
+from absl import flags
 
 from pini_jax.errors import InputError
 
@@ -27,6 +27,9 @@ def prepare() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     # Orbax logs every save, and a failed one from each of its threads; what fails is raised as well.
     absl.logging.set_verbosity(absl.logging.FATAL)
+    # Nor do coroutines that a damaged or unwritable checkpoint stopped have more to say.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
     ours = logging.getLogger("pini_jax")
     ours.setLevel(logging.INFO)
     ours.propagate = False  # absl's handler would print every line again
@@ -39,14 +42,21 @@ def errors_as_lines() -> Iterator[None]:
     """Ends the process with one line, and no traceback, for what the user can mend."""
     try:
         yield
-    except (InputError, OSError) as error:
+    except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # after a failed write, threads of Orbax may wait for each other without end
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with an unknown config key as one line."""
+    """absl's parser, with what it does not understand as one line."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except (flags.Error, InputError, TypeError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
     except AttributeError as error:
         # the text is a message of two lines, quoted twice
         key, *hint = str(error).replace("'", "").replace("\\n", "\n").replace("\\", "").splitlines()

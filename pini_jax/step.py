@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from pini_jax import rng
 from pini_jax.data.prompts import Prompts
-from pini_jax.noise.gaussian import Draw, draw_fresh
+from pini_jax.noise.gaussian import Draw, draw_batch
 from pini_jax.noise.injector import Injector
 from pini_jax.objective import Objective, objective
 
@@ -33,9 +33,9 @@ class Batch(NamedTuple):
     weights: Float[Array, "b"]
 
 
-def init_state(injector: Injector, optimiser, theta: Mapping, prompts: Prompts, root: Array) -> TrainState:
+def init_state(injector: Injector, optimiser, prompts: Prompts, root: Array) -> TrainState:
     """The state before the first step."""
-    phi = injector.init(rng.stream(root, "init"), theta, prompts)
+    phi = injector.init(rng.stream(root, "init"), prompts)
     return TrainState(jnp.zeros((), jnp.int32), phi, optimiser.init(phi))
 
 
@@ -50,7 +50,7 @@ def train_step(
     root: Array,
 ) -> tuple[TrainState, Objective]:
     """phi <- phi - optimiser(grad_phi objective): one draw of text noise, `num_samples` of image noise."""
-    draw = draw_fresh(rng.stream(root, "train", state.step), {"image_features": num_samples})
+    draw = draw_batch(rng.stream(root, "train", state.step), len(batch.labels), num_samples)
     return update(injector, optimiser, state, theta, prompts, batch, draw)
 
 

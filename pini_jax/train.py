@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from pini_jax.clip import pretrained
 from pini_jax.config import Config
 from pini_jax.data import digits, features, fewshot, prompts, records
 from pini_jax.data.batches import Batches
+from pini_jax.errors import InputError
 from pini_jax.noise import generators
 from pini_jax.noise.injector import Injector
 from pini_jax.objective import Objective
@@ -72,10 +72,10 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
     clock = results.Clock()
     with clock.phase("setup"):
         run = set_up(config)
-        results.claim(config, workdir)
         LOG.info("encoding images")
-        test = features.features(run.data.test, run.clip, run.encode)
+        val, test = (features.features(split, run.clip, run.encode) for split in (run.data.val, run.data.test))
         state, reader = initial_state(run), batch_reader(run)
+        results.claim(config, workdir)
     LOG.info("compiling")
     with clock.phase("compile"):
         step = compile_step(run, state, reader(0))
@@ -86,13 +86,16 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
             state = train(run, state, step, reader, checkpoints, workdir)
     LOG.info("evaluating")
     with clock.phase("evaluate"):
-        zero_shot, tested = evaluate_all(run, state.phi, test)
+        evaluated = {
+            "zero_shot": evaluate_zero_shot(run, run.data.test, test),
+            "val": evaluate_noise(run, state.phi, run.data.val, val),
+            "test": evaluate_noise(run, state.phi, run.data.test, test),
+        }
     export.save(workdir / "injector.safetensors", state.phi, config, run.data.class_names, run.clip.fingerprint)
-    result = describe(run) | {
+    result = describe(run) | evaluated
+    result |= {
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(state.phi)),
         "checkpoint_bytes": checkpoint.num_bytes(state),
-        "zero_shot": zero_shot,
-        "test": tested,
         "seconds": clock.seconds,
         "steps_per_second": (run.num_steps - start) / clock.seconds["train"],
         "device": results.device(),
@@ -148,7 +151,7 @@ def make_prompts(clip: pretrained.Pretrained, template: str, data: records.Datas
 
 def initial_state(run: Run) -> TrainState:
     """The state before the first step, on every device."""
-    state = init_state(run.injector, run.optimiser, run.theta, run.prompts, rng.root(run.config.seed))
+    state = init_state(run.injector, run.optimiser, run.prompts, rng.root(run.config.seed))
     return mesh.replicate(run.mesh, state)
 
 
@@ -161,12 +164,13 @@ def batch_reader(run: Run) -> Reader:
         for view in range(config.views)
     ]
 
+    pool = ThreadPoolExecutor()
+
     def fresh(view: int, images: np.ndarray) -> jax.Array:
-        pixels = [
-            features.view_pixels(selection[i], run.clip, config.augment, config.seed, view, i)
-            for i in images.tolist()
-        ]
-        return run.encode(run.clip.preprocessing.normalise(np.stack(pixels)))
+        def pixels(i: int) -> np.ndarray:
+            return features.view_pixels(selection[i], run.clip, config.augment, config.seed, view, i)
+
+        return run.encode(run.clip.preprocessing.normalise(np.stack(list(pool.map(pixels, images.tolist())))))
 
     def read(step: int) -> Batch:
         view, images, weights = run.batches.at(step)
@@ -208,6 +212,8 @@ def train(
             bar.update()
             if done % config.log_every == 0 or done == stop:
                 loss, accuracy = float(parts.loss), float(parts.accuracy)
+                if not np.isfinite(loss):
+                    raise InputError(f"training diverged: the loss of step {done} is {loss}; lower optim.lr")
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
                 rate = float(learning_rate(done - 1))
                 lines.write(step=done, loss=loss, accuracy=accuracy, learning_rate=rate)
@@ -231,19 +237,31 @@ def prefetch(reader: Reader, start: int, stop: int) -> Iterator[Batch]:
 # ------------------------------------------------------------------------------------------------ evaluation
 
 
-def evaluate_all(run: Run, phi: dict, test: np.ndarray) -> tuple[dict, dict]:
-    """Metrics on the test set: of plain CLIP, and of the noise by prediction mode."""
-    config, labels = run.config, np.array([record.label for record in run.data.test])
+def evaluate_zero_shot(run: Run, split: Sequence[records.Record], images: np.ndarray) -> dict:
+    """Metrics of plain CLIP with the zero-shot template."""
+    plain = make_prompts(run.clip, run.config.zero_shot_template, run.data)
+    return measure(run, Injector(run.clip.text_tower), {}, plain, split, images, "mean")
 
-    def measure(injector: Injector, phi: dict, prompt: prompts.Prompts, mode: str) -> dict:
-        predict = functools.partial(evaluate.predict, num_draws=config.num_draws, seed=config.seed)
-        return metrics.metrics(predict(injector, phi, run.theta, prompt, test, mode), labels)._asdict()
 
-    zero_shot_prompts = make_prompts(run.clip, config.zero_shot_template, run.data)
-    return (
-        measure(Injector(run.clip.text_tower), {}, zero_shot_prompts, "mean"),
-        {mode: measure(run.injector, phi, run.prompts, mode) for mode in evaluate.MODES},
-    )
+def evaluate_noise(run: Run, phi: dict, split: Sequence[records.Record], images: np.ndarray) -> dict:
+    """Metrics of the trained noise, by prediction mode."""
+    return {mode: measure(run, run.injector, phi, run.prompts, split, images, mode) for mode in evaluate.MODES}
+
+
+def measure(
+    run: Run,
+    injector: Injector,
+    phi: dict,
+    prompt: prompts.Prompts,
+    split: Sequence[records.Record],
+    images: np.ndarray,
+    mode: str,
+) -> dict:
+    """Metrics of a split, given the features of its images."""
+    labels = np.array([record.label for record in split])
+    config = run.config
+    predicted = evaluate.predict(injector, phi, run.theta, prompt, images, mode, config.num_draws, config.seed)
+    return metrics.metrics(predicted, labels)._asdict()
 
 
 def describe(run: Run) -> dict:

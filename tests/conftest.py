@@ -2,11 +2,18 @@
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import jax
 
-os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent.parent / ".cache")
+# Features are computed anew in every session; only compiled programs are kept.
+CACHE = tempfile.TemporaryDirectory(prefix="pini_jax_tests_")
+PROGRAMS = Path(__file__).parent.parent / ".cache" / "programs"
+PROGRAMS.mkdir(parents=True, exist_ok=True)
+Path(CACHE.name, "pini_jax").mkdir()
+Path(CACHE.name, "pini_jax", "programs").symlink_to(PROGRAMS)
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 jax.config.update("jax_platforms", "cpu")
 
 from pini_jax import runtime  # noqa: E402, reads the variable set above

@@ -189,7 +189,7 @@ def test_content_that_reads_back_but_is_not_what_was_written(folder, caplog):
     shutil.rmtree(folder / "15" / "trainables")
     shutil.copytree(folder / "10" / "trainables", folder / "15" / "trainables")
     assert_equal(restore(folder), make_state(10))
-    assert "checkpoint 15 is damaged" in caplog.text and "does not match its hash" in caplog.text
+    assert "checkpoint 15 is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["20.orbax-checkpoint-tmp", "20.orbax-checkpoint-tmp-1700000000", "lost+found"])
@@ -217,6 +217,6 @@ def test_the_released_configuration_on_vit_b_16_stays_under_20_mb():
     inject = injector.Injector(towers.TextTower(sizes, 512), generators.build(configs.Config().noise))
     built = prompts.Prompts(np.zeros(26, np.int32), np.zeros((37, 6), np.int32), np.zeros(37, np.int32))
     make = functools.partial(init_state, inject, optim.optimiser(configs.Optim(), 5))
-    state = jax.eval_shape(lambda key: make({}, built, key), jax.random.key(0))
+    state = jax.eval_shape(lambda key: make(built, key), jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(state.phi)) == 5 * (512 * 512 + 512) + 2 * 25 * 512
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) < 20e6

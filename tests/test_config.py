@@ -30,7 +30,7 @@ def test_the_defaults_are_the_released_configuration():
     assert (config.batch_size, config.num_samples, config.views, config.shots) == (32, 1, 0, 16)
     assert config.template.split("a photo")[0].split() == ["x"] * 16
     assert dict(config.noise) == {
-        "prompt_tokens": {"generator": "table"},
+        "prompt_tokens": {"generator": "table", "initial_scale": 0.02},
         "image_features": {"generator": "cross_attention", "reduction": 1},
     }
 
@@ -87,6 +87,7 @@ def test_unknown_keys_are_refused(settings, expected):
         {"augment": {"scale": ["a", "b"]}},
         {"augment": {"flip": [0.5]}},
         {"noise": "table"},
+        {"noise": {}},
         {"noise": {"prompt_tokens": "table"}},
         {"optim": 3},
         {"augment": None},
@@ -158,7 +159,6 @@ def test_impossible_values_are_refused(key, value):
         {"optim": {"momentum": 0.0, "weight_decay": 0.0, "warmup_lr": 0.0, "epochs": 1}},
         {"augment": {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 1.0}},
         {"log_every": 1, "checkpoint_every": 1},
-        {"noise": {}},
     ],
     ids=str,
 )

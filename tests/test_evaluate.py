@@ -33,7 +33,7 @@ def injector():
 
 @pytest.fixture(scope="module")
 def phi(injector, clip, prompts):
-    phi = tiny_clips.init(injector, jax.random.key(0), clip.theta, prompts)
+    phi = tiny_clips.init(injector, jax.random.key(0), prompts)
     return phi | {"prompt_tokens": jax.tree.map(lambda x: 10 * x, phi["prompt_tokens"])}  # noise that shows
 
 

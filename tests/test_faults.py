@@ -57,6 +57,7 @@ def test_unusable_clip(tmp_path, name):
 
 
 SETTINGS = {
+    "--config.template={} alone": "nothing before {}",
     "--config.shotss=4": 'Did you mean "shots"',
     "--config.shots=0": "shots=0 must be at least 1",
     "--config.shots=1000": "no class of digits has more than",
@@ -67,6 +68,12 @@ SETTINGS = {
 def test_impossible_setting(tmp_path, setting):
     assert SETTINGS[setting] in fails(tmp_path / "run", setting)
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+
+
+def test_training_that_diverges(tmp_path):
+    line = fails(tmp_path / "run", "--config.optim.lr=1e6")
+    assert "training diverged" in line and "lower optim.lr" in line
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_batch_that_devices_do_not_divide(tmp_path):
@@ -94,7 +101,7 @@ def test_full_disk_keeps_earlier_checkpoints(finished, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "200")
 
     # A copy of the cache, whose new files are cut off too.
-    shutil.copytree(os.environ["XDG_CACHE_HOME"], tmp_path / "cache")
+    shutil.copytree(os.environ["XDG_CACHE_HOME"], tmp_path / "cache")  # follows the link
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     line = fails(tmp_path / "run", limit="ulimit -f 40")  # blocks of 512 bytes
     monkeypatch.undo()
@@ -114,7 +121,7 @@ def test_corrupt_checkpoint_falls_back(finished, tmp_path):
     for file in (tmp_path / "run" / "checkpoints" / "200").rglob("d/*"):
         file.write_bytes(b"damaged" + file.read_bytes()[7:])
     output = runs.finish(runs.start(tmp_path / "run"))
-    assert "checkpoint 200 is damaged and is skipped" in output
+    assert "checkpoint 200 is damaged and is skipped" in output and "Traceback" not in output
     assert "going on from step 190" in output
     assert runs.result(tmp_path / "run") == runs.result(finished)
 

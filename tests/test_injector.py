@@ -36,7 +36,7 @@ def injector():
 
 @pytest.fixture(scope="module")
 def phi(injector, clip, prompts):
-    return tiny_clips.init(injector, KEY, clip.theta, prompts)
+    return tiny_clips.init(injector, KEY, prompts)
 
 
 def test_init_makes_the_trainables_of_every_site(injector, phi, clip, prompts):
@@ -45,7 +45,7 @@ def test_init_makes_the_trainables_of_every_site(injector, phi, clip, prompts):
     assert shapes["prompt_tokens"] == dict.fromkeys(("mean", "scale"), (len(prompts.prefix) - 1, width))
     assert shapes["image_features"]["query"]["kernel"] == (embed_dim, embed_dim // 2)
     assert set(phi) == set(tiny_clips.NOISE)
-    other = tiny_clips.init(injector, jax.random.key(1), clip.theta, prompts)
+    other = tiny_clips.init(injector, jax.random.key(1), prompts)
     assert (other["prompt_tokens"]["mean"] != phi["prompt_tokens"]["mean"]).all()
 
 
@@ -129,7 +129,7 @@ def test_without_generators_it_is_zero_shot_clip(zero_shot, clip, prompts, featu
 @pytest.mark.parametrize(("site", "lead"), [("prompt_tokens", (1, 3)), ("image_features", (2, 1))])
 def test_a_site_may_be_alone(phi, clip, prompts, features, zero_shot, site, lead):
     injector = Injector(clip.text_tower, generators.build({site: tiny_clips.NOISE[site]}))
-    assert set(jax.eval_shape(injector.init, KEY, clip.theta, prompts)) == {site}
+    assert set(jax.eval_shape(injector.init, KEY, prompts)) == {site}
     draw = draw_fresh(KEY, {"image_features": 2, "prompt_tokens": 3})
     logits = jax.jit(lambda phi: injector.logits(phi, clip.theta, prompts, features, draw))({site: phi[site]})
     assert logits.shape == (*lead, BATCH, CLASSES)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from pini_jax import mesh
 from pini_jax.errors import InputError
+from pini_jax.runtime import cache_folder
 
 DRAWS = """
 import hashlib
@@ -25,10 +26,22 @@ print(jax.device_count(), hashlib.sha256(np.asarray(draws).tobytes()).hexdigest(
 """
 
 
-def test_one_and_eight_devices_agree(tmp_path):
+# 40 images in full batches; 10 images, which eight devices fill up to 16, with several draws for each.
+SETTINGS = {"full": (), "filled up": ("--config.shots=1", "--config.num_samples=4")}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_one_and_eight_devices_agree(tmp_path, monkeypatch, name):
     # Rounding grows from step to step, as in any training: compared while it is still small.
     for devices in (1, 8):
-        runs.finish(runs.start(tmp_path / str(devices), "--config.optim.epochs=10", devices=devices))
+        # A cache of its own, so that eight devices do not read the features that one encoded.
+        cache = tmp_path / f"cache_{devices}"
+        (cache / "pini_jax").mkdir(parents=True)
+        (cache / "pini_jax" / "programs").symlink_to(cache_folder() / "programs")
+        with monkeypatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(cache))
+            settings = "--config.optim.epochs=10", *SETTINGS[name]
+            runs.finish(runs.start(tmp_path / str(devices), *settings, devices=devices))
     one, eight = (load_file(tmp_path / str(n) / "injector.safetensors") for n in (1, 8))
     for name, value in one.items():
         np.testing.assert_allclose(eight[name], value, atol=1e-5, err_msg=name)

@@ -57,7 +57,7 @@ def test_a_folder_belongs_to_the_config_that_claimed_it(tmp_path):
         ({"shots": 4}, ["shots is 16 there, 4 here"]),
         ({"optim": {"lr": 0.02}}, ["optim.lr is 0.01 there, 0.02 here"]),
         ({"augment": {"scale": (0.5, 1.0)}}, ["augment.scale is [0.08, 1.0] there, [0.5, 1.0] here"]),
-        ({"noise": {}}, ["noise.prompt_tokens", "noise.image_features"]),
+        ({"noise": {"prompt_tokens": {"generator": "table"}}}, ["noise.image_features"]),
         ({"shots": 4, "views": 3}, ["shots is 16 there, 4 here", "views is 0 there, 3 here"]),
     ],
     ids=str,

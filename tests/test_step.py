@@ -10,7 +10,7 @@ import tiny_clips
 
 from pini_jax import optim, rng
 from pini_jax.config import Optim
-from pini_jax.noise.gaussian import draw_fresh
+from pini_jax.noise.gaussian import draw_batch
 from pini_jax.objective import objective
 from pini_jax.step import Batch, init_state, train_step
 
@@ -48,7 +48,7 @@ def batch(clip):
 def init(injector, optimiser, clip, prompts):
     """root -> state."""
     compiled = jax.jit(functools.partial(init_state, injector, optimiser))
-    return lambda root: compiled(clip.theta, prompts, root)
+    return lambda root: compiled(prompts, root)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_step_goes_down_the_gradient(step, injector, clip, prompts, batch, sta
     state = state._replace(step=jnp.int32(7))
     taken, parts = step(state, batch)
     updates = jax.tree.map(lambda new, old: (new - old) / -LR, taken.phi, state.phi)
-    draw = draw_fresh(rng.stream(ROOT, "train", 7), {"image_features": 3, "prompt_tokens": 1})
+    draw = draw_batch(rng.stream(ROOT, "train", 7), len(batch.labels), 3)
 
     @jax.jit
     def loss(t):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pini_jax.errors import InputError
 
@@ -81,7 +81,6 @@ _HF_IMAGE = dict(
     num_attention_heads=12,
     image_size=224,
     patch_size=32,
-    num_channels=3,
     hidden_act="quick_gelu",
     layer_norm_eps=1e-5,
 )
@@ -107,6 +106,9 @@ def from_hugging_face(config: Mapping) -> Architecture:
     """
     if config.get("model_type") != "clip":
         raise InputError(f"config.json describes a {config.get('model_type')!r} model, not 'clip'")
+    for key in ("text_config", "text_config_dict", "vision_config", "vision_config_dict"):
+        if not isinstance(config.get(key) or {}, Mapping):
+            raise InputError(f"config.json: {key} must be an object")
     text = _HF_TEXT | (config.get("text_config") or {}) | (config.get("text_config_dict") or {})
     image = _HF_IMAGE | (config.get("vision_config") or {}) | (config.get("vision_config_dict") or {})
     return Architecture(
@@ -149,6 +151,31 @@ def to_hugging_face(architecture: Architecture, start_id: int, end_id: int) -> d
     )
 
 
+def check(sizes: Architecture, known_activations: Iterable[str]) -> None:
+    """Raises InputError unless every size is a positive number, and those that must divide another one do."""
+    image, text = sizes.image, sizes.text
+    numbers = {
+        "image_size": image.image_size,
+        "patch_size": image.patch_size,
+        "vocab_size": text.vocab_size,
+        "max_position_embeddings": text.context_length,
+        "projection_dim": sizes.embed_dim,
+    }
+    for tower, transformer in (("vision", image.transformer), ("text", text.transformer)):
+        for name in ("width", "layers", "heads", "mlp_width"):
+            numbers[f"{tower} {name}"] = getattr(transformer, name)
+        if transformer.activation not in known_activations:
+            known = ", ".join(known_activations)
+            raise InputError(f"activation {transformer.activation!r} is none of {known}")
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"the CLIP's {name} is {value!r}, not a positive number")
+    divisions = [(transformer.width, transformer.heads) for transformer in (image.transformer, text.transformer)]
+    for whole, part in [*divisions, (image.image_size, image.patch_size)]:
+        if whole % part:
+            raise InputError(f"{part} heads or pixels of a patch do not divide {whole}")
+
+
 def from_openai(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
     """Infers the sizes from the shapes of a checkpoint with OpenAI's parameter names.
 
@@ -165,6 +192,8 @@ def from_openai(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
         return shapes[key]
 
     def transformer(prefix: str, width: int, causal: bool) -> Transformer:
+        if width % 64:
+            raise InputError(f"OpenAI's CLIPs have heads of 64 channels, which do not divide the width {width}")
         pattern = re.compile(re.escape(prefix) + r"\.resblocks\.(\d+)\.")
         layers = {match[1] for key in shapes if (match := pattern.match(key))}
         return Transformer(width, len(layers), width // 64, 4 * width, causal=causal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -41,12 +42,20 @@ class Preprocessing:
             crop = crop.get("height") if crop.get("height") == crop.get("width") else None
         if size is None or crop is None:
             raise InputError("preprocessor_config.json: CLIP wants size.shortest_edge and a square crop_size")
+        steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+        if skipped := [step for step in steps if config.get(step, True) is not True]:
+            raise InputError(f"preprocessor_config.json leaves out {', '.join(skipped)}, which CLIP needs")
+        if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255):
+            raise InputError("preprocessor_config.json: rescale_factor must be 1/255")
+        for key in ("image_mean", "image_std"):
+            if len(config.get(key, cls.mean) or ()) != 3:
+                raise InputError(f"preprocessor_config.json: {key} must be three numbers")
         return cls(
             size=size,
             crop=crop,
             mean=tuple(config.get("image_mean", cls.mean)),
             std=tuple(config.get("image_std", cls.std)),
-            resample=config.get("resample", cls.resample),
+            resample=config.get("resample") or cls.resample,
         )
 
     def to_hugging_face(self) -> dict:

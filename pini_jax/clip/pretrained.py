@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ from pini_jax.clip import architecture, tokenizer, towers, weights
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.errors import InputError
 
+LOG = logging.getLogger(__name__)
 BUNDLED = Path(__file__).parent.parent / "assets" / "tiny_clip"
 
 
@@ -25,7 +28,7 @@ class Pretrained:
         theta: {"image": ..., "text": ..., "logit_scale": ...}, the frozen parameters.
         tokenizer: text -> ids.
         preprocessing: image -> pixels.
-        fingerprint: SHA-256 of the weight files.
+        fingerprint: SHA-256 of the weight files, the sizes, the tokenizer and the pre-processing.
     """
 
     image_tower: towers.ImageTower
@@ -57,26 +60,38 @@ def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32
     folder, files = (path, weights.files_of_folder(path)) if path.is_dir() else (path.parent, [path])
     with weights.open_tensors(files) as tensors:
         if "visual.conv1.weight" in tensors.files:
+            LOG.info("OpenAI's parameter names: taken with OpenAI's quick_gelu, and heads of 64 channels")
             scheme = weights.OPENAI
             sizes = architecture.from_openai({key: tensors.shape(key) for key in tensors.files})
         else:
             scheme = weights.HUGGING_FACE
             sizes = architecture.from_hugging_face(_read_json(folder / "config.json"))
-        _check_activation(sizes)
+        architecture.check(sizes, known_activations=towers.ACTIVATIONS)
         theta = weights.load(scheme, sizes, tensors, dtype, name=source)
-    preprocessor = folder / "preprocessor_config.json"
+    words = tokenizer.load(Path(tokenizer_source) if tokenizer_source else folder)
+    if (size := words.backend.get_vocab_size()) > sizes.text.vocab_size:
+        raise InputError(f"the tokenizer knows {size} tokens, but {source} was trained on {sizes.text.vocab_size}")
+    preprocessing = _preprocessing(folder / "preprocessor_config.json", sizes.image.image_size)
+    digest = hashlib.sha256(weights.fingerprint(files).encode())
+    digest.update(f"{sizes} {preprocessing} {words.backend.to_str()}".encode())
     return Pretrained(
         image_tower=towers.ImageTower(sizes.image, sizes.embed_dim, dtype),
         text_tower=towers.TextTower(sizes.text, sizes.embed_dim, dtype),
         theta=theta,
-        tokenizer=tokenizer.load(Path(tokenizer_source) if tokenizer_source else folder),
-        preprocessing=(
-            Preprocessing.from_hugging_face(_read_json(preprocessor))
-            if preprocessor.exists()
-            else Preprocessing(size=sizes.image.image_size, crop=sizes.image.image_size)
-        ),
-        fingerprint=weights.fingerprint(files),
+        tokenizer=words,
+        preprocessing=preprocessing,
+        fingerprint=digest.hexdigest(),
     )
+
+
+def _preprocessing(path: Path, image_size: int) -> Preprocessing:
+    if not path.exists():
+        LOG.info("%s is missing: images are taken as OpenAI's CLIP takes them", path)
+        return Preprocessing(size=image_size, crop=image_size)
+    preprocessing = Preprocessing.from_hugging_face(_read_json(path))
+    if preprocessing.crop != image_size:
+        raise InputError(f"{path} crops to {preprocessing.crop} pixels, but the tower reads {image_size}")
+    return preprocessing
 
 
 def tower_dtype(name: str) -> jnp.dtype:
@@ -113,15 +128,11 @@ def _download(hub_id: str) -> Path:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path.parent} is no Hugging Face CLIP: {path.name} is missing") from None
     except ValueError as error:
         raise InputError(f"{path} is no valid JSON ({error})") from None
-
-
-def _check_activation(sizes: architecture.Architecture) -> None:
-    for transformer in (sizes.image.transformer, sizes.text.transformer):
-        if transformer.activation not in towers.ACTIVATIONS:
-            known = ", ".join(towers.ACTIVATIONS)
-            raise InputError(f"activation {transformer.activation!r} is none of {known}")
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return content

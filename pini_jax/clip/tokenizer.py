@@ -49,4 +49,6 @@ def load(folder: Path) -> Tokenizer:
     start, end = backend.token_to_id(START), backend.token_to_id(END)
     if start is None or end is None:
         raise InputError(f"the tokenizer in {folder} is not CLIP's: it has no {START} and {END}")
+    if backend.encode("").ids != [start, end]:
+        raise InputError(f"the tokenizer in {folder} does not put {START} and {END} around a text")
     return Tokenizer(backend, start, end)

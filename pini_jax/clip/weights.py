@@ -311,10 +311,10 @@ def files_of_folder(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            names = json.loads(index.read_text())["weight_map"].values()
+            names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{index} is damaged: it has no weight_map ({error!r})") from None
-        return [folder / name for name in sorted(set(names))]
+        return [folder / name for name in names]
     if not (folder / "model.safetensors").exists():
         raise InputError(f"{folder} has no weights: model.safetensors is missing")
     return [folder / "model.safetensors"]

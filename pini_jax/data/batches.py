@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from pini_jax import rng
+
 
 class Indices(NamedTuple):
     """One batch, still without its content.
@@ -58,4 +60,4 @@ class Batches:
 
 @functools.lru_cache(maxsize=4)
 def _order(num_images: int, seed: int, epoch: int) -> Int[np.ndarray, "n"]:
-    return np.random.default_rng((seed, epoch)).permutation(num_images)
+    return rng.host_stream(seed, "order", epoch).permutation(num_images)

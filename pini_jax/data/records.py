@@ -48,7 +48,7 @@ def open_image(record: Record) -> Image.Image:
     try:
         with Image.open(source) as image:
             return to_rgb(image)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise InputError(f"image {record.id} cannot be read ({error})") from None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from pini_jax import rng
 from pini_jax.clip.preprocessing import Preprocessing
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels of the original
@@ -45,7 +46,7 @@ def test_view(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndar
     return np.asarray(resized.crop((left, upper, left + crop, upper + crop)))
 
 
-def random_crop(size: tuple[int, int], augment: Augment, rng: np.random.Generator) -> Box:
+def random_crop(size: tuple[int, int], augment: Augment, chance: np.random.Generator) -> Box:
     """Box of a random resized crop: ten tries, then the largest centred box within the allowed ratios.
 
     Source: torchvision.transforms.RandomResizedCrop.get_params.
@@ -53,11 +54,11 @@ def random_crop(size: tuple[int, int], augment: Augment, rng: np.random.Generato
     width, height = size
     log_ratio = np.log(augment.ratio)
     for _ in range(10):
-        area = width * height * rng.uniform(*augment.scale)
-        ratio = math.exp(rng.uniform(*log_ratio))
+        area = width * height * chance.uniform(*augment.scale)
+        ratio = math.exp(chance.uniform(*log_ratio))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left, upper = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            left, upper = int(chance.integers(width - w + 1)), int(chance.integers(height - h + 1))
             return left, upper, left + w, upper + h
     ratio = min(max(width / height, augment.ratio[0]), augment.ratio[1])
     w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
@@ -69,8 +70,8 @@ def train_view(
     image: Image.Image, preprocessing: Preprocessing, augment: Augment, seed: int, view: int, index: int
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A random resized crop, perhaps flipped: of crop x crop pixels, a pure function of its arguments."""
-    rng = np.random.default_rng((seed, view, index))
+    chance = rng.host_stream(seed, "views", view, index)
     side = preprocessing.crop
-    box = random_crop(image.size, augment, rng)
+    box = random_crop(image.size, augment, chance)
     pixels = np.asarray(image.crop(box).resize((side, side), preprocessing.resample))
-    return pixels[:, ::-1] if rng.random() < augment.flip else pixels
+    return pixels[:, ::-1] if chance.random() < augment.flip else pixels

@@ -1,4 +1,4 @@
-"""Noise is a value: a diagonal Gaussian, and the four ways to take numbers from it.
+"""Noise is a value: a diagonal Gaussian, and the ways to take numbers from it.
 
 A `Draw` says what is added at a site: draw(site, gaussian) -> samples [n, *shape]. Training draws fresh numbers,
 prediction draws per image or takes the mean, and a test replays recorded ones, all through the same forward pass.
@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pini_jax import rng
+
+SHARED_SITES = ("prompt_tokens",)  # whose noise is the same for all classes and images
 
 
 class Gaussian(NamedTuple):
@@ -45,17 +48,26 @@ def draw_fresh(key: Array, num: Mapping[str, int]) -> Draw:
     return lambda site, gaussian: sample(rng.stream(key, site), gaussian, num.get(site, 1))
 
 
-def draw_per_image(key: Array, ids: Int[Array, "b"]) -> Draw:
-    """One sample per image, from a stream of its own for every image id, so that batching changes nothing.
+def draw_per_image(key: Array, ids: Int[Array, "b"], num: int = 1) -> Draw:
+    """`num` samples per image, from a stream of its own for every image id, so that batching changes nothing.
 
     For Gaussians of shape [k, b, ...].
     """
 
-    def draw(site: str, gaussian: Gaussian) -> Float[Array, "1 k b *shape"]:
-        one = jax.vmap(lambda i, g: sample(rng.stream(key, site, i), g, 1), in_axes=(0, 1), out_axes=2)
+    def draw(site: str, gaussian: Gaussian) -> Float[Array, "n k b *shape"]:
+        one = jax.vmap(lambda i, g: sample(rng.stream(key, site, i), g, num), in_axes=(0, 1), out_axes=2)
         return one(ids, gaussian)
 
     return draw
+
+
+def draw_batch(key: Array, size: int, num: int) -> Draw:
+    """A training step's noise: one sample that all classes share, and `num` for every place in the batch.
+
+    Places have streams of their own, so that filling up a batch (to what the devices divide) changes nothing.
+    """
+    shared, per_image = draw_fresh(key, {}), draw_per_image(key, jnp.arange(size), num)
+    return lambda site, gaussian: (shared if site in SHARED_SITES else per_image)(site, gaussian)
 
 
 def draw_replay(normals: Mapping[str, Float[Array, "n *shape"]]) -> Draw:

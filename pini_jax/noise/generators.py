@@ -106,6 +106,14 @@ def did_you_mean(word: str, known: Mapping | list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
+def with_defaults(noise: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same noise with every option written out."""
+    return {
+        site: {"generator": settings["generator"]} | options(SITES[site][settings["generator"]]) | dict(settings)
+        for site, settings in noise.items()
+    }
+
+
 def build(noise: Mapping[str, Mapping[str, Any]]) -> FrozenDict[str, nn.Module]:
     """Makes the generator of every site from {site: {"generator": name, option: value, ...}}.
 

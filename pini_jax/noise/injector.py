@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from pini_jax import rng
 from pini_jax.clip.towers import TextTower, stage
 from pini_jax.data.prompts import Prompts
+from pini_jax.errors import InputError
 from pini_jax.noise.gaussian import Draw, Gaussian, draw_mean
 
 Phi = Mapping[str, Mapping]
@@ -38,8 +39,14 @@ class Injector:
     text_tower: TextTower
     generators: FrozenDict[str, nn.Module] = FrozenDict()
 
-    def init(self, key: Array, theta: Mapping, prompts: Prompts) -> dict:
-        """Draws phi, the trainables: site -> parameters of its generator."""
+    def init(self, key: Array, prompts: Prompts) -> dict:
+        """Draws phi, the trainables: site -> parameters of its generator.
+
+        Raises:
+            InputError: there is prompt noise, but no prompt token for it.
+        """
+        if "prompt_tokens" in self.generators and len(prompts.prefix) < 2:
+            raise InputError("the template has nothing before {}, where the noise of prompt_tokens goes")
         embed_dim = self.text_tower.embed_dim
         inputs = {
             "prompt_tokens": (self._prompt_shape(prompts),),
