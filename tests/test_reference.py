@@ -220,6 +220,9 @@ def test_towers(path):
     if settings["vision_patch_size"] is None:
         pytest.skip("there is no ModifiedResNet yet")
     case = load(path)
+    if (archive := path.with_suffix(".pt")).exists():
+        from_archive = pretrained.load(str(archive), str(Path(DATA, "tokenizer"))).theta
+        jax.tree.map(np.testing.assert_array_equal, from_archive, case.clip.theta)
     images, text = encode_images(case.clip, case.record["images"]), encode_ids(case.clip, case.record["token_ids"])
     assert_close(images, case.record["image_features"], "image features")
     assert_close(text, case.record["text_features"], "text features")

@@ -9,6 +9,7 @@ import pytest
 import tiny_clips
 from safetensors.numpy import load_file, save_file
 
+from pini_jax.clip import tensors as tensors_of
 from pini_jax.clip import weights
 from pini_jax.errors import InputError
 
@@ -36,7 +37,7 @@ def saved(path, scheme, theta):
 
 
 def load(scheme, sizes, *paths, dtype=jnp.float32):
-    with weights.open_tensors(paths) as tensors:
+    with tensors_of.open_tensors(paths) as tensors:
         return weights.load(scheme, sizes, tensors, dtype, name="CLIP")
 
 
@@ -191,13 +192,13 @@ def sharded(tmp_path, theta):
 
 
 def test_shards_are_one_checkpoint(sharded, sizes, theta):
-    files = weights.files_of_folder(sharded)
+    files = tensors_of.files_of(sharded)
     assert [file.name for file in files] == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert_equal(load(weights.HUGGING_FACE, sizes, *files), theta)
 
 
 def test_a_missing_shard_is_named(sharded, sizes):
-    files = weights.files_of_folder(sharded)
+    files = tensors_of.files_of(sharded)
     files[1].unlink()
     with pytest.raises(InputError, match="model-00002-of-00002.safetensors does not exist"):
         load(weights.HUGGING_FACE, sizes, *files)
@@ -207,12 +208,12 @@ def test_a_missing_shard_is_named(sharded, sizes):
 def test_a_damaged_index_is_named(sharded, content):
     (sharded / "model.safetensors.index.json").write_text(content)
     with pytest.raises(InputError, match="model.safetensors.index.json"):
-        weights.files_of_folder(sharded)
+        tensors_of.files_of(sharded)
 
 
 def test_a_folder_without_weights_is_named(tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path} has no weights"):
-        weights.files_of_folder(tmp_path)
+        tensors_of.files_of(tmp_path)
 
 
 def test_fingerprint_changes_with_one_byte(tmp_path, theta):
@@ -220,8 +221,8 @@ def test_fingerprint_changes_with_one_byte(tmp_path, theta):
     b = tmp_path / "b"
     content = bytearray(a.read_bytes())
     b.write_bytes(content)
-    assert weights.fingerprint([a]) == weights.fingerprint([b])
-    assert weights.fingerprint([a]) != weights.fingerprint([a, b])
+    assert tensors_of.fingerprint([a]) == tensors_of.fingerprint([b])
+    assert tensors_of.fingerprint([a]) != tensors_of.fingerprint([a, b])
     content[-1] ^= 1
     b.write_bytes(content)
-    assert weights.fingerprint([a]) != weights.fingerprint([b])
+    assert tensors_of.fingerprint([a]) != tensors_of.fingerprint([b])

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from pini_jax.clip import architecture, tokenizer, towers, weights
+from pini_jax.clip import tensors as tensor_files
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.errors import InputError
 
@@ -48,8 +49,9 @@ def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32
     """Loads a CLIP.
 
     Args:
-        source: `tiny_clip` (the bundled one), a Hugging Face folder, a safetensors file with OpenAI's or
-            Hugging Face's parameter names, or a hub id such as `openai/clip-vit-base-patch16`.
+        source: `tiny_clip` (the bundled one), a Hugging Face folder, a weight file (safetensors, or an archive
+            of PyTorch) with OpenAI's or Hugging Face's parameter names, or a hub id such as
+            `openai/clip-vit-base-patch16`.
         tokenizer_source: folder with the tokenizer's files; "" takes those beside the weights.
         dtype: in which the towers hold their weights and compute.
 
@@ -57,12 +59,12 @@ def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32
         InputError: there is no such checkpoint, or it is no CLIP, or its tensors do not fit.
     """
     path = _locate(source)
-    folder, files = (path, weights.files_of_folder(path)) if path.is_dir() else (path.parent, [path])
-    with weights.open_tensors(files) as tensors:
-        if "visual.conv1.weight" in tensors.files:
+    folder, files = (path, tensor_files.files_of(path)) if path.is_dir() else (path.parent, [path])
+    with tensor_files.open_tensors(files) as tensors:
+        if "visual.conv1.weight" in tensors:
             LOG.info("OpenAI's parameter names: taken with OpenAI's quick_gelu, and heads of 64 channels")
             scheme = weights.OPENAI
-            sizes = architecture.from_openai({key: tensors.shape(key) for key in tensors.files})
+            sizes = architecture.from_openai({key: tensor.shape for key, tensor in tensors.items()})
         else:
             scheme = weights.HUGGING_FACE
             sizes = architecture.from_hugging_face(_read_json(folder / "config.json"))
@@ -72,7 +74,7 @@ def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32
     if (size := words.backend.get_vocab_size()) > sizes.text.vocab_size:
         raise InputError(f"the tokenizer knows {size} tokens, but {source} was trained on {sizes.text.vocab_size}")
     preprocessing = _preprocessing(folder / "preprocessor_config.json", sizes.image.image_size)
-    digest = hashlib.sha256(weights.fingerprint(files).encode())
+    digest = hashlib.sha256(tensor_files.fingerprint(files).encode())
     digest.update(f"{sizes} {preprocessing} {words.backend.to_str()}".encode())
     return Pretrained(
         image_tower=towers.ImageTower(sizes.image, sizes.embed_dim, dtype),
@@ -115,9 +117,13 @@ def _locate(source: str) -> Path:
 def _download(hub_id: str) -> Path:
     import huggingface_hub  # slow to import, and needed for hub ids only
 
-    patterns = ["*.json", "*.safetensors", "merges.txt"]
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns))
+        for weights_file in ("*.safetensors", "pytorch_model.bin"):
+            patterns = ["*.json", "merges.txt", weights_file]
+            folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns))
+            if list(folder.glob(weights_file)):
+                break
+        return folder
     except Exception as error:  # offline, unknown id, gated: the hub's own words say which
         reason = str(error).strip().splitlines()[0]
         raise InputError(

@@ -7,9 +7,6 @@ stacked into the leading axis of the parameter.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError, safe_open
 
 from pini_jax.clip import towers
 from pini_jax.clip.architecture import Architecture
+from pini_jax.clip.tensors import Tensors
 from pini_jax.errors import InputError
 
 Shape = tuple[int, ...]
@@ -160,48 +157,6 @@ OPENAI = Scheme(
 )
 
 
-class Tensors(NamedTuple):
-    """The tensors of one or several open safetensors files, mapped: nothing is read before `read`."""
-
-    files: Mapping[str, safe_open]
-
-    def shape(self, key: str) -> Shape:
-        return tuple(self.files[key].get_slice(key).get_shape())
-
-    def read(self, key: str) -> np.ndarray:
-        return self.files[key].get_tensor(key)
-
-
-@contextlib.contextmanager
-def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
-    """Opens safetensors files as one mapping.
-
-    Raises:
-        InputError: a file is missing, truncated or no safetensors file.
-    """
-    with contextlib.ExitStack() as stack:
-        files: dict[str, safe_open] = {}
-        for path in paths:
-            try:
-                file = stack.enter_context(safe_open(path, framework="np"))
-            except FileNotFoundError:
-                raise InputError(f"weight file {path} does not exist") from None
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"weight file {path} is truncated or no safetensors file ({error})") from None
-            files |= dict.fromkeys(file.keys(), file)
-        yield Tensors(files)
-
-
-def fingerprint(paths: Sequence[Path]) -> str:
-    """SHA-256 over the bytes of the weight files: names the frozen model in results and caches."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
 def parameter_shapes(sizes: Architecture) -> dict[str, Shape]:
     """Shapes of all parameters, by slash-separated path; allocates nothing."""
     pixels = jnp.zeros((1, sizes.image.image_size, sizes.image.image_size, 3))
@@ -248,12 +203,12 @@ def _slots(scheme: Scheme, shapes: Mapping[str, Shape]) -> Iterator[_Slot]:
 
 def _check(scheme: Scheme, slots: Sequence[_Slot], tensors: Tensors, name: str) -> None:
     expected = {key: slot.tensor_shape for slot in slots for key in slot.keys}
-    present = {key for key in tensors.files if not key.endswith(scheme.ignored)}
+    present = {key for key in tensors if not key.endswith(scheme.ignored)}
     wrong = [
-        f"{key} has shape {list(tensors.shape(key))}, not {list(shape)}"
+        f"{key} has shape {list(tensors[key].shape)}, not {list(shape)}"
         for key, shape in expected.items()
         # OpenAI's archives store the scalar temperature with or without an axis.
-        if key in present and tensors.shape(key) != shape and not (shape == () and tensors.shape(key) == (1,))
+        if key in present and tensors[key].shape != shape and not (shape == () and tensors[key].shape == (1,))
     ]
     problems = [f"missing tensor {key}" for key in expected if key not in present]
     problems += [f"unknown tensor {key}" for key in sorted(present - expected.keys())]
@@ -279,7 +234,7 @@ def load(scheme: Scheme, sizes: Architecture, tensors: Tensors, dtype: jnp.dtype
     for row in scheme.rows:
         value = np.empty(shapes[row.parameter], np.float32 if row.parameter == "logit_scale" else dtype)
         for slot in (slot for slot in slots if slot.row is row):
-            joined = np.concatenate([np.atleast_1d(tensors.read(key)) for key in slot.keys])
+            joined = np.concatenate([np.atleast_1d(tensors[key].read()) for key in slot.keys])
             target = value if slot.layer is None else value[slot.layer]
             target[...] = row.layout.load(joined).reshape(target.shape)
         parameters[row.parameter] = jax.device_put(value)
@@ -300,21 +255,3 @@ def save(path: Path, scheme: Scheme, theta: Mapping) -> None:
         parts = np.split(slot.row.layout.save(value, shape), len(slot.keys))
         tensors |= {key: np.ascontiguousarray(part) for key, part in zip(slot.keys, parts, strict=True)}
     path.write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-
-
-def files_of_folder(folder: Path) -> list[Path]:
-    """The weight files of a Hugging Face folder: one file, or the shards that its index names.
-
-    Raises:
-        InputError: the folder has no safetensors weights.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} is damaged: it has no weight_map ({error!r})") from None
-        return [folder / name for name in names]
-    if not (folder / "model.safetensors").exists():
-        raise InputError(f"{folder} has no weights: model.safetensors is missing")
-    return [folder / "model.safetensors"]
