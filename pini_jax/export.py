@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from pini_jax import config as configs
@@ -32,8 +32,7 @@ class Exported(NamedTuple):
 
 def save(path: Path, phi: Phi, config: Config, class_names: Sequence[str], clip_sha256: str) -> None:
     """Writes phi at once, with its config, its classes and the hash of the CLIP that it was trained on."""
-    leaves = jax.tree.leaves_with_path(phi)
-    tensors = {"/".join(key.key for key in keys): np.ascontiguousarray(leaf) for keys, leaf in leaves}
+    tensors = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_dict(phi, sep="/").items()}
     described = {"config": configs.to_dict(config), "class_names": class_names, "clip_sha256": clip_sha256}
     partial = path.with_name(f".{path.name}.partial")
     # One key: the library writes several in no fixed order, and equal runs make equal files.
@@ -62,11 +61,4 @@ def load(path: Path) -> Exported:
         config, names, sha256 = (described[key] for key in ("config", "class_names", "clip_sha256"))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no injector: its metadata is damaged ({error!r})") from None
-    phi: dict = {}
-    for key, value in tensors.items():
-        *branches, leaf = key.split("/")
-        node = phi
-        for branch in branches:
-            node = node.setdefault(branch, {})
-        node[leaf] = value
-    return Exported(phi, configs.resolve(config), tuple(names), sha256)
+    return Exported(unflatten_dict(tensors, sep="/"), configs.resolve(config), tuple(names), sha256)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+import pytest
 
 # Features are computed anew in every session; only compiled programs are kept.
 CACHE = tempfile.TemporaryDirectory(prefix="pini_jax_tests_")
@@ -16,7 +17,27 @@ Path(CACHE.name, "pini_jax", "programs").symlink_to(PROGRAMS)
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 jax.config.update("jax_platforms", "cpu")
 
+import tiny_clips  # noqa: E402, as below
+
 from pini_jax import runtime  # noqa: E402, reads the variable set above
 
 runtime.prepare()
 logging.getLogger("pini_jax").propagate = True  # to caplog
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """A tiny random CLIP."""
+    return tiny_clips.load()
+
+
+@pytest.fixture(scope="session")
+def prompts():
+    """Prompts of unequal length for it."""
+    return tiny_clips.make_prompts()
+
+
+@pytest.fixture(scope="session")
+def injector():
+    """The released method on it."""
+    return tiny_clips.make_injector()

@@ -17,21 +17,6 @@ NUM_IMAGES, NUM_DRAWS, SEED = 10, 4, 3
 
 
 @pytest.fixture(scope="module")
-def clip():
-    return tiny_clips.load()
-
-
-@pytest.fixture(scope="module")
-def prompts():
-    return tiny_clips.make_prompts()
-
-
-@pytest.fixture(scope="module")
-def injector():
-    return tiny_clips.make_injector()
-
-
-@pytest.fixture(scope="module")
 def phi(injector, clip, prompts):
     phi = tiny_clips.init(injector, jax.random.key(0), prompts)
     return phi | {"prompt_tokens": jax.tree.map(lambda x: 10 * x, phi["prompt_tokens"])}  # noise that shows

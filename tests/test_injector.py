@@ -15,23 +15,8 @@ BATCH, CLASSES = 5, len(tiny_clips.NAMES)
 
 
 @pytest.fixture(scope="module")
-def clip():
-    return tiny_clips.load()
-
-
-@pytest.fixture(scope="module")
-def prompts():
-    return tiny_clips.make_prompts()
-
-
-@pytest.fixture(scope="module")
 def features(clip):
     return np.random.default_rng(0).standard_normal((BATCH, clip.embed_dim), np.float32)
-
-
-@pytest.fixture(scope="module")
-def injector():
-    return tiny_clips.make_injector()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_clips
 
 from pini_jax import optim, rng
 from pini_jax.config import Optim
@@ -16,21 +15,6 @@ from pini_jax.step import Batch, init_state, train_step
 
 ROOT = rng.root(1)
 LR = 0.1
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return tiny_clips.load()
-
-
-@pytest.fixture(scope="module")
-def prompts():
-    return tiny_clips.make_prompts()
-
-
-@pytest.fixture(scope="module")
-def injector():
-    return tiny_clips.make_injector()
 
 
 @pytest.fixture(scope="module")

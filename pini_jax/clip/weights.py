@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pini_jax.clip import towers
 from pini_jax.clip.architecture import Architecture
@@ -163,22 +164,7 @@ def parameter_shapes(sizes: Architecture) -> dict[str, Shape]:
     ids = jnp.zeros((1, sizes.text.context_length), int)
     init = towers.Towers(sizes).init
     tree = jax.eval_shape(init, jax.random.key(0), pixels, ids, jnp.zeros(1, int))["params"]
-    return {_slashed(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _slashed(path) -> str:
-    return "/".join(key.key for key in path)
-
-
-def _nested(flat: Mapping[str, jax.Array]) -> dict:
-    tree: dict = {}
-    for path, value in flat.items():
-        *branches, leaf = path.split("/")
-        node = tree
-        for branch in branches:
-            node = node.setdefault(branch, {})
-        node[leaf] = value
-    return tree
+    return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
 class _Slot(NamedTuple):
@@ -238,12 +224,12 @@ def load(scheme: Scheme, sizes: Architecture, tensors: Tensors, dtype: jnp.dtype
             target = value if slot.layer is None else value[slot.layer]
             target[...] = row.layout.load(joined).reshape(target.shape)
         parameters[row.parameter] = jax.device_put(value)
-    return _nested(parameters)
+    return unflatten_dict(parameters, sep="/")
 
 
 def save(path: Path, scheme: Scheme, theta: Mapping) -> None:
     """Writes parameters as a safetensors file of the given scheme; inverse of `load`."""
-    flat = {_slashed(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(theta)}
+    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(theta, sep="/").items()}
     tensors = {}
     for slot in _slots(scheme, {path: leaf.shape for path, leaf in flat.items()}):
         value = flat[slot.row.parameter]
