@@ -216,9 +216,6 @@ def test_pixel_noise(path):
 
 @pytest.mark.parametrize("path", cases("towers"), ids=lambda path: path.stem)
 def test_towers(path):
-    settings = json.loads(path.read_text())
-    if settings["vision_patch_size"] is None:
-        pytest.skip("there is no ModifiedResNet yet")
     case = load(path)
     if (archive := path.with_suffix(".pt")).exists():
         from_archive = pretrained.load(str(archive), str(Path(DATA, "tokenizer"))).theta

@@ -13,7 +13,8 @@ from pini_jax.clip import tensors as tensors_of
 from pini_jax.clip import weights
 from pini_jax.errors import InputError
 
-SCHEMES = {"hugging_face": weights.HUGGING_FACE, "openai": weights.OPENAI}
+OPENAI = weights.openai(tiny_clips.sizes())  # of every ViT
+SCHEMES = {"hugging_face": weights.HUGGING_FACE, "openai": OPENAI}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_layouts_are_pytorch_s(tmp_path, sizes, theta):
     kernel = image["patch_embedding"]["kernel"].reshape(p, p, 3, -1)
     np.testing.assert_array_equal(conv, kernel.transpose(3, 2, 0, 1))
     np.testing.assert_array_equal(file["text_projection.weight"], text["projection"]["kernel"].T)
-    openai = load_file(saved(tmp_path / "o", weights.OPENAI, theta))
+    openai = load_file(saved(tmp_path / "o", OPENAI, theta))
     stacked = [file[f"text_model.encoder.layers.1.self_attn.{name}_proj.weight"] for name in "qkv"]
     np.testing.assert_array_equal(openai["transformer.resblocks.1.attn.in_proj_weight"], np.concatenate(stacked))
     np.testing.assert_array_equal(openai["text_projection"], text["projection"]["kernel"])
@@ -117,8 +118,8 @@ def test_a_transposed_tensor_is_refused(tmp_path, sizes, theta):
     [
         (weights.HUGGING_FACE, "text_model.embeddings.position_ids"),
         (weights.HUGGING_FACE, "vision_model.embeddings.position_ids"),
-        (weights.OPENAI, "input_resolution"),
-        (weights.OPENAI, "vocab_size"),
+        (OPENAI, "input_resolution"),
+        (OPENAI, "vocab_size"),
     ],
 )
 def test_buffers_that_hold_no_parameter_are_passed_over(tmp_path, sizes, theta, scheme, key):

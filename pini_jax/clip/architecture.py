@@ -46,6 +46,22 @@ class Image:
 
 
 @dataclasses.dataclass(frozen=True)
+class ResNet:
+    """A ModifiedResNet over square images of image_size pixels, a multiple of 32.
+
+    Attributes:
+        width: channels of the first stage's blocks; every stage doubles them.
+        layers: number of blocks in each of the four stages.
+        heads: of the attention pooling.
+    """
+
+    image_size: int
+    width: int
+    layers: tuple[int, ...]
+    heads: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Text:
     """A causal transformer over at most context_length tokens."""
 
@@ -58,7 +74,7 @@ class Text:
 class Architecture:
     """Two towers that end in a joint space of embed_dim channels."""
 
-    image: Image
+    image: Image | ResNet
     text: Text
     embed_dim: int
 
@@ -133,6 +149,8 @@ def to_hugging_face(architecture: Architecture, start_id: int, end_id: int) -> d
         )
 
     image, text = architecture.image, architecture.text
+    if not isinstance(image, Image):
+        raise InputError("Hugging Face's CLIP has no residual image tower")
     return dict(
         architectures=["CLIPModel"],
         model_type="clip",
@@ -156,12 +174,17 @@ def check(sizes: Architecture, known_activations: Iterable[str]) -> None:
     image, text = sizes.image, sizes.text
     numbers = {
         "image_size": image.image_size,
-        "patch_size": image.patch_size,
         "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,
         "projection_dim": sizes.embed_dim,
     }
-    for tower, transformer in (("vision", image.transformer), ("text", text.transformer)):
+    divisions = []
+    transformers = [("text", text.transformer)]
+    if isinstance(image, Image):
+        transformers.append(("vision", image.transformer))
+        numbers["patch_size"] = image.patch_size
+        divisions.append((image.image_size, image.patch_size))
+    for tower, transformer in transformers:
         for name in ("width", "layers", "heads", "mlp_width"):
             numbers[f"{tower} {name}"] = getattr(transformer, name)
         if transformer.activation not in known_activations:
@@ -170,8 +193,8 @@ def check(sizes: Architecture, known_activations: Iterable[str]) -> None:
     for name, value in numbers.items():
         if not isinstance(value, int) or value < 1:
             raise InputError(f"the CLIP's {name} is {value!r}, not a positive number")
-    divisions = [(transformer.width, transformer.heads) for transformer in (image.transformer, text.transformer)]
-    for whole, part in [*divisions, (image.image_size, image.patch_size)]:
+    divisions += [(transformer.width, transformer.heads) for _, transformer in transformers]
+    for whole, part in divisions:
         if whole % part:
             raise InputError(f"{part} heads or pixels of a patch do not divide {whole}")
 
@@ -198,11 +221,21 @@ def from_openai(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
         layers = {match[1] for key in shapes if (match := pattern.match(key))}
         return Transformer(width, len(layers), width // 64, 4 * width, causal=causal)
 
-    width, _, patch_size, _ = shape("visual.conv1.weight")
-    grid = round((shape("visual.positional_embedding")[0] - 1) ** 0.5)
+    def vit() -> Image:
+        width, _, patch_size, _ = shape("visual.conv1.weight")
+        grid = round((shape("visual.positional_embedding")[0] - 1) ** 0.5)
+        return Image(grid * patch_size, patch_size, transformer("visual.transformer", width, causal=False))
+
+    def resnet() -> ResNet:
+        width = shape("visual.layer1.0.conv1.weight")[0]
+        places = round((shape("visual.attnpool.positional_embedding")[0] - 1) ** 0.5)
+        blocks = {tuple(key.split(".")[1:3]) for key in shapes if key.startswith("visual.layer")}
+        layers = tuple(sum(stage == f"layer{i}" for stage, _ in blocks) for i in range(1, 5))
+        return ResNet(places * 32, width, layers, heads=width * 32 // 64)
+
     text_width, embed_dim = shape("text_projection")
     return Architecture(
-        image=Image(grid * patch_size, patch_size, transformer("visual.transformer", width, causal=False)),
+        image=resnet() if "visual.attnpool.positional_embedding" in shapes else vit(),
         text=Text(
             shape("token_embedding.weight")[0],
             shape("positional_embedding")[0],

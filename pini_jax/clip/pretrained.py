@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from pini_jax.clip import architecture, tokenizer, towers, weights
 from pini_jax.clip import tensors as tensor_files
 from pini_jax.clip.preprocessing import Preprocessing
+from pini_jax.clip.resnet import ResNetTower
 from pini_jax.errors import InputError
 
 LOG = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Pretrained:
         fingerprint: SHA-256 of the weight files, the sizes, the tokenizer and the pre-processing.
     """
 
-    image_tower: towers.ImageTower
+    image_tower: towers.ImageTower | ResNetTower
     text_tower: towers.TextTower
     theta: dict
     tokenizer: tokenizer.Tokenizer
@@ -63,8 +64,8 @@ def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32
     with tensor_files.open_tensors(files) as tensors:
         if "visual.conv1.weight" in tensors:
             LOG.info("OpenAI's parameter names: taken with OpenAI's quick_gelu, and heads of 64 channels")
-            scheme = weights.OPENAI
             sizes = architecture.from_openai({key: tensor.shape for key, tensor in tensors.items()})
+            scheme = weights.openai(sizes)
         else:
             scheme = weights.HUGGING_FACE
             sizes = architecture.from_hugging_face(_read_json(folder / "config.json"))
@@ -77,7 +78,7 @@ def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32
     digest = hashlib.sha256(tensor_files.fingerprint(files).encode())
     digest.update(f"{sizes} {preprocessing} {words.backend.to_str()}".encode())
     return Pretrained(
-        image_tower=towers.ImageTower(sizes.image, sizes.embed_dim, dtype),
+        image_tower=towers.image_tower(sizes, dtype),
         text_tower=towers.TextTower(sizes.text, sizes.embed_dim, dtype),
         theta=theta,
         tokenizer=words,

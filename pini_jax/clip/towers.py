@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pini_jax.clip import architecture
+from pini_jax.clip.resnet import ResNetTower
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -191,6 +192,13 @@ class TextTower(nn.Module):
         return self.project(self.encode(self.embed(ids)), end)
 
 
+def image_tower(sizes: architecture.Architecture, dtype: jnp.dtype) -> ImageTower | ResNetTower:
+    """The image tower of an architecture."""
+    if isinstance(sizes.image, architecture.ResNet):
+        return ResNetTower(sizes.image, sizes.embed_dim, dtype)
+    return ImageTower(sizes.image, sizes.embed_dim, dtype)
+
+
 class Towers(nn.Module):
     """Both towers and the log-temperature: the whole frozen model, for initialising and pre-training."""
 
@@ -198,7 +206,7 @@ class Towers(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.image = ImageTower(self.sizes.image, self.sizes.embed_dim, self.dtype)
+        self.image = image_tower(self.sizes, self.dtype)
         self.text = TextTower(self.sizes.text, self.sizes.embed_dim, self.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6592), ())
 

@@ -19,7 +19,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pini_jax.clip import towers
-from pini_jax.clip.architecture import Architecture
+from pini_jax.clip.architecture import Architecture, ResNet
 from pini_jax.clip.tensors import Tensors
 from pini_jax.errors import InputError
 
@@ -49,7 +49,7 @@ def _linear(inputs: int) -> Layout:
     )
 
 
-def _conv_shape(s: Shape) -> Shape:
+def _patches_shape(s: Shape) -> Shape:
     patch = math.isqrt(s[0] // 3)
     return s[1], 3, patch, patch
 
@@ -59,9 +59,14 @@ VECTOR = Layout(shape=lambda s: (math.prod(s),), load=lambda x: x, save=lambda x
 LINEAR = _linear(inputs=1)
 LINEAR_OUT = _linear(inputs=2)
 CONV = Layout(
-    shape=_conv_shape,
+    shape=lambda s: (s[3], s[2], s[0], s[1]),
     load=lambda x: x.transpose(2, 3, 1, 0),
-    save=lambda x, s: x.reshape(s[2], s[3], s[1], s[0]).transpose(3, 2, 0, 1),
+    save=lambda x, s: x.transpose(3, 2, 0, 1),
+)
+PATCHES = Layout(
+    shape=_patches_shape,
+    load=CONV.load,
+    save=lambda x, s: CONV.save(x.reshape(s[2], s[3], s[1], s[0]), s),
 )
 
 
@@ -122,7 +127,7 @@ def _openai_blocks(tower: str, transformer: str) -> list[Row]:
 HUGGING_FACE = Scheme(
     rows=(
         Row("image/class_embedding", ("vision_model.embeddings.class_embedding",), VECTOR),
-        Row("image/patch_embedding/kernel", ("vision_model.embeddings.patch_embedding.weight",), CONV),
+        Row("image/patch_embedding/kernel", ("vision_model.embeddings.patch_embedding.weight",), PATCHES),
         Row("image/position", ("vision_model.embeddings.position_embedding.weight",), SAME),
         *_norm("image/norm_in", "vision_model.pre_layrnorm"),
         *_hugging_face_blocks("image", "vision_model"),
@@ -138,24 +143,59 @@ HUGGING_FACE = Scheme(
     ignored=("embeddings.position_ids",),
 )
 
-OPENAI = Scheme(
-    rows=(
+
+def _openai_vit() -> list[Row]:
+    return [
         Row("image/class_embedding", ("visual.class_embedding",), VECTOR),
-        Row("image/patch_embedding/kernel", ("visual.conv1.weight",), CONV),
+        Row("image/patch_embedding/kernel", ("visual.conv1.weight",), PATCHES),
         Row("image/position", ("visual.positional_embedding",), SAME),
         *_norm("image/norm_in", "visual.ln_pre"),
         *_openai_blocks("image", "visual.transformer"),
         *_norm("image/norm_out", "visual.ln_post"),
         Row("image/projection/kernel", ("visual.proj",), SAME),
-        Row("text/token/embedding", ("token_embedding.weight",), SAME),
-        Row("text/position", ("positional_embedding",), SAME),
-        *_openai_blocks("text", "transformer"),
-        *_norm("text/norm_out", "ln_final"),
-        Row("text/projection/kernel", ("text_projection",), SAME),
-        Row("logit_scale", ("logit_scale",), SAME),
-    ),
-    ignored=("input_resolution", "context_length", "vocab_size"),
-)
+    ]
+
+
+def _conv_norm(parameter: str, conv: str, norm: str) -> list[Row]:
+    return [
+        Row(f"{parameter}/conv/kernel", (f"{conv}.weight",), CONV),
+        *_norm(f"{parameter}/norm", norm),
+        Row(f"{parameter}/norm/mean", (f"{norm}.running_mean",), VECTOR),
+        Row(f"{parameter}/norm/var", (f"{norm}.running_var",), VECTOR),
+    ]
+
+
+def _openai_resnet(sizes: ResNet) -> list[Row]:
+    rows = [
+        row for i in (1, 2, 3) for row in _conv_norm(f"image/stem_{i - 1}", f"visual.conv{i}", f"visual.bn{i}")
+    ]
+    places = [(stage, block) for stage, blocks in enumerate(sizes.layers, 1) for block in range(blocks)]
+    for index, (stage, block) in enumerate(places):
+        ours, theirs = f"image/blocks_{index}", f"visual.layer{stage}.{block}"
+        for i in (1, 2, 3):
+            rows += _conv_norm(f"{ours}/conv_{i}", f"{theirs}.conv{i}", f"{theirs}.bn{i}")
+        if block == 0:
+            rows += _conv_norm(f"{ours}/shortcut", f"{theirs}.downsample.0", f"{theirs}.downsample.1")
+    rows.append(Row("image/pool/position", ("visual.attnpool.positional_embedding",), SAME))
+    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "c")):
+        rows += _dense(f"image/pool/{ours}", f"visual.attnpool.{theirs}_proj")
+    return rows
+
+
+def openai(sizes: Architecture) -> Scheme:
+    """OpenAI's names, for a ViT or a ModifiedResNet."""
+    return Scheme(
+        rows=(
+            *(_openai_resnet(sizes.image) if isinstance(sizes.image, ResNet) else _openai_vit()),
+            Row("text/token/embedding", ("token_embedding.weight",), SAME),
+            Row("text/position", ("positional_embedding",), SAME),
+            *_openai_blocks("text", "transformer"),
+            *_norm("text/norm_out", "ln_final"),
+            Row("text/projection/kernel", ("text_projection",), SAME),
+            Row("logit_scale", ("logit_scale",), SAME),
+        ),
+        ignored=("input_resolution", "context_length", "vocab_size", "num_batches_tracked"),
+    )
 
 
 def parameter_shapes(sizes: Architecture) -> dict[str, Shape]:

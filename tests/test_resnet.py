@@ -1,0 +1,75 @@
+"""The residual image towers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pini_jax.clip import architecture, tensors, towers, weights
+from pini_jax.clip.resnet import ResNetTower
+from pini_jax.clip.towers import stage
+
+# Sizes of OpenAI's models, and their published numbers of parameters in millions (open_clip's model profile).
+PUBLISHED = {
+    "RN50": (architecture.ResNet(224, 64, (3, 4, 6, 3), 32), 512, 1024, 102.01),
+    "RN101": (architecture.ResNet(224, 64, (3, 4, 23, 3), 32), 512, 512, 119.69),
+    "RN50x4": (architecture.ResNet(288, 80, (4, 6, 10, 6), 40), 640, 640, 178.3),
+    "RN50x16": (architecture.ResNet(384, 96, (6, 8, 18, 8), 48), 768, 768, 290.98),
+    "RN50x64": (architecture.ResNet(448, 128, (3, 15, 36, 10), 64), 1024, 1024, 623.26),
+}
+
+
+def sizes_of(image, text_width, embed_dim, context=77, vocabulary=49408, layers=12):
+    text = architecture.Transformer(text_width, layers, text_width // 64, 4 * text_width, causal=True)
+    return architecture.Architecture(image, architecture.Text(vocabulary, context, text), embed_dim)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_number_of_parameters(name):
+    """By shapes alone; the running statistics of batch norm are no parameters."""
+    image, text_width, embed_dim, millions = PUBLISHED[name]
+    shapes = weights.parameter_shapes(sizes_of(image, text_width, embed_dim))
+    count = sum(np.prod(s) for path, s in shapes.items() if not path.endswith(("norm/mean", "norm/var")))
+    assert round(count / 1e6, 2) == millions
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    return sizes_of(architecture.ResNet(64, 8, (1, 2, 1, 1), 4), 64, 24, context=9, vocabulary=50, layers=1)
+
+
+@pytest.fixture(scope="module")
+def theta(sizes):
+    init = jax.jit(towers.Towers(sizes).init)
+    return init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 9), int), jnp.zeros(1, int))["params"]
+
+
+def test_openai_names_round_trip_and_tell_the_sizes(tmp_path, sizes, theta):
+    path = tmp_path / "w.safetensors"
+    weights.save(path, weights.openai(sizes), theta)
+    with tensors.open_tensors([path]) as found:
+        assert architecture.from_openai({key: tensor.shape for key, tensor in found.items()}) == sizes
+        loaded = weights.load(weights.openai(sizes), sizes, found, jnp.float32, "RN")
+    jax.tree.map(np.testing.assert_array_equal, loaded, theta)
+
+
+def test_stages_are_the_tower(sizes, theta):
+    tower = ResNetTower(sizes.image, sizes.embed_dim)
+    pixels = np.random.default_rng(0).standard_normal((2, 64, 64, 3), np.float32)
+    stem = stage(tower, "embed", theta["image"], pixels)
+    assert stem.shape == (2, 16, 16, 8)
+    tokens = stage(tower, "encode", theta["image"], stem)
+    assert tokens.shape == (2, 4, 8 * 8 * 4)
+    features = stage(tower, "project", theta["image"], tokens)
+    whole = stage(tower, "__call__", theta["image"], pixels)
+    np.testing.assert_allclose(features, whole, rtol=1e-5, atol=1e-6)
+    low = ResNetTower(sizes.image, sizes.embed_dim, jnp.bfloat16)
+    assert stage(low, "__call__", theta["image"], pixels).dtype == jnp.float32
+    np.testing.assert_allclose(
+        stage(low, "__call__", theta["image"], pixels), whole, atol=0.05 * np.abs(whole).max()
+    )
+
+
+def test_hugging_face_has_no_such_tower(sizes):
+    with pytest.raises(architecture.InputError, match="no residual image tower"):
+        architecture.to_hugging_face(sizes, 0, 1)
