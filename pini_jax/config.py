@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from flax.traverse_util import flatten_dict
 
 from pini_jax.data.transforms import Augment
 from pini_jax.errors import InputError
@@ -134,18 +135,14 @@ def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_coll
     Raises:
         InputError: an argument is no key=value, or its key is unknown.
     """
-    known = config.to_dict()
+    known = flatten_dict(config.to_dict(), sep=".")
     for argument in filter(None, arguments.split(",")):
         key, equals, value = argument.partition("=")
-        *sections, leaf = key.split(".")
-        section, settings = config, known
-        for name in sections:
-            section, settings = section.get(name), settings.get(name) or {}
-        if not equals or leaf not in settings:
+        if not equals or key not in known:
             raise InputError(f"argument {argument!r} is no key=value of a known key{did_you_mean(key, known)}")
         with contextlib.suppress(ValueError, SyntaxError):  # what is no literal is a string
             value = ast.literal_eval(value)
-        section[leaf] = value
+        config.update_from_flattened_dict({key: value})
     return config
 
 

@@ -43,12 +43,20 @@ def errors_as_lines() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(_line(error))
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_line(error), file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # after a failed write, threads of Orbax may wait for each other without end
+
+
+def _line(error: Exception) -> str:
+    """One line; of a traceback that a library has put into its message, what it ends with."""
+    text = str(error).strip()
+    if "Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return f"error: {' '.join(text.split())}"
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -56,7 +64,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, InputError, TypeError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(_line(error))
     except AttributeError as error:
         # the text is a message of two lines, quoted twice
         key, *hint = str(error).replace("'", "").replace("\\n", "\n").replace("\\", "").splitlines()

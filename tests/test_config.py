@@ -203,3 +203,19 @@ def test_the_hash_does_not_depend_on_how_a_config_was_written():
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().shots = 3
+
+
+def test_arguments_of_a_config_file():
+    """--config=configs/digits.py:shots=4,optim.lr=0.01"""
+    arguments = "shots=4,optim.lr=0.01,clip=/data/b-16,noise.prompt_tokens.initial_scale=0.1"
+    changed = configs.with_arguments(configs.default(), arguments)
+    resolved = configs.resolve(changed)
+    assert (resolved.shots, resolved.optim.lr, resolved.clip) == (4, 0.01, "/data/b-16")
+    assert resolved.noise["prompt_tokens"]["initial_scale"] == 0.1
+    assert configs.resolve(configs.with_arguments(configs.default(), "")) == Config()
+
+
+@pytest.mark.parametrize("argument", ["shot=4", "shots", "shots.x=4", "optim=3", "=4"])
+def test_unknown_arguments_are_refused(argument):
+    with pytest.raises(InputError, match="no key=value of a known key"):
+        configs.with_arguments(configs.default(), argument)
