@@ -62,9 +62,10 @@ def case(request):
     return load(request.param)
 
 
-def assert_close(ours, theirs, what):
-    error = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
-    assert error <= TOLERANCE, f"{what}: relative error {error:.1e}"
+def assert_close(ours, theirs, what, rounding=0.0):
+    """Within TOLERANCE of the greatest value, and the rounding of what was summed on the way."""
+    error, greatest = np.abs(np.asarray(ours) - theirs).max(), np.abs(theirs).max()
+    assert error <= TOLERANCE * greatest + rounding, f"{what}: error {error:.1e} of {greatest:.1e}"
 
 
 def recorded_phi(record, group):
@@ -78,16 +79,17 @@ def recorded_phi(record, group):
     return phi
 
 
-def assert_trees_close(ours, theirs, what):
-    jax.tree.map_with_path(lambda path, a, b: assert_close(a, b, what + jax.tree_util.keystr(path)), ours, theirs)
+def assert_trees_close(ours, theirs, what, rounding=0.0):
+    jax.tree.map_with_path(
+        lambda path, a, b: assert_close(a, b, what + jax.tree_util.keystr(path), rounding), ours, theirs
+    )
 
 
 def assert_gradients_close(ours, theirs, what):
-    # A constant added to every key moves all scores of a query alike: this gradient is zero but for rounding.
-    for gradient in (ours, theirs):
-        key = gradient["image_features"]["key"]
-        assert np.abs(key.pop("bias")).max() <= TOLERANCE * np.abs(key["kernel"]).max()
-    assert_trees_close(ours, theirs, what)
+    # Through the attention's softmax large terms cancel: in float64 a recording's own gradients of query and key
+    # are off by up to 2e-4 of themselves, and that of the key's bias is nothing but rounding.
+    greatest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
+    assert_trees_close(ours, theirs, what, rounding=np.finfo(np.float32).eps * greatest)
 
 
 def make_prompts(case):
