@@ -39,9 +39,11 @@ def prepare() -> None:
 
 @contextlib.contextmanager
 def errors_as_lines() -> Iterator[None]:
-    """Ends the process with one line, and no traceback, for what the user can mend."""
+    """Ends the process with one line, and no traceback, for what the user did or can mend."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     except InputError as error:
         sys.exit(_line(error))
     except OSError as error:

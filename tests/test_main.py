@@ -1,9 +1,12 @@
 """The command line: what is typed wrong is one line."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import runs
 
 LINES = {
     ("--config=configs/nothing.py", "--workdir=run"): "No such file or directory: 'configs/nothing.py'",
@@ -23,3 +26,12 @@ def test_one_line_for_what_is_typed_wrong(arguments):
     assert done.returncode == 1 and not done.stdout
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ") and LINES[arguments] in line
+
+
+def test_an_interrupt_is_one_line(tmp_path):
+    process = runs.start(tmp_path, "--config.optim.epochs=2000")
+    while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and output.rstrip().endswith("interrupted") and "Traceback" not in output
