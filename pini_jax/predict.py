@@ -34,6 +34,7 @@ class Classifier:
     class_names: tuple[str, ...]
     config: Config
     clip: pretrained.Pretrained
+    encode: features.Encode
     injector: Injector
     phi: dict
     prompts: prompts.Prompts
@@ -48,8 +49,7 @@ class Classifier:
             return np.zeros((0, len(self.class_names)), np.float32)
         records = [Record(str(path), Path(path), label=-1) for path in images]
         views = [test_view(open_image(record), self.clip.preprocessing) for record in records]
-        encode = features.make_encoder(self.clip, mesh.make())
-        encoded = np.asarray(encode(self.clip.preprocessing.normalise(np.stack(views))))
+        encoded = np.asarray(self.encode(self.clip.preprocessing.normalise(np.stack(views))))
         log_probabilities = evaluate.predict(
             self.injector,
             self.phi,
@@ -81,7 +81,8 @@ def load(path: str | Path) -> Classifier:
     injector = Injector(clip.text_tower, generators.build(config.noise))
     context_length = clip.text_tower.sizes.context_length
     built = prompts.build(clip.tokenizer, config.template, exported.class_names, context_length)
-    return Classifier(exported.class_names, config, clip, injector, exported.phi, built)
+    encode = features.make_encoder(clip, mesh.make())
+    return Classifier(exported.class_names, config, clip, encode, injector, exported.phi, built)
 
 
 def main(argv: Sequence[str]) -> None:
