@@ -52,8 +52,9 @@ class Config:
 
     Attributes:
         dataset: `digits`.
-        clip: what `clip.pretrained.load` accepts: `tiny_clip`, a folder, a safetensors file or a hub id.
+        clip: what `clip.pretrained.load` accepts: `tiny_clip`, a folder, a weight file or a hub id.
         tokenizer: folder of the tokenizer's files; "" takes those beside the weights.
+        image_size: pixels of the images; positions are interpolated. 0 takes the checkpoint's own size.
         dtype: of the towers: `float32`, `bfloat16`, or `auto` (float32 on CPU, bfloat16 on accelerators).
         template: prompt that is trained; `{}` is the class name, and all before it gets the prompt noise.
         zero_shot_template: prompt of the zero-shot baseline.
@@ -65,6 +66,8 @@ class Config:
         views: augmented copies of every image whose features are cached; 0 makes fresh ones every epoch.
         augment: the distribution of the training views.
         optim: the optimiser.
+        model_shards: devices that share one copy of the towers, for towers too large for one; batches are split
+            over groups of so many.
         num_draws: draws that `marginal` prediction averages over.
         log_every: steps between lines of metrics.jsonl.
         checkpoint_every: steps between checkpoints; a multiple of log_every.
@@ -73,6 +76,7 @@ class Config:
     dataset: str = "digits"
     clip: str = "openai/clip-vit-base-patch16"
     tokenizer: str = ""
+    image_size: int = 0
     dtype: str = "auto"
     template: str = "x " * 16 + "a photo of a {}."
     zero_shot_template: str = "a photo of a {}."
@@ -84,6 +88,7 @@ class Config:
     views: int = 0
     augment: Augment = Augment()
     optim: Optim = Optim()
+    model_shards: int = 1
     num_draws: int = 32
     log_every: int = 20
     checkpoint_every: int = 100
@@ -101,6 +106,8 @@ CHECKS = (
     ),
     ("num_draws", lambda c: c.num_draws >= 1, "at least 1"),
     ("batch_size", lambda c: c.batch_size >= 1, "at least 1"),
+    ("image_size", lambda c: c.image_size >= 0, "0 (the checkpoint's own) or more"),
+    ("model_shards", lambda c: c.model_shards >= 1, "at least 1"),
     ("views", lambda c: c.views >= 0, "0 (fresh views) or more"),
     ("seed", lambda c: 0 <= c.seed < 2**32, "from 0 to 2**32 - 1"),
     ("dtype", lambda c: c.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),

@@ -71,7 +71,7 @@ def predict(
     def batch(ids: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b c"]:
         # The last batch is filled with the last image.
         images = _image_features(injector, phi, text, features[np.minimum(ids, len(features) - 1)], ids, image_key)
-        logits = np.asarray(_cosine_logits(theta["logit_scale"], images, text))[0]
+        logits = np.asarray(_cosine_logits(theta, images, text))[0]
         return scipy.special.logsumexp(scipy.special.log_softmax(logits, axis=-1), axis=0) - np.log(len(logits))
 
     starts = range(0, len(features), batch_size)

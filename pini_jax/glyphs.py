@@ -268,7 +268,7 @@ def load_captions(tokenizer: Tokenizer) -> Captions:
     return Captions(
         ids=jnp.array(ids.reshape(*shape, longest)),
         length=jnp.array(np.reshape([len(body) for body in bodies], shape)),
-        start_id=tokenizer.start_id,
+        start_id=tokenizer.start_ids[0],
         end_id=tokenizer.end_id,
         context_id=tokenizer.encode(CONTEXT_WORD)[1],
     )

@@ -9,9 +9,11 @@ From Python:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import app, flags
 from jaxtyping import Float
@@ -75,13 +77,15 @@ def load(path: str | Path) -> Classifier:
     path = Path(path)
     exported = export.load(path / "injector.safetensors" if path.is_dir() else path)
     config = exported.config
-    clip = pretrained.load(config.clip, config.tokenizer, pretrained.tower_dtype(config.dtype))
+    # A run's shards may not divide the devices here; the towers are the same however they are split.
+    devices = mesh.make(math.gcd(config.model_shards, jax.device_count()))
+    dtype = pretrained.tower_dtype(config.dtype)
+    clip = pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, devices)
     if clip.fingerprint != exported.clip_sha256:
         raise InputError(f"{path} was trained on other weights than {config.clip} holds now")
     injector = Injector(clip.text_tower, generators.build(config.noise))
-    context_length = clip.text_tower.sizes.context_length
-    built = prompts.build(clip.tokenizer, config.template, exported.class_names, context_length)
-    encode = features.make_encoder(clip, mesh.make())
+    built = prompts.build(clip.tokenizer, config.template, exported.class_names, clip.text_tower.sizes)
+    encode = features.make_encoder(clip, devices)
     return Classifier(exported.class_names, config, clip, encode, injector, exported.phi, built)
 
 

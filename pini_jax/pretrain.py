@@ -26,13 +26,13 @@ import tokenizers
 from absl import app, flags
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import config_flags
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, pre_tokenizers, processors
 from tqdm import tqdm
 
 from pini_jax import glyphs, rng, runtime
-from pini_jax.clip import architecture, pretrained, towers, weights
+from pini_jax.clip import architecture, hugging_face, pretrained, towers, weights
 from pini_jax.clip.preprocessing import Preprocessing
-from pini_jax.clip.tokenizer import END, START, Tokenizer
+from pini_jax.clip.tokenizer import END, NORMALIZER, PRE_TOKENIZER, START, Tokenizer, from_backend
 from pini_jax.errors import InputError
 
 HEAD_WIDTH = 32
@@ -119,21 +119,13 @@ def build_tokenizer() -> Tokenizer:
     tokens = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), START, END]
     vocab = {token: index for index, token in enumerate(tokens)}
     backend = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=END, end_of_word_suffix="</w>"))
-    word = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-    whitespace = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
-    backend.normalizer = normalizers.Sequence([normalizers.NFC(), whitespace, normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(word), "removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    backend.normalizer, backend.pre_tokenizer = NORMALIZER, PRE_TOKENIZER
     backend.post_processor = processors.RobertaProcessing(
         (END, vocab[END]), (START, vocab[START]), trim_offsets=False, add_prefix_space=False
     )
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([START, END])
-    return Tokenizer(backend, vocab[START], vocab[END])
+    return from_backend(backend)
 
 
 def _merges(word: str) -> Iterable[tuple[str, str]]:
@@ -243,7 +235,7 @@ def train(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict, list[float]]:
     longest = recipe.max_context + captions.ids.shape[-1] + 2
     if longest > recipe.context_length:
         raise InputError(f"captions of {longest} tokens exceed context_length={recipe.context_length}")
-    model = towers.Towers(recipe.architecture(tokenizer.backend.get_vocab_size()))
+    model = towers.Towers(recipe.architecture(tokenizer.vocab_size))
     state, losses, correct = initial_state(recipe, model), [], 0.0
     for step in (bar := tqdm(range(recipe.steps), unit="step")):
         state, loss = train_step(state, bank, captions, jnp.array(step), recipe=recipe, model=model)
@@ -256,17 +248,17 @@ def train(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict, list[float]]:
 
 def export(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mapping) -> None:
     """Writes a Hugging Face folder that `pretrained.load` and transformers read; replaces an older one."""
-    sizes = recipe.architecture(tokenizer.backend.get_vocab_size())
+    sizes = recipe.architecture(tokenizer.vocab_size)
     settings = {
-        "config.json": architecture.to_hugging_face(sizes, tokenizer.start_id, tokenizer.end_id),
+        "config.json": hugging_face.write_config(sizes, tokenizer.start_ids[0], tokenizer.end_id),
         "preprocessor_config.json": recipe.preprocessing.to_hugging_face(),
         "tokenizer_config.json": dict(tokenizer_class="CLIPTokenizer", model_max_length=recipe.context_length),
     }
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    weights.save(part / "model.safetensors", weights.HUGGING_FACE, theta)
-    tokenizer.backend.save(str(part / "tokenizer.json"))
+    weights.save(part / "model.safetensors", hugging_face.CLIP, theta)
+    tokenizers.Tokenizer.from_str(tokenizer.content).save(str(part / "tokenizer.json"))
     for name, content in settings.items():
         (part / name).write_text(json.dumps(content, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)

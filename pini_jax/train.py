@@ -36,7 +36,7 @@ class Run(NamedTuple):
     """Everything that a run reads and never changes.
 
     Attributes:
-        theta: the frozen parameters that the training step reads, on every device.
+        theta: the frozen parameters that the training step reads.
         encode: the frozen image tower, over batches of pixels.
     """
 
@@ -110,7 +110,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
 
 def set_up(config: Config) -> Run:
     """Loads the data, the selection, the frozen CLIP and the prompts."""
-    devices = mesh.make()
+    devices = mesh.make(config.model_shards)
     data = fewshot.select(digits.load(), config.shots, config.seed)
     LOG.info(
         "%s: %d classes, %d training and %d test images (shots=%d, seed=%d, selection %.12s)",
@@ -118,13 +118,14 @@ def set_up(config: Config) -> Run:
         *(config.shots, config.seed, selection_hash(data)),
     )
     batches = Batches(len(data.train), batch_size(config, devices, len(data.train)), config.views, config.seed)
-    clip = pretrained.load(config.clip, config.tokenizer, pretrained.tower_dtype(config.dtype))
+    dtype = pretrained.tower_dtype(config.dtype)
+    clip = pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, devices)
     return Run(
         config=config,
         mesh=devices,
         data=data,
         clip=clip,
-        theta=mesh.replicate(devices, {key: clip.theta[key] for key in ("text", "logit_scale")}),
+        theta={key: part for key, part in clip.theta.items() if key != "image"},
         encode=features.make_encoder(clip, devices),
         injector=Injector(clip.text_tower, generators.build(config.noise)),
         prompts=make_prompts(clip, config.template, data),
@@ -134,9 +135,9 @@ def set_up(config: Config) -> Run:
 
 
 def batch_size(config: Config, devices: jax.sharding.Mesh, num_images: int) -> int:
-    """The images of a step: `batch_size`, or all there are, filled up to what the devices divide."""
+    """The images of a step: `batch_size`, or all there are, filled up to what `data` divides."""
     mesh.check_divisible(devices, config.batch_size)
-    return min(config.batch_size, num_images + -num_images % devices.size)
+    return min(config.batch_size, num_images + -num_images % mesh.batch_shards(devices))
 
 
 def selection_hash(data: records.Dataset) -> str:
@@ -146,7 +147,7 @@ def selection_hash(data: records.Dataset) -> str:
 
 def make_prompts(clip: pretrained.Pretrained, template: str, data: records.Dataset) -> prompts.Prompts:
     """The template with every class name."""
-    return prompts.build(clip.tokenizer, template, data.class_names, clip.text_tower.sizes.context_length)
+    return prompts.build(clip.tokenizer, template, data.class_names, clip.text_tower.sizes)
 
 
 def initial_state(run: Run) -> TrainState:
@@ -188,7 +189,9 @@ def compile_step(run: Run, state: TrainState, batch: Batch) -> Step:
         prompts, root = constants
         return train_step(run.injector, run.optimiser, run.config.num_samples, state, theta, prompts, batch, root)
 
-    compiled = jax.jit(step, donate_argnums=0).lower(state, run.theta, batch, constants).compile()
+    # Left to itself the compiler may split the new state as it likes, and the next call wants it as it was.
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=mesh.replicated(run.mesh))
+    compiled = jitted.lower(state, run.theta, batch, constants).compile()
     return lambda state, batch: compiled(state, run.theta, batch, constants)
 
 

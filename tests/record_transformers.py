@@ -1,95 +1,78 @@
-"""Records what Hugging Face transformers computes with two random CLIPs, for tests without PyTorch.
+"""Records what Hugging Face transformers computes with small random CLIPs, for tests without PyTorch.
 
 Run once, where PyTorch is installed:
 
-    python tests/record_transformers.py
+    python -m tests.record_transformers
 
-It writes tests/recordings/transformers_{quick_gelu,gelu}, which `test_transformers_parity.py` replays.
+It writes tests/recordings/transformers_*, which `test_transformers_parity.py` replays.
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
-import tiny_clips
 import torch
-import transformers
+
+from benchmarks import parity
+
+sys.path.append(str(Path(__file__).parent))
+
+import tiny_clips  # noqa: E402, beside this file
 
 RECORDINGS = Path(__file__).parent / "recordings"
-ACTIVATIONS = ("quick_gelu", "gelu")
+VOCABULARY = tiny_clips.tokenizer().get_vocab_size()
+IMAGE = dict(hidden_size=24, intermediate_size=36, num_hidden_layers=2, num_attention_heads=2, patch_size=4)
+TEXT = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+TEXT |= dict(vocab_size=VOCABULARY, max_position_embeddings=12)
 
 
-def random_model(activation: str, seed: int) -> transformers.CLIPModel:
-    """Towers of unlike widths, with heads of 8 and 12 channels; no parameter is zero or one."""
-    backend = tiny_clips.tokenizer()
-    start, end = (backend.token_to_id(token) for token in (tiny_clips.START, tiny_clips.END))
-    config = transformers.CLIPConfig(
-        text_config=dict(
-            vocab_size=backend.get_vocab_size(),
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=12,
-            hidden_act=activation,
-            bos_token_id=start,
-            eos_token_id=end,
-            pad_token_id=end,
-        ),
-        vision_config=dict(
-            hidden_size=24,
-            intermediate_size=36,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=12,
-            patch_size=4,
-            hidden_act=activation,
-        ),
+def clip(activation: str) -> dict:
+    """Towers of unlike widths, with heads of 8 and 12 channels."""
+    ids = dict(bos_token_id=VOCABULARY - 2, eos_token_id=VOCABULARY - 1, pad_token_id=VOCABULARY - 1)
+    return dict(
+        model_type="clip",
+        text_config=TEXT | ids | dict(hidden_act=activation),
+        vision_config=IMAGE | dict(image_size=12, hidden_act=activation),
         projection_dim=20,
     )
-    torch.manual_seed(seed)
-    model = transformers.CLIPModel(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name != "logit_scale":
-                centre = float("norm" in name and name.endswith("weight"))
-                parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
-    return model
 
 
-def record(model: transformers.CLIPModel, seed: int) -> dict[str, np.ndarray]:
-    """Inputs and outputs; ids padded with the end token, as CLIP's own tokenizer pads them."""
-    rng = np.random.default_rng(seed)
-    text, side = model.config.text_config, model.config.vision_config.image_size
-    ids = rng.integers(0, text.vocab_size - 2, (4, text.max_position_embeddings))
-    end = np.array([11, 4, 1, 7])
-    ids[:, 0] = text.bos_token_id
-    ids[np.arange(ids.shape[1]) >= end[:, None]] = text.eos_token_id
-    pixels = rng.standard_normal((3, 3, side, side), np.float32)
-    with torch.no_grad():
-        inputs = dict(input_ids=torch.tensor(ids), pixel_values=torch.tensor(pixels))
-        logits = model(**inputs).logits_per_image
-        images = model.visual_projection(model.vision_model(inputs["pixel_values"]).pooler_output)
-        texts = model.text_projection(model.text_model(inputs["input_ids"]).pooler_output)
-    return dict(
-        ids=ids,
-        end=end,
-        pixels=pixels,
-        image_features=images.numpy(),
-        text_features=texts.numpy(),
-        logits=logits.numpy(),
-    )
+def siglip(kind: str, **size: int) -> dict:
+    """A joint space as wide as the image tower, and pixels that fill no patch where the kind knows pixels."""
+    text = TEXT | dict(projection_size=IMAGE["hidden_size"])
+    return dict(model_type=kind, text_config=text, vision_config=IMAGE | size)
+
+
+CONFIGS = {
+    "quick_gelu": clip("quick_gelu"),
+    "gelu": clip("gelu"),
+    "siglip": siglip("siglip", image_size=14),
+    "siglip2": siglip("siglip2", num_patches=9),
+}
+OTHER_SIZES = (8, 20)  # pixels: fewer patches, and more
+
+
+def record(name: str, seed: int) -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
+    """A random model, what it makes of random inputs, and of images of other sizes."""
+    model = parity.build(CONFIGS[name], seed)
+    sample = parity.sample(model, seed)
+    found = dict(ids=sample.ids, end=sample.end, pixels=sample.pixels, **sample.outputs._asdict())
+    for side in OTHER_SIZES:
+        pixels = np.random.default_rng(side).standard_normal((2, side, side, 3), np.float32)
+        found |= {f"pixels_{side}": pixels, f"images_{side}": parity.image_features(model, pixels)}
+    return model, found
 
 
 def main() -> None:
-    for seed, activation in enumerate(ACTIVATIONS):
-        folder = RECORDINGS / f"transformers_{activation}"
+    for seed, name in enumerate(CONFIGS):
+        folder = RECORDINGS / f"transformers_{name}"
         shutil.rmtree(folder, ignore_errors=True)
-        model = random_model(activation, seed)
+        model, recorded = record(name, seed)
         model.save_pretrained(folder)
         (folder / "generation_config.json").unlink(missing_ok=True)
         tiny_clips.tokenizer().save(str(folder / "tokenizer.json"), pretty=False)
-        np.savez_compressed(folder / "features.npz", **record(model, seed))
+        np.savez_compressed(folder / "features.npz", **recorded)
 
 
 if __name__ == "__main__":

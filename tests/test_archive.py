@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import shutil
 import zipfile
 
+import archives
 import numpy as np
 import pytest
 
@@ -11,37 +13,17 @@ from pini_jax.clip import pretrained, tensors
 from pini_jax.errors import InputError
 
 
-def write_archive(path, pickled, **entries):
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("archive/data.pkl", pickled)
-        for name, content in entries.items():
-            file.writestr(f"archive/data/{name}", content)
-    return path
-
-
-def number(value):
-    return b"J" + value.to_bytes(4, "little", signed=True)
-
-
-def text(value):
-    return b"X" + len(value).to_bytes(4, "little") + value.encode()
-
-
-def pickled_tensor(offset, size, stride, storage=b"FloatStorage"):
-    """The pickle of {"a": tensor over the entry data/s}, opcode by opcode, as PyTorch writes it."""
-    place = b"(" + text("storage") + b"ctorch\n" + storage + b"\n" + text("s") + text("cpu") + number(4) + b"tQ"
-    shape = b"".join(b"(" + b"".join(map(number, x)) + b"t" for x in (size, stride))
-    rest = b"\x88" + b"ccollections\nOrderedDict\n)R"
-    arguments = b"(" + place + number(offset) + shape + rest + b"t"
-    return b"\x80\x02}" + text("a") + b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"Rs."
-
-
 def read(path, key="a"):
-    with tensors.open_tensors([path]) as found:
-        return np.array(found[key].read())
+    return np.array(tensors.index([path])[key].read())
 
 
 STORED = np.arange(6, dtype=np.float32)
+
+
+def one_tensor(folder, *place, compress=(), **options):
+    """An archive with the tensor `a` over the six elements of STORED."""
+    pickled = archives.pickled(archives.item(*place, **options))
+    return archives.write(folder / "a.bin", pickled, compress, s=STORED.tobytes())
 
 
 @pytest.mark.parametrize(
@@ -55,20 +37,79 @@ STORED = np.arange(6, dtype=np.float32)
     ],
 )
 def test_shape_strides_and_offset(tmp_path, offset, size, stride, expected):
-    path = write_archive(tmp_path / "a.bin", pickled_tensor(offset, size, stride), s=STORED.tobytes())
-    with tensors.open_tensors([path]) as found:
-        assert found["a"].shape == size
+    path = one_tensor(tmp_path, offset, size, stride)
+    assert tensors.index([path])["a"].shape == size
     np.testing.assert_array_equal(read(path), expected)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((3, 2), (2, 1)), ((3, 2), (1, 3)), ((2, 2), (1, 2))])
+def test_rows_are_those_of_the_whole(tmp_path, size, stride):
+    path = one_tensor(tmp_path, 1 if size == (2, 2) else 0, size, stride)
+    whole, rows = read(path), tensors.index([path])["a"].read(1, 2)
+    np.testing.assert_array_equal(rows, whole[1:2])
 
 
 @pytest.mark.parametrize(
     ("offset", "size", "stride"),
-    [(0, (7,), (1,)), (4, (3,), (1,)), (0, (2,), (99,)), (0, (2,), (-1,)), (-1, (1,), (1,))],
+    [
+        (0, (7,), (1,)),
+        (4, (3,), (1,)),
+        (0, (2,), (99,)),
+        (0, (2,), (-1,)),
+        (-1, (1,), (1,)),
+        (0, (2**30, 2**30), (0, 0)),  # few bytes, and an array of any size
+        (0, (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)),
+    ],
 )
 def test_no_memory_beside_the_storage_is_read(tmp_path, offset, size, stride):
-    path = write_archive(tmp_path / "a.bin", pickled_tensor(offset, size, stride), s=STORED.tobytes())
-    with pytest.raises(InputError, match="outside its storage"):
-        read(path)
+    path = one_tensor(tmp_path, offset, size, stride)
+    with pytest.raises(InputError, match="tensor a lies outside its storage"):
+        tensors.index([path])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(compress=("s",)), "data/s is compressed"),
+        (dict(compress=("data.pkl",)), "data.pkl is compressed"),
+        (dict(entry="other"), "no item named 'archive/data/other'"),
+        (dict(storage=b"X\x01\x00\x00\x00O"), "its storage is no known one"),  # NumPy's name for any object
+        (dict(storage=b"ccollections\nOrderedDict\n"), "its storage is no known one"),
+    ],
+)
+def test_what_pytorch_does_not_write_is_refused(tmp_path, options, words):
+    with pytest.raises(InputError, match=f"refused .*{words}"):
+        tensors.index([one_tensor(tmp_path, 0, (2,), (1,), **options)])
+
+
+@pytest.mark.parametrize("claim", [2**20, 2**32 - 2])
+def test_an_entry_that_claims_more_than_the_file_has_is_refused(tmp_path, claim):
+    """The same false size in the directory and before the data, and a tensor to match."""
+    path = one_tensor(tmp_path, 0, (2**18 - 1,), (1,))
+    content = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\x03\x04", 18), (b"PK\x01\x02", 20)):
+        start = content.rindex(signature) + place
+        content[start : start + 8] = 2 * claim.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert zipfile.ZipFile(path).getinfo("archive/data/s").file_size == claim
+    with pytest.raises(InputError, match="refused .*data/s is not where the archive says"):
+        tensors.index([path])
+
+
+def test_a_circle_is_refused(tmp_path):
+    circle = {}
+    circle["a"] = circle
+    path = archives.write(tmp_path / "a.pt", pickle.dumps(circle, 2))
+    with pytest.raises(InputError, match="refused .*recursion"):
+        tensors.index([path])
+
+
+def test_a_file_that_shrinks_is_named(tmp_path):
+    path = one_tensor(tmp_path, 0, (6,), (1,))
+    found = tensors.index([path])["a"]
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(InputError, match="a.bin has become shorter"):
+        found.read()
 
 
 class Hostile:
@@ -87,7 +128,7 @@ def test_a_hostile_archive_runs_nothing(tmp_path, function, protocol):
     mark = tmp_path / "ran"
     argument = f"touch {mark}" if function is os.system else f"open({str(mark)!r}, 'w')"
     bomb = pickle.dumps({"visual.conv1.weight": Hostile(function, argument)}, protocol)
-    path = write_archive(tmp_path / "hostile.pt", bomb)
+    path = archives.write(tmp_path / "hostile.pt", bomb)
     with pytest.raises(InputError, match=r"refused .* which no weights need"):
         pretrained.load(str(path))
     assert not mark.exists()
@@ -118,8 +159,6 @@ def test_what_holds_no_pickle_is_refused(tmp_path):
 def test_a_folder_with_pytorch_model_bin(tmp_path, dtype):
     """What torch.save writes is read as torch.load reads it, and loads as a CLIP."""
     torch = pytest.importorskip("torch")
-    import shutil
-
     from safetensors.torch import load_file
 
     shutil.copytree(pretrained.BUNDLED, tmp_path / "clip")
@@ -127,10 +166,21 @@ def test_a_folder_with_pytorch_model_bin(tmp_path, dtype):
     cast = {key: torch.nn.Parameter(x.to(getattr(torch, dtype))) for key, x in weights.items()}
     torch.save(cast, tmp_path / "clip" / "pytorch_model.bin")
     (tmp_path / "clip" / "model.safetensors").unlink()
-    with tensors.open_tensors([tmp_path / "clip" / "pytorch_model.bin"]) as found:
-        assert found.keys() == cast.keys()
-        for key, value in cast.items():
-            np.testing.assert_array_equal(
-                found[key].read().astype(np.float32), value.detach().to(torch.float32).numpy()
-            )
+    found = tensors.index([tmp_path / "clip" / "pytorch_model.bin"])
+    assert found.keys() == cast.keys()
+    for key, value in cast.items():
+        np.testing.assert_array_equal(
+            found[key].read().astype(np.float32), value.detach().to(torch.float32).numpy()
+        )
     assert pretrained.load(str(tmp_path / "clip")).theta["logit_scale"].shape == ()
+
+
+def test_an_archive_without_checksums(tmp_path):
+    """PyTorch can leave them out: what is then in their place is no reason to refuse the file."""
+    torch = pytest.importorskip("torch")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(6.0)}, tmp_path / "a.bin")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    np.testing.assert_array_equal(read(tmp_path / "a.bin"), STORED)

@@ -12,7 +12,7 @@ import pytest
 from pini_jax import config as configs
 from pini_jax import optim
 from pini_jax.checkpoint import KEEP, Checkpoints, num_bytes
-from pini_jax.clip import architecture, towers
+from pini_jax.clip import hugging_face, towers
 from pini_jax.config import Optim
 from pini_jax.data import prompts
 from pini_jax.errors import InputError
@@ -213,9 +213,9 @@ def test_a_damaged_checkpoint_does_not_stop_later_ones(folder):
 
 def test_the_released_configuration_on_vit_b_16_stays_under_20_mb():
     """By shapes alone: 512 channels in the text tower and in the joint space, 25 prompt tokens, 37 classes."""
-    sizes = architecture.from_hugging_face({"model_type": "clip"}).text
+    sizes = hugging_face.read_config({"model_type": "clip"}).text
     inject = injector.Injector(towers.TextTower(sizes, 512), generators.build(configs.Config().noise))
-    built = prompts.Prompts(np.zeros(26, np.int32), np.zeros((37, 6), np.int32), np.zeros(37, np.int32))
+    built = prompts.Prompts(*(np.zeros(shape, np.int32) for shape in (1, 25, (37, 6), 37)))
     make = functools.partial(init_state, inject, optim.optimiser(configs.Optim(), 5))
     state = jax.eval_shape(lambda key: make(built, key), jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(state.phi)) == 5 * (512 * 512 + 512) + 2 * 25 * 512

@@ -113,7 +113,7 @@ def test_drawn_captions_hold_the_name_after_at_most_max_context_words(captions):
     ids, end = glyphs.draw_captions(jax.random.key(0), captions, name, max_context=5)
     word = jnp.array([tokenizer.encode(text)[1] for text in glyphs.NAMES])
     assert (ids == word[name][:, None]).any(axis=1).all()
-    assert (ids[:, 0] == tokenizer.start_id).all()
+    assert (ids[:, 0] == tokenizer.start_ids[0]).all()
     np.testing.assert_array_equal(jnp.argmax(ids, axis=1), end)
     full_stop = tokenizer.encode(".")[1]
     stopped = ids[jnp.arange(len(ids)), end - 1] == full_stop

@@ -1,11 +1,15 @@
 """The forward pass: where noise goes, and where it never goes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_clips
 
+from pini_jax.data.prompts import build
+from pini_jax.errors import InputError
 from pini_jax.noise import generators
 from pini_jax.noise.gaussian import draw_fresh, draw_replay
 from pini_jax.noise.injector import Injector, cosine_logits, encode_prompts
@@ -27,7 +31,7 @@ def phi(injector, clip, prompts):
 def test_init_makes_the_trainables_of_every_site(injector, phi, clip, prompts):
     width, embed_dim = clip.text_tower.sizes.transformer.width, clip.embed_dim
     shapes = jax.tree.map(jnp.shape, phi)
-    assert shapes["prompt_tokens"] == dict.fromkeys(("mean", "scale"), (len(prompts.prefix) - 1, width))
+    assert shapes["prompt_tokens"] == dict.fromkeys(("mean", "scale"), (len(prompts.prefix), width))
     assert shapes["image_features"]["query"]["kernel"] == (embed_dim, embed_dim // 2)
     assert set(phi) == set(tiny_clips.NOISE)
     other = tiny_clips.init(injector, jax.random.key(1), prompts)
@@ -58,17 +62,22 @@ def test_logits_are_draws_of_images_by_draws_of_text(injector, phi, clip, prompt
     assert logits.shape == (n, k, BATCH, CLASSES) and logits.dtype == jnp.float32
 
 
+def whole(prompts):
+    """Ids of whole sequences."""
+    return np.array([[*prompts.start, *prompts.prefix, *suffix] for suffix in prompts.suffix])
+
+
 def test_logits_by_hand(forward, phi, clip, prompts, features, normals):
     """Every pair of draws alone, with whole sequences, and cosines in numpy."""
-    logits, p = forward(features, normals), len(prompts.prefix) - 1
-    ids = np.array([[*prompts.prefix, *suffix] for suffix in prompts.suffix])
+    logits, p = forward(features, normals), len(prompts.prefix)
+    ids = whole(prompts)
     tower, theta, table = clip.text_tower, clip.theta["text"], phi["prompt_tokens"]
     noise = table["mean"] + table["scale"] * normals["prompt_tokens"]
     tokens = (
         tiny_clips.run_stage(tower, "embed", theta, np.stack([ids, ids])).at[:, :, 1 : 1 + p].add(noise[:, None])
     )
     tokens = tiny_clips.run_stage(tower, "encode", theta, tokens)
-    text = tiny_clips.run_stage(tower, "project", theta, tokens, len(prompts.prefix) + prompts.end)
+    text = tiny_clips.run_stage(tower, "project", theta, tokens, 1 + p + prompts.end)
     mean, scale = generators.CrossAttention(2).apply({"params": phi["image_features"]}, features, text)
     images, text = np.asarray(features + mean + scale * normals["image_features"]), np.asarray(text)
     for n, k in np.ndindex(3, 2):
@@ -90,8 +99,7 @@ def test_tokens_stand_at_their_own_positions(clip, prompts):
     """The suffix goes on where the prefix ends."""
     prefix, suffix = Injector(clip.text_tower).prompt_tokens({}, clip.theta, prompts)
     theta = clip.theta["text"]
-    for c, row in enumerate(prompts.suffix):
-        ids = [*prompts.prefix, *row]
+    for c, ids in enumerate(whole(prompts)):
         expected = np.asarray(theta["token"]["embedding"])[ids] + np.asarray(theta["position"])[: len(ids)]
         np.testing.assert_allclose(np.concatenate([prefix[0], suffix[c]]), expected, atol=1e-6)
 
@@ -102,11 +110,9 @@ def zero_shot(clip, prompts, features):
 
 
 def test_without_generators_it_is_zero_shot_clip(zero_shot, clip, prompts, features):
-    ids = np.array([[*prompts.prefix, *suffix] for suffix in prompts.suffix])
-    text = tiny_clips.run_stage(
-        clip.text_tower, "__call__", clip.theta["text"], ids, len(prompts.prefix) + prompts.end
-    )
-    expected = cosine_logits(clip.theta["logit_scale"], features[None, None], text[None])
+    end = 1 + len(prompts.prefix) + prompts.end
+    text = tiny_clips.run_stage(clip.text_tower, "__call__", clip.theta["text"], whole(prompts), end)
+    expected = cosine_logits(clip.theta, features[None, None], text[None])
     assert zero_shot.shape == (1, 1, BATCH, CLASSES)
     np.testing.assert_allclose(zero_shot, expected, atol=2e-5)
 
@@ -129,6 +135,44 @@ def test_images_do_not_meet(forward, features, normals):
     assert (np.abs(after - before)[:, :, 1:] > 1e-3).all()
 
 
+@pytest.fixture(scope="module")
+def bidirectional(clip):
+    """The same text tower, where every token attends to every other, and prompts for it without a start token."""
+    sizes = clip.text_tower.sizes
+    everywhere = dataclasses.replace(sizes.transformer, causal=False)
+    tower = clip.text_tower.clone(sizes=dataclasses.replace(sizes, transformer=everywhere, pool="last"))
+    encode = clip.tokenizer.encode
+    words = clip.tokenizer._replace(encode=lambda text: encode(text)[1:], start_ids=(), pad_id=3)
+    return tower, build(words, "x x the {}.", tiny_clips.NAMES, tower.sizes)
+
+
+def test_noise_of_bidirectional_text_by_hand(bidirectional, clip):
+    """Whole sequences, with noise on all that comes before the names."""
+    tower, prompts = bidirectional
+    injector = Injector(tower, generators.build({"prompt_tokens": tiny_clips.NOISE["prompt_tokens"]}))
+    phi, theta, p = injector.init(KEY, prompts), clip.theta["text"], len(prompts.prefix)
+    table = phi["prompt_tokens"]
+    assert table["mean"].shape == (3, tower.sizes.transformer.width) and p == 3
+    normals = np.random.default_rng(3).standard_normal((2, *table["mean"].shape), np.float32)
+    prefix, suffix = injector.prompt_tokens(phi, clip.theta, prompts, draw_replay({"prompt_tokens": normals}))
+    text = jax.jit(encode_prompts, static_argnums=0)(tower, clip.theta, prefix, suffix, prompts.end)
+
+    ids, noise = whole(prompts), table["mean"] + table["scale"] * normals
+    assert ids.shape == (CLASSES, tower.sizes.context_length)
+    tokens = tiny_clips.run_stage(tower, "embed", theta, np.stack([ids, ids])).at[:, :, :p].add(noise[:, None])
+    tokens = tiny_clips.run_stage(tower, "encode", theta, tokens)
+    last = np.full(CLASSES, ids.shape[1] - 1)
+    np.testing.assert_allclose(text, tiny_clips.run_stage(tower, "project", theta, tokens, last), atol=2e-5)
+
+
+@pytest.mark.parametrize("template", ["{}", "{} x"])
+def test_prompt_noise_needs_a_token_for_it(injector, clip, template):
+    """The start token is none."""
+    prompts = build(clip.tokenizer, template, tiny_clips.NAMES, clip.text_tower.sizes)
+    with pytest.raises(InputError, match="nothing before {}"):
+        injector.init(KEY, prompts)
+
+
 def test_encode_prompts_keeps_draws_apart(clip, prompts):
     prefix, suffix = Injector(clip.text_tower).prompt_tokens({}, clip.theta, prompts)
     other = prefix + 0.1 * jax.random.normal(KEY, prefix.shape)
@@ -142,8 +186,10 @@ def test_encode_prompts_keeps_draws_apart(clip, prompts):
 def test_cosines_ignore_lengths_and_stay_in_float32():
     rng = np.random.default_rng(2)
     images, text = rng.standard_normal((2, 1, 3, 4)), rng.standard_normal((1, 5, 4))
-    logits = cosine_logits(jnp.log(7.0), images, text)
-    np.testing.assert_allclose(logits, cosine_logits(jnp.log(7.0), 10 * images, 0.1 * text), rtol=1e-5)
+    logits = cosine_logits({"logit_scale": jnp.log(7.0)}, images, text)
+    np.testing.assert_allclose(
+        logits, cosine_logits({"logit_scale": jnp.log(7.0)}, 10 * images, 0.1 * text), rtol=1e-5
+    )
     assert np.abs(logits).max() <= 7.0 * (1 + 1e-6)
-    same = cosine_logits(jnp.log(7.0), text[None, :, :1], text[:, :1])
+    same = cosine_logits({"logit_scale": jnp.log(7.0)}, text[None, :, :1], text[:, :1])
     np.testing.assert_allclose(same, 7.0, rtol=1e-6)

@@ -1,15 +1,20 @@
-"""The same run on one device and on eight simulated ones."""
+"""The same run, and the same towers, on one device and on eight simulated ones."""
 
+import dataclasses
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import runs
+import tiny_clips
+from jax.sharding import PartitionSpec
 from safetensors.numpy import load_file
 
 from pini_jax import mesh
+from pini_jax.clip import sharding, weights
 from pini_jax.errors import InputError
 from pini_jax.runtime import cache_folder
 
@@ -26,29 +31,37 @@ print(jax.device_count(), hashlib.sha256(np.asarray(draws).tobytes()).hexdigest(
 """
 
 
-# 40 images in full batches; 10 images, which eight devices fill up to 16, with several draws for each.
-SETTINGS = {"full": (), "filled up": ("--config.shots=1", "--config.num_samples=4")}
+# 40 images in full batches, and pairs of devices that share one copy of the towers; 10 images, which eight devices
+# fill up to 16, with several draws for each.
+SETTINGS = {
+    "full": ((), ("--config.model_shards=2",)),
+    "filled up": (("--config.shots=1", "--config.num_samples=4"), ()),
+}
+
+
+def run(folder, monkeypatch, *settings, devices):
+    """What a run has learned, and its result."""
+    # A cache of its own, so that eight devices do not read the features that one encoded.
+    cache = folder / "cache"
+    (cache / "pini_jax").mkdir(parents=True)
+    (cache / "pini_jax" / "programs").symlink_to(cache_folder() / "programs")
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        # Rounding grows from step to step, as in any training: compared while it is still small.
+        runs.finish(runs.start(folder / "run", "--config.optim.epochs=10", *settings, devices=devices))
+    return load_file(folder / "run" / "injector.safetensors"), runs.result(folder / "run")
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_one_and_eight_devices_agree(tmp_path, monkeypatch, name):
-    # Rounding grows from step to step, as in any training: compared while it is still small.
-    for devices in (1, 8):
-        # A cache of its own, so that eight devices do not read the features that one encoded.
-        cache = tmp_path / f"cache_{devices}"
-        (cache / "pini_jax").mkdir(parents=True)
-        (cache / "pini_jax" / "programs").symlink_to(cache_folder() / "programs")
-        with monkeypatch.context() as patch:
-            patch.setenv("XDG_CACHE_HOME", str(cache))
-            settings = "--config.optim.epochs=10", *SETTINGS[name]
-            runs.finish(runs.start(tmp_path / str(devices), *settings, devices=devices))
-    one, eight = (load_file(tmp_path / str(n) / "injector.safetensors") for n in (1, 8))
+    settings, on_eight = SETTINGS[name]
+    one, expected = run(tmp_path / "one", monkeypatch, *settings, devices=1)
+    eight, result = run(tmp_path / "eight", monkeypatch, *settings, *on_eight, devices=8)
     for name, value in one.items():
         np.testing.assert_allclose(eight[name], value, atol=1e-5, err_msg=name)
-    one, eight = (runs.result(tmp_path / str(n)) for n in (1, 8))
-    for mode, values in one["test"].items():
-        assert eight["test"][mode]["nll"] == pytest.approx(values["nll"], abs=1e-5)
-    assert one["zero_shot"]["nll"] == pytest.approx(eight["zero_shot"]["nll"], abs=1e-5)
+    for mode, values in expected["test"].items():
+        assert result["test"][mode]["nll"] == pytest.approx(values["nll"], abs=1e-5)
+    assert result["zero_shot"]["nll"] == pytest.approx(expected["zero_shot"]["nll"], abs=1e-5)
 
 
 def test_draws_do_not_depend_on_the_devices():
@@ -63,10 +76,111 @@ def test_draws_do_not_depend_on_the_devices():
     assert printed[0] == printed[1]
 
 
-def test_batch_must_divide():
-    class Three:
-        size = 3
+# The widths of a ViT-H/14, two layers deep, from a file onto every mesh. Prints what part a device holds, and how
+# far the features of images and of texts are off.
+TOWERS = """
+import jax, jax.numpy as jnp, numpy as np
+from pathlib import Path
+from flax.traverse_util import flatten_dict, unflatten_dict
+from pini_jax import mesh, runtime
+from pini_jax.clip import hugging_face, sharding, tensors, towers, weights
 
-    mesh.check_divisible(Three, 6)
+runtime.prepare()
+
+def section(width, heads):
+    return dict(hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width, num_hidden_layers=2)
+
+sizes = hugging_face.read_config(dict(
+    model_type="clip",
+    projection_dim=1024,
+    text_config=section(1024, 16) | dict(vocab_size=64, max_position_embeddings=8),
+    vision_config=section(1280, 16) | dict(image_size=28, patch_size=14),
+))
+rng = np.random.default_rng(0)
+
+def draw(path, shape):
+    values = rng.random(shape, np.float32) - np.float32(0.5)
+    return values * np.float32(0.07) if path.endswith("kernel") else values + np.float32(path.endswith("scale"))
+
+drawn = {path: draw(path, shape) for path, shape in weights.parameter_shapes(sizes).items()}
+file = Path("FILE")
+weights.save(file, hugging_face.CLIP, unflatten_dict(drawn, sep="/"))
+pixels, ids = rng.random((8, 28, 28, 3), np.float32), rng.integers(0, 64, (6, 8))
+image = towers.image_tower(sizes, jnp.float32)
+text = towers.TextTower(sizes.text, sizes.embed_dim, jnp.float32)
+forward = jax.jit(lambda tower, theta, *inputs: tower.apply({"params": theta}, *inputs), static_argnums=0)
+expected = None
+for shards in (1, 4, 8):
+    devices = mesh.make(shards)
+    theta = weights.load(hugging_face.CLIP, sizes, tensors.index([file]), jnp.float32, "H/14", devices)
+    for path, value in flatten_dict(theta, sep="/").items():
+        parts = shards if "model" in sharding.spec(devices, path, value.shape) else 1
+        assert [x.data.nbytes * parts for x in value.addressable_shards] == [value.nbytes] * 8, path
+        np.testing.assert_array_equal(value, drawn[path], path)
+    whole = sum(drawn[path].nbytes for path in drawn)
+    held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(theta))
+    features = (
+        np.asarray(forward(image, theta["image"], mesh.shard(devices, pixels))),
+        np.asarray(forward(text, theta["text"], *mesh.replicate(devices, (ids, np.full(6, 7))))),
+    )
+    expected = expected or features
+    print(held / whole, *(np.abs(x - y).max() / np.abs(y).max() for x, y in zip(features, expected)))
+"""
+
+
+def test_split_towers_give_the_same_features(tmp_path):
+    """Attention heads, hidden channels and the vocabulary on devices of their own."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    code = TOWERS.replace("FILE", str(tmp_path / "model.safetensors"))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    replicated, by_four, by_eight = (map(float, line.split()) for line in done.stdout.splitlines())
+    assert next(replicated) == 1 and next(by_four) < 0.3 and next(by_eight) < 0.175
+    for error in (*by_four, *by_eight):
+        assert 0 < error < 1e-5
+
+
+class Mesh:
+    """As many devices as the tests below speak of."""
+
+    def __init__(self, data, model):
+        self.shape = {"data": data, "model": model}
+        self.size = data * model
+
+
+def test_batch_must_divide():
+    mesh.check_divisible(Mesh(3, 1), 6)
+    mesh.check_divisible(Mesh(2, 3), 32)
     with pytest.raises(InputError, match="batch_size=32 is not divisible by the 3 devices"):
-        mesh.check_divisible(Three, 32)
+        mesh.check_divisible(Mesh(3, 1), 32)
+    with pytest.raises(InputError, match="batch_size=32 is not divisible by the 3 groups of 2 devices"):
+        mesh.check_divisible(Mesh(3, 2), 32)
+
+
+def test_devices_must_divide():
+    with pytest.raises(InputError, match="model_shards=3 does not divide the number of devices, 1"):
+        mesh.make(3)
+
+
+def test_towers_must_divide():
+    sizes = tiny_clips.sizes(heads=2)  # and 96 hidden channels in the image tower, 48 in that of text
+    sharding.check(Mesh(4, 2), sizes)
+    with pytest.raises(InputError, match="model_shards=4 does not divide the 2 heads of the text tower"):
+        sharding.check(Mesh(2, 4), sizes)
+    wide = dataclasses.replace(sizes.image.transformer, mlp_width=97)
+    sizes = dataclasses.replace(sizes, image=dataclasses.replace(sizes.image, transformer=wide))
+    with pytest.raises(InputError, match="model_shards=2 does not divide the 97 MLP channels of the image tower"):
+        sharding.check(Mesh(4, 2), sizes)
+
+
+def test_every_split_is_one_of_a_parameter():
+    """No pattern of the table has gone stale, and what does not divide is not split."""
+    shapes = weights.parameter_shapes(tiny_clips.sizes())
+    for pattern, spec in sharding.SPECS:
+        paths = [path for path in shapes if re.fullmatch(pattern, path)]
+        assert paths, pattern
+        assert {len(spec)} == {len(shapes[path]) for path in paths}
+    odd = (2 * 260 + 1, 16)
+    assert sharding.spec(Mesh(1, 2), "text/token/embedding", odd) == PartitionSpec()
+    assert sharding.spec(Mesh(1, 2), "text/token/embedding", (520, 16)) == PartitionSpec("model", None)
+    assert sharding.spec(Mesh(1, 2), "image/blocks_0/conv_1/conv/kernel", (3, 3, 4, 4)) == PartitionSpec()

@@ -94,7 +94,7 @@ def assert_gradients_close(ours, theirs, what):
 
 def make_prompts(case):
     template = f"{case.settings['context']}{case.settings['template']} {{}}."
-    return prompts.build(case.clip.tokenizer, template, case.settings["classnames"], 77)
+    return prompts.build(case.clip.tokenizer, template, case.settings["classnames"], case.clip.text_tower.sizes)
 
 
 def make_injector(case):
@@ -129,9 +129,9 @@ def image_major(logits):
 
 def test_token_ids(case):
     built = make_prompts(case)
-    length = len(built.prefix) + built.end + 1
+    length = len(built.start) + len(built.prefix) + built.end + 1
     for c, theirs in enumerate(case.record["token_ids"]):
-        ours = np.concatenate([built.prefix, built.suffix[c]])[: length[c]]
+        ours = np.concatenate([built.start, built.prefix, built.suffix[c]])[: length[c]]
         np.testing.assert_array_equal(ours, theirs[: length[c]])
         assert not theirs[length[c] :].any()
 
@@ -141,7 +141,7 @@ def test_zero_shot(case):
     images, text = encode_images(clip, record["images"]), encode_ids(clip, record["zs_token_ids"])
     assert_close(images, record["image_features"], "image features")
     assert_close(text, record["zs_text_features"], "text features")
-    logits = injector.cosine_logits(clip.theta["logit_scale"], images[None, None], text[None])[0, 0]
+    logits = injector.cosine_logits(clip.theta, images[None, None], text[None])[0, 0]
     assert_close(logits, record["zs_logits"], "logits")
 
 
@@ -225,5 +225,5 @@ def test_towers(path):
     images, text = encode_images(case.clip, case.record["images"]), encode_ids(case.clip, case.record["token_ids"])
     assert_close(images, case.record["image_features"], "image features")
     assert_close(text, case.record["text_features"], "text features")
-    logits = injector.cosine_logits(case.clip.theta["logit_scale"], images[None, None], text[None])[0, 0]
+    logits = injector.cosine_logits(case.clip.theta, images[None, None], text[None])[0, 0]
     assert_close(logits, case.record["logits"], "logits")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pini_jax.clip import architecture, tensors, towers, weights
+from pini_jax.clip import architecture, hugging_face, open_clip, tensors, towers, weights
 from pini_jax.clip.resnet import ResNetTower
 from pini_jax.clip.towers import stage
 
@@ -46,10 +46,10 @@ def theta(sizes):
 
 def test_openai_names_round_trip_and_tell_the_sizes(tmp_path, sizes, theta):
     path = tmp_path / "w.safetensors"
-    weights.save(path, weights.openai(sizes), theta)
-    with tensors.open_tensors([path]) as found:
-        assert architecture.from_openai({key: tensor.shape for key, tensor in found.items()}) == sizes
-        loaded = weights.load(weights.openai(sizes), sizes, found, jnp.float32, "RN")
+    weights.save(path, open_clip.scheme(sizes), theta)
+    found = tensors.index([path])
+    assert open_clip.read_shapes({key: tensor.shape for key, tensor in found.items()}) == sizes
+    loaded = weights.load(open_clip.scheme(sizes), sizes, found, jnp.float32, "RN")
     jax.tree.map(np.testing.assert_array_equal, loaded, theta)
 
 
@@ -72,4 +72,4 @@ def test_stages_are_the_tower(sizes, theta):
 
 def test_hugging_face_has_no_such_tower(sizes):
     with pytest.raises(architecture.InputError, match="no residual image tower"):
-        architecture.to_hugging_face(sizes, 0, 1)
+        hugging_face.write_config(sizes, 0, 1)

@@ -52,8 +52,15 @@ def norm(x, p, epsilon=1e-5):
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * p["scale"] + p["bias"]
 
 
+GATES = {
+    "gelu": scipy.special.ndtr,
+    "gelu_pytorch_tanh": lambda x: (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    "quick_gelu": lambda x: scipy.special.expit(1.702 * x),
+}
+
+
 def activate(x, name):
-    return x * scipy.special.ndtr(x) if name == "gelu" else x * scipy.special.expit(1.702 * x)
+    return x * GATES[name](x)
 
 
 def attention(x, p, heads, causal):
@@ -134,7 +141,7 @@ def test_a_text_token_depends_on_itself_and_earlier_ones_only(text_tower, theta,
 def test_the_class_token_depends_on_every_patch(image_tower, theta, sizes):
     shape = (sizes.image.num_patches + 1, sizes.image.transformer.width)
     tokens = jax.random.normal(jax.random.key(4), shape)
-    jacobian = jax.jit(jax.jacobian(lambda x: stage(image_tower, "encode", theta["image"], x)))(tokens)
+    jacobian = jax.jit(jax.jacobian(lambda x: stage(image_tower, "encode", theta["image"], x)[0]))(tokens)
     assert (np.abs(jacobian).max(axis=(0, 2)) > 0).all()
 
 
@@ -155,7 +162,7 @@ def test_shared_prefix_equals_whole_sequences(text_tower, theta, sizes, ids, dra
     prefix = jax.random.normal(jax.random.key(5), (draws, length, sizes.text.transformer.width))
 
     suffix = text_tower.bind({"params": theta}).embed(ids[:, :4], length)
-    shared = stage(text_tower, "encode_shared_prefix", theta, prefix, suffix)
+    shared = stage(text_tower, "encode_suffixes", theta, prefix, suffix)
     shared = stage(text_tower, "project", theta, shared, end)
     lead = (draws, len(ids))
     before = jnp.broadcast_to(prefix[:, None], (*lead, *prefix.shape[1:]))

@@ -26,37 +26,108 @@ def picture(size, mode="RGB"):
 
 # ------------------------------------------------------------------------------------------------ evaluation
 
-SIZES = [(50, 80), (81, 50), (64, 64), (30, 30), (28, 41), (3, 5), (1, 1), (200, 31), (97, 33)]
+SIZES = [(50, 80), (81, 50), (64, 64), (30, 30), (28, 41), (3, 5), (1, 1), (200, 31), (97, 33), (3, 200), (200, 3)]
+SIZES += [(1, 50), (27, 28), (31, 30), (30, 33), (37, 30)]
+
+# What a file may say, and transformers' processor of it.
+CLIP_FILE, SIGLIP_FILE = CLIP.to_hugging_face(), Preprocessing(28, 28, squash=True, resample=2).to_hugging_face()
+FILES = {
+    "CLIP": CLIP_FILE,
+    "CLIP, bilinear": CLIP_FILE | {"resample": 2, "size": 28},
+    "CLIP, nearest": CLIP_FILE | {"resample": 0},
+    "CLIP, Lanczos": CLIP_FILE | {"resample": 1},
+    "odd crop": CLIP_FILE | {"crop_size": 27},
+    "padding": CLIP_FILE | {"size": 20, "crop_size": 28},
+    "odd padding": CLIP_FILE | {"size": 21, "crop_size": 28},
+    "squash and crop": CLIP_FILE | {"size": {"height": 33, "width": 33}},
+    "squash and padding": CLIP_FILE | {"size": {"height": 21, "width": 21}},
+    "squash without a crop": CLIP_FILE | {"size": {"height": 33, "width": 33}, "do_center_crop": False},
+    "SigLIP": SIGLIP_FILE | {"resample": 3},
+    "SigLIP 2": SIGLIP_FILE,
+}
 
 
-@pytest.fixture(scope="module")
-def processor():
-    return pytest.importorskip("transformers").CLIPImageProcessorPil(**CLIP.to_hugging_face())
+def processor_of(file):
+    transformers = pytest.importorskip("transformers")
+    return getattr(transformers, file["image_processor_type"] + "Pil")(**file)
 
 
-def assert_same_view(processor, image):
-    ours = transforms.test_view(transforms.to_rgb(image), CLIP)
+def assert_same_view(processor, preprocessing, image):
+    ours = transforms.test_view(transforms.to_rgb(image), preprocessing)
     raw = processor(image, return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"][0]
     np.testing.assert_array_equal(ours, raw.transpose(1, 2, 0))
     assert ours.dtype == np.uint8
     theirs = processor(image, return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(CLIP.normalise(ours), theirs.transpose(1, 2, 0), atol=1e-6)
+    np.testing.assert_allclose(preprocessing.normalise(ours), theirs.transpose(1, 2, 0), atol=1e-6)
 
 
-@pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)
-def test_sizes_as_transformers(processor, size):
-    assert_same_view(processor, picture(size))
+@pytest.mark.parametrize("file", FILES)
+def test_sizes_as_transformers(file):
+    processor, preprocessing = processor_of(FILES[file]), Preprocessing.from_hugging_face(FILES[file])
+    for size in SIZES:
+        assert_same_view(processor, preprocessing, picture(size))
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
-def test_modes_as_transformers(processor, mode):
-    assert_same_view(processor, picture((50, 41), mode))
+@pytest.mark.parametrize("file", ["CLIP", "SigLIP 2"])
+def test_random_images_as_transformers(file):
+    """At the size of real checkpoints, where more can round."""
+    chance = np.random.default_rng(0)
+    preprocessing = Preprocessing.from_hugging_face(FILES[file]).at(224)
+    processor = processor_of(preprocessing.to_hugging_face())
+    for size in np.exp(chance.uniform(0, 6.5, (12, 2))).astype(int).tolist():
+        assert_same_view(processor, preprocessing, picture(size))
 
 
-def test_transparency_is_dropped():
-    """As OpenAI's pre-processing does; versions of transformers differ."""
-    invisible = Image.new("RGBA", (40, 40), (10, 20, 30, 0))
-    assert (transforms.test_view(transforms.to_rgb(invisible), CLIP) == [10, 20, 30]).all()
+@pytest.mark.parametrize("file", ["CLIP", "SigLIP"])
+def test_a_huge_image_as_transformers(file):
+    preprocessing = Preprocessing.from_hugging_face(FILES[file]).at(224)
+    huge = Image.fromarray(np.tile(np.asarray(picture((60, 40))), (100, 100, 1)))
+    assert_same_view(processor_of(preprocessing.to_hugging_face()), preprocessing, huge)
+
+
+def test_thousands_of_sizes_as_transformers():
+    """Sizes alone, of images that need no memory."""
+    theirs = pytest.importorskip("transformers.image_transforms").get_resize_output_image_size
+    chance = np.random.default_rng(0)
+    for _ in range(3000):
+        width, height = (int(chance.integers(1, 10 ** chance.integers(1, 5))) for _ in range(2))
+        shortest = int(chance.integers(1, 700))
+        image = np.broadcast_to(np.uint8(0), (3, height, width))
+        size = theirs(image, shortest, default_to_square=False, input_data_format="channels_first")
+        ours = transforms.resized_size((width, height), Preprocessing(size=shortest))
+        assert ours == size[::-1], (width, height, shortest)
+
+
+@pytest.mark.parametrize("side", [1, 63, 64, 300])
+@pytest.mark.parametrize("patches", [16, 24])
+def test_flexible_images_of_siglip_2_are_those_of_a_square(side, patches):
+    """Where the image is square, its patches are Siglip2ImageProcessor's, put together."""
+    transformers = pytest.importorskip("transformers")
+    file = {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 8, "max_num_patches": patches}
+    found = transformers.Siglip2ImageProcessorPil(**file)(picture((side, side)), return_tensors="np")
+    rows, columns = found["spatial_shapes"][0]
+    assert rows == columns == 4
+    theirs = found["pixel_values"][0, :16].reshape(4, 4, 8, 8, 3).swapaxes(1, 2).reshape(32, 32, 3)
+    preprocessing = Preprocessing.from_hugging_face(file)
+    ours = preprocessing.normalise(transforms.test_view(picture((side, side)), preprocessing))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_crop_larger_than_the_image_is_black_around_it():
+    """Eleven pixels are missing: six before, five after."""
+    view = transforms.test_view(Image.new("RGB", (17, 17), "white"), Preprocessing(size=17, crop=28))
+    assert (view[6:23, 6:23] == 255).all() and view.sum() == 17 * 17 * 3 * 255
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA", "YCbCr", "HSV"])
+def test_modes_as_transformers(mode):
+    assert_same_view(processor_of(CLIP_FILE), CLIP, picture((50, 41), mode))
+
+
+def test_transparency_is_on_white():
+    half = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
+    half.putpixel((1, 0), (10, 20, 30, 255))
+    np.testing.assert_array_equal(transforms.to_rgb(half), [[[255, 255, 255], [10, 20, 30]]])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -75,10 +146,11 @@ def test_exif_orientation_is_applied(orientation):
     stored = upright.transpose(turns[orientation]) if orientation in turns else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    stored.save(buffer, "PNG", exif=exif)
-    shown = transforms.to_rgb(Image.open(buffer))
-    np.testing.assert_array_equal(np.asarray(shown), np.asarray(upright))
+    for kind in ("PNG", "TIFF"):
+        buffer = io.BytesIO()
+        stored.save(buffer, kind, exif=exif)
+        shown = transforms.to_rgb(Image.open(buffer))
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(upright))
 
 
 # ------------------------------------------------------------------------------------------------ training

@@ -9,12 +9,11 @@ import pytest
 import tiny_clips
 from safetensors.numpy import load_file, save_file
 
-from pini_jax.clip import tensors as tensors_of
-from pini_jax.clip import weights
+from pini_jax.clip import hugging_face, open_clip, tensors, weights
 from pini_jax.errors import InputError
 
-OPENAI = weights.openai(tiny_clips.sizes())  # of every ViT
-SCHEMES = {"hugging_face": weights.HUGGING_FACE, "openai": OPENAI}
+OPENAI = open_clip.scheme(tiny_clips.sizes())  # of every ViT
+SCHEMES = {"hugging_face": hugging_face.CLIP, "openai": OPENAI}
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,7 @@ def saved(path, scheme, theta):
 
 
 def load(scheme, sizes, *paths, dtype=jnp.float32):
-    with tensors_of.open_tensors(paths) as tensors:
-        return weights.load(scheme, sizes, tensors, dtype, name="CLIP")
+    return weights.load(scheme, sizes, tensors.index(paths), dtype, name="CLIP")
 
 
 def assert_equal(a, b):
@@ -49,9 +47,9 @@ def assert_equal(a, b):
 
 def edit(path, change):
     """Rewrites a safetensors file after `change` did something to its tensors."""
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
+    content = load_file(path)
+    change(content)
+    save_file(content, path)
 
 
 def test_round_trip_is_bitwise(tmp_path, scheme, sizes, theta):
@@ -60,7 +58,7 @@ def test_round_trip_is_bitwise(tmp_path, scheme, sizes, theta):
 
 def test_layouts_are_pytorch_s(tmp_path, sizes, theta):
     """By hand, where a wrong transpose or split would still have the right shape."""
-    file = load_file(saved(tmp_path / "w", weights.HUGGING_FACE, theta))
+    file = load_file(saved(tmp_path / "w", hugging_face.CLIP, theta))
     image, text = theta["image"], theta["text"]
     width = sizes.text.transformer.width
     for i, name in enumerate("qkv"):
@@ -79,8 +77,18 @@ def test_layouts_are_pytorch_s(tmp_path, sizes, theta):
     np.testing.assert_array_equal(openai["text_projection"], text["projection"]["kernel"])
 
 
+@pytest.mark.parametrize("name", ["SAME", "VECTOR", "LINEAR", "LINEAR_OUT", "CONV", "PATCHES", "leading"])
+def test_a_layout_is_a_view(name):
+    """Tensors are written into parameters through it: a copy would leave them as they were."""
+    layout = weights.leading(2) if name == "leading" else getattr(weights, name)
+    parameter = np.zeros({"CONV": (2, 2, 3, 5), "PATCHES": (12, 5)}.get(name, (4, 3, 5)))
+    shape = layout.shape(parameter.shape)
+    view = layout.view(parameter, shape)
+    assert view.shape == shape and np.shares_memory(view, parameter)
+
+
 def test_one_error_lists_every_problem(tmp_path, sizes, theta):
-    path = saved(tmp_path / "w", weights.HUGGING_FACE, theta)
+    path = saved(tmp_path / "w", hugging_face.CLIP, theta)
     missing = ("logit_scale", "text_model.encoder.layers.1.mlp.fc2.bias")
     unknown = ("text_model.encoder.layers.2.mlp.fc2.bias", "head.weight")
     misshapen = ("visual_projection.weight", "text_model.embeddings.position_embedding.weight")
@@ -95,7 +103,7 @@ def test_one_error_lists_every_problem(tmp_path, sizes, theta):
 
     edit(path, change)
     with pytest.raises(InputError) as error:
-        load(weights.HUGGING_FACE, sizes, path)
+        load(hugging_face.CLIP, sizes, path)
     message = str(error.value)
     assert "6 problems" in message
     for problem in (*(f"missing tensor {key}" for key in missing), *(f"unknown tensor {key}" for key in unknown)):
@@ -106,18 +114,18 @@ def test_one_error_lists_every_problem(tmp_path, sizes, theta):
 
 def test_a_transposed_tensor_is_refused(tmp_path, sizes, theta):
     """The visual projection [e, d] has as many elements as its transpose."""
-    path = saved(tmp_path / "w", weights.HUGGING_FACE, theta)
+    path = saved(tmp_path / "w", hugging_face.CLIP, theta)
     key = "visual_projection.weight"
     edit(path, lambda tensors: tensors.update({key: np.ascontiguousarray(tensors[key].T)}))
     with pytest.raises(InputError, match=r"visual_projection.weight has shape \[16, 24\], not \[24, 16\]"):
-        load(weights.HUGGING_FACE, sizes, path)
+        load(hugging_face.CLIP, sizes, path)
 
 
 @pytest.mark.parametrize(
     ("scheme", "key"),
     [
-        (weights.HUGGING_FACE, "text_model.embeddings.position_ids"),
-        (weights.HUGGING_FACE, "vision_model.embeddings.position_ids"),
+        (hugging_face.CLIP, "text_model.embeddings.position_ids"),
+        (hugging_face.CLIP, "vision_model.embeddings.position_ids"),
         (OPENAI, "input_resolution"),
         (OPENAI, "vocab_size"),
     ],
@@ -170,17 +178,17 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_files_are_named(tmp_path, sizes, theta, damage):
-    path = saved(tmp_path / "model.safetensors", weights.HUGGING_FACE, theta)
+    path = saved(tmp_path / "model.safetensors", hugging_face.CLIP, theta)
     do, words = DAMAGE[damage]
     do(path)
     with pytest.raises(InputError, match=f"model.safetensors.*{words}"):
-        load(weights.HUGGING_FACE, sizes, path)
+        load(hugging_face.CLIP, sizes, path)
 
 
 @pytest.fixture
 def sharded(tmp_path, theta):
     """A folder with the tensors dealt to two files, and the index that names them."""
-    whole = saved(tmp_path / "whole", weights.HUGGING_FACE, theta)
+    whole = saved(tmp_path / "whole", hugging_face.CLIP, theta)
     tensors = load_file(whole)
     whole.unlink()
     keys = sorted(tensors)
@@ -193,37 +201,37 @@ def sharded(tmp_path, theta):
 
 
 def test_shards_are_one_checkpoint(sharded, sizes, theta):
-    files = tensors_of.files_of(sharded)
+    files = tensors.files_of(sharded)
     assert [file.name for file in files] == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    assert_equal(load(weights.HUGGING_FACE, sizes, *files), theta)
+    assert_equal(load(hugging_face.CLIP, sizes, *files), theta)
 
 
 def test_a_missing_shard_is_named(sharded, sizes):
-    files = tensors_of.files_of(sharded)
+    files = tensors.files_of(sharded)
     files[1].unlink()
     with pytest.raises(InputError, match="model-00002-of-00002.safetensors does not exist"):
-        load(weights.HUGGING_FACE, sizes, *files)
+        load(hugging_face.CLIP, sizes, *files)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"metadata": {}}'], ids=["no JSON", "a list", "no weight map"])
 def test_a_damaged_index_is_named(sharded, content):
     (sharded / "model.safetensors.index.json").write_text(content)
     with pytest.raises(InputError, match="model.safetensors.index.json"):
-        tensors_of.files_of(sharded)
+        tensors.files_of(sharded)
 
 
 def test_a_folder_without_weights_is_named(tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path} has no weights"):
-        tensors_of.files_of(tmp_path)
+        tensors.files_of(tmp_path)
 
 
 def test_fingerprint_changes_with_one_byte(tmp_path, theta):
-    a = saved(tmp_path / "a", weights.HUGGING_FACE, theta)
+    a = saved(tmp_path / "a", hugging_face.CLIP, theta)
     b = tmp_path / "b"
     content = bytearray(a.read_bytes())
     b.write_bytes(content)
-    assert tensors_of.fingerprint([a]) == tensors_of.fingerprint([b])
-    assert tensors_of.fingerprint([a]) != tensors_of.fingerprint([a, b])
+    assert tensors.fingerprint([a]) == tensors.fingerprint([b])
+    assert tensors.fingerprint([a]) != tensors.fingerprint([a, b])
     content[-1] ^= 1
     b.write_bytes(content)
-    assert tensors_of.fingerprint([a]) != tensors_of.fingerprint([b])
+    assert tensors.fingerprint([a]) != tensors.fingerprint([b])

@@ -11,7 +11,7 @@ import tokenizers
 from flax.traverse_util import unflatten_dict
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from pini_jax.clip import architecture, pretrained, weights
+from pini_jax.clip import architecture, hugging_face, pretrained, weights
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.tokenizer import END, START
 from pini_jax.clip.towers import stage
@@ -109,10 +109,10 @@ def hugging_face_folder(path: Path, seed: int = 0, **chosen) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     ids = (backend.token_to_id(START), backend.token_to_id(END))
     preprocessing = Preprocessing(size=made.image.image_size, crop=made.image.image_size)
-    (path / "config.json").write_text(json.dumps(architecture.to_hugging_face(made, *ids)))
+    (path / "config.json").write_text(json.dumps(hugging_face.write_config(made, *ids)))
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessing.to_hugging_face()))
     backend.save(str(path / "tokenizer.json"))
-    weights.save(path / "model.safetensors", weights.HUGGING_FACE, theta(made, seed))
+    weights.save(path / "model.safetensors", hugging_face.CLIP, theta(made, seed))
     return path
 
 
@@ -126,7 +126,7 @@ def load() -> pretrained.Pretrained:
 def make_prompts() -> prompts.Prompts:
     """Prompts for it, with five shared tokens and names of different lengths."""
     clip = load()
-    return prompts.build(clip.tokenizer, "x x the {}.", NAMES, clip.text_tower.sizes.context_length)
+    return prompts.build(clip.tokenizer, "x x the {}.", NAMES, clip.text_tower.sizes)
 
 
 def make_injector() -> Injector:

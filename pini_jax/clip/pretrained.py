@@ -6,19 +6,23 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 
-from pini_jax.clip import architecture, tokenizer, towers, weights
+from pini_jax.clip import architecture, hub, hugging_face, open_clip, positions, tokenizer, towers, weights
 from pini_jax.clip import tensors as tensor_files
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.resnet import ResNetTower
 from pini_jax.errors import InputError
 
 LOG = logging.getLogger(__name__)
-BUNDLED = Path(__file__).parent.parent / "assets" / "tiny_clip"
+BUNDLED = hub.BUNDLED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,37 +50,57 @@ class Pretrained:
         return self.image_tower.embed_dim
 
 
-def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32) -> Pretrained:
+class Format(NamedTuple):
+    """What the files of a checkpoint say: sizes, names of tensors, and what images it wants."""
+
+    sizes: architecture.Architecture
+    scheme: weights.Scheme
+    preprocessing: Preprocessing
+
+
+def load(
+    source: str,
+    tokenizer_source: str = "",
+    dtype: jnp.dtype = jnp.float32,
+    image_size: int = 0,
+    mesh: Mesh | None = None,
+) -> Pretrained:
     """Loads a CLIP.
 
     Args:
-        source: `tiny_clip` (the bundled one), a Hugging Face folder, a weight file (safetensors, or an archive
-            of PyTorch) with OpenAI's or Hugging Face's parameter names, or a hub id such as
-            `openai/clip-vit-base-patch16`.
+        source: `tiny_clip` (the bundled one); a folder or hub id (such as `openai/clip-vit-base-patch16`) of
+            Hugging Face's CLIP, SigLIP or SigLIP 2, or of open_clip; or a weight file (safetensors, or an archive
+            of PyTorch) with the parameter names of OpenAI or of Hugging Face.
         tokenizer_source: folder with the tokenizer's files; "" takes those beside the weights.
         dtype: in which the towers hold their weights and compute.
+        image_size: pixels of the images; positions are interpolated. 0 takes the checkpoint's own size.
+        mesh: the devices that hold the parameters, split as `sharding` says; None is JAX's default device.
 
     Raises:
-        InputError: there is no such checkpoint, or it is no CLIP, or its tensors do not fit.
+        InputError: there is no such checkpoint, or it is no CLIP, or its tensors do not fit, or the mesh cannot
+            split its towers.
     """
-    path = _locate(source)
+    path = hub.locate(source, tokenizer=not tokenizer_source)
     folder, files = (path, tensor_files.files_of(path)) if path.is_dir() else (path.parent, [path])
-    with tensor_files.open_tensors(files) as tensors:
-        if "visual.conv1.weight" in tensors:
-            LOG.info("OpenAI's parameter names: taken with OpenAI's quick_gelu, and heads of 64 channels")
-            sizes = architecture.from_openai({key: tensor.shape for key, tensor in tensors.items()})
-            scheme = weights.openai(sizes)
-        else:
-            scheme = weights.HUGGING_FACE
-            sizes = architecture.from_hugging_face(_read_json(folder / "config.json"))
-        architecture.check(sizes, known_activations=towers.ACTIVATIONS)
-        theta = weights.load(scheme, sizes, tensors, dtype, name=source)
+    tensors = tensor_files.index(files)
+    sizes, scheme, preprocessing = _recognise(folder, {key: x.shape for key, x in tensors.items()})
+    architecture.check(sizes, known_activations=towers.ACTIVATIONS)
+    theta = weights.load(scheme, sizes, tensors, dtype, name=source, mesh=mesh)
     words = tokenizer.load(Path(tokenizer_source) if tokenizer_source else folder)
-    if (size := words.backend.get_vocab_size()) > sizes.text.vocab_size:
-        raise InputError(f"the tokenizer knows {size} tokens, but {source} was trained on {sizes.text.vocab_size}")
-    preprocessing = _preprocessing(folder / "preprocessor_config.json", sizes.image.image_size)
+    if (known := words.vocab_size) > sizes.text.vocab_size:
+        raise InputError(
+            f"the tokenizer knows {known} tokens, but {source} was trained on {sizes.text.vocab_size}"
+        )
+    if image_size:
+        preprocessing = preprocessing.at(image_size)
+        sizes, theta = resize(sizes, theta, image_size)
+    elif preprocessing.crop != sizes.image.image_size:
+        raise InputError(
+            f"{source} wants images of {preprocessing.crop} pixels, but its tower reads {sizes.image.image_size}: "
+            "set image_size to one of them"
+        )
     digest = hashlib.sha256(tensor_files.fingerprint(files).encode())
-    digest.update(f"{sizes} {preprocessing} {words.backend.to_str()}".encode())
+    digest.update(f"{sizes} {preprocessing} {words.content}".encode())
     return Pretrained(
         image_tower=towers.image_tower(sizes, dtype),
         text_tower=towers.TextTower(sizes.text, sizes.embed_dim, dtype),
@@ -87,14 +111,68 @@ def load(source: str, tokenizer_source: str = "", dtype: jnp.dtype = jnp.float32
     )
 
 
-def _preprocessing(path: Path, image_size: int) -> Preprocessing:
-    if not path.exists():
-        LOG.info("%s is missing: images are taken as OpenAI's CLIP takes them", path)
-        return Preprocessing(size=image_size, crop=image_size)
-    preprocessing = Preprocessing.from_hugging_face(_read_json(path))
-    if preprocessing.crop != image_size:
-        raise InputError(f"{path} crops to {preprocessing.crop} pixels, but the tower reads {image_size}")
-    return preprocessing
+def resize(
+    sizes: architecture.Architecture, theta: dict, image_size: int
+) -> tuple[architecture.Architecture, dict]:
+    """The same CLIP for images of image_size pixels: its positional embeddings are interpolated.
+
+    Raises:
+        InputError: the images are smaller than a patch.
+    """
+    old, new = sizes.image, dataclasses.replace(sizes.image, image_size=image_size)
+    sizes = dataclasses.replace(sizes, image=new)
+    architecture.check(sizes, known_activations=towers.ACTIVATIONS)
+    if old.grid == new.grid:
+        return sizes, theta
+    flat = flatten_dict(theta, sep="/")
+    (path,) = flat.keys() & {"image/position", "image/pool/position"}
+    flat[path] = positions.resample(flat[path], old.grid, new.grid, old.filter)
+    return sizes, unflatten_dict(flat, sep="/")
+
+
+def _recognise(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
+    """By the names of the tensors, then by the config beside them."""
+    openai = any(key.startswith("visual.") for key in shapes)
+    config = folder / ("open_clip_config.json" if openai else "config.json")
+    try:
+        if not openai:
+            return _hugging_face(folder, _read_json(config))
+        if config.exists():
+            return _open_clip(_read_json(config), shapes)
+        return _openai(folder, shapes)
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise InputError(f"{config} does not describe a CLIP ({error!r})") from None
+
+
+def _hugging_face(folder: Path, config: Mapping) -> Format:
+    sizes = hugging_face.read_config(config)
+    processor = hugging_face.kind(config).processor
+    return Format(sizes, hugging_face.kind(config).scheme, _preprocessing(folder, sizes, processor))
+
+
+def _open_clip(config: Mapping, shapes: Mapping[str, weights.Shape]) -> Format:
+    sizes = open_clip.read_config(config)
+    preprocessing = Preprocessing.from_open_clip(config.get("preprocess_cfg") or {}, sizes.image.image_size)
+    return Format(sizes, open_clip.scheme(sizes, tuple(shapes)), preprocessing)
+
+
+def _openai(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
+    LOG.info("no open_clip_config.json: taken for OpenAI's own, with quick_gelu and heads of 64 channels")
+    sizes = open_clip.read_shapes(shapes)
+    return Format(
+        sizes, open_clip.scheme(sizes, tuple(shapes)), _preprocessing(folder, sizes, "CLIPImageProcessor")
+    )
+
+
+def _preprocessing(folder: Path, sizes: architecture.Architecture, processor: str) -> Preprocessing:
+    """What the folder says; transformers 5 saves it within processor_config.json."""
+    alone, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if alone.exists():
+        return Preprocessing.from_hugging_face(_read_json(alone))
+    if whole.exists() and (settings := _read_json(whole).get("image_processor")):
+        return Preprocessing.from_hugging_face(settings)
+    LOG.info("%s is missing: images are taken as %s takes them", alone, processor)
+    return Preprocessing.from_hugging_face({"image_processor_type": processor}).at(sizes.image.image_size)
 
 
 def tower_dtype(name: str) -> jnp.dtype:
@@ -102,35 +180,6 @@ def tower_dtype(name: str) -> jnp.dtype:
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
-
-
-def _locate(source: str) -> Path:
-    if source == BUNDLED.name:
-        return BUNDLED
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return _download(source)
-    raise InputError(f"clip={source!r}: no such folder or file, and no hub id (owner/name)")
-
-
-def _download(hub_id: str) -> Path:
-    import huggingface_hub  # slow to import, and needed for hub ids only
-
-    try:
-        for weights_file in ("*.safetensors", "pytorch_model.bin"):
-            patterns = ["*.json", "merges.txt", weights_file]
-            folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns))
-            if list(folder.glob(weights_file)):
-                break
-        return folder
-    except Exception as error:  # offline, unknown id, gated: the hub's own words say which
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"clip={hub_id!r} is neither a local folder, nor in the hub's cache, nor could it be fetched "
-            f"({reason}); on a machine with a network run `hf download {hub_id}`, copy the folder, and name it"
-        ) from None
 
 
 def _read_json(path: Path) -> dict:

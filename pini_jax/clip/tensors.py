@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,74 +16,116 @@ from safetensors import SafetensorError, safe_open
 from pini_jax.clip import archive
 from pini_jax.errors import InputError
 
+ARCHIVES = (".bin", ".pt", ".pth")  # PyTorch's; any other file is taken for safetensors
+SUFFIXES = (".safetensors", *ARCHIVES)
+BLOCK = 1 << 22  # elements that are read at once, or one row where rows are longer
+STRIP = 16  # rows that are copied at once: where the target is transposed, more of them miss the caches
+
 
 class Tensor(NamedTuple):
-    """A tensor in a file: nothing is read before `read()`."""
+    """A tensor in a file: nothing is read before `read`, and nothing of the file is kept after it.
+
+    Attributes:
+        read: () -> the whole tensor; (start, stop) -> those rows, slices of the first axis.
+    """
 
     shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
+    read: Callable[..., np.ndarray]
+
+    def copy_to(self, target: np.ndarray) -> None:
+        """Writes the tensor to an array of its shape, whose dtype and strides may be others, block by block."""
+        if self.shape != target.shape or not self.shape:  # a scalar, stored with or without an axis
+            target[...] = self.read().reshape(target.shape)
+            return
+        rows = max(1, BLOCK // max(1, math.prod(self.shape[1:])))
+        for start in range(0, self.shape[0], rows):
+            part = target[start : start + rows]
+            block = self.read(start, start + len(part)).astype(target.dtype, copy=False)
+            for row in range(0, len(part), STRIP):
+                part[row : row + STRIP] = block[row : row + STRIP]
 
 
 Tensors = Mapping[str, Tensor]
-ARCHIVES = (".bin", ".pt", ".pth")  # PyTorch's; any other file is taken for safetensors
+
+# ------------------------------------------------------------------------------------------------ which files
+
+# In order of preference. An index names the shards of one checkpoint.
+HUGGING_FACE = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The weight files of a Hugging Face folder: one file, or the shards that its index names.
+def files_of(folder: Path, present: Collection[str] | None = None) -> list[Path]:
+    """The weight files of a folder: one file, or the shards that an index names.
+
+    Args:
+        present: the names to choose from, where not all of them have been fetched; by default what there is.
 
     Raises:
-        InputError: the folder has no weights, or a damaged index.
+        InputError: there are no weights, or the index is damaged.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} is damaged: it has no weight_map ({error!r})") from None
-        return [folder / name for name in names]
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).exists():
-            return [folder / name]
-    raise InputError(f"{folder} has no weights: model.safetensors is missing")
+    names = HUGGING_FACE + OPEN_CLIP if _is_hugging_face(folder) else OPEN_CLIP + HUGGING_FACE
+    for name in names:
+        if (folder / name).exists() if present is None else name in present:
+            return _shards(folder / name) if name.endswith(".json") else [folder / name]
+    raise InputError(f"{folder} has no weights: {names[0]} is missing, and so are {', '.join(names[1:])}")
 
 
-@contextlib.contextmanager
-def open_tensors(paths: Sequence[Path]) -> Iterator[Tensors]:
-    """Opens weight files as one mapping.
+def _is_hugging_face(folder: Path) -> bool:
+    """open_clip's config may lie beside one of Hugging Face's, which names a model type, or one of timm's."""
+    if not (folder / "open_clip_config.json").exists():
+        return True
+    try:
+        return "model_type" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is damaged: it has no weight_map ({error!r})") from None
+    if not names or any(Path(name).name != name or not name.endswith(SUFFIXES) for name in names):
+        raise InputError(f"{index} is damaged: it names no files of its own folder, but {names}")
+    return [index.parent / name for name in names]
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def index(paths: Sequence[Path]) -> Tensors:
+    """All tensors of some weight files, by key; no file stays open.
 
     Raises:
         InputError: a file is missing, truncated, of no known format, or refused as unsafe.
     """
-    with contextlib.ExitStack() as stack:
-        tensors: dict[str, Tensor] = {}
-        for path in paths:
-            if not path.exists():
-                raise InputError(f"weight file {path} does not exist")
-            opener = _open_archive if path.suffix in ARCHIVES else _open_safetensors
-            tensors |= opener(path, stack)
-        yield tensors
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"weight file {path} does not exist")
+        found = archive.index(path) if path.suffix in ARCHIVES else _index_safetensors(path)
+        tensors |= {key: Tensor(*entry) for key, entry in found.items()}
+    return tensors
 
 
-def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
+def _index_safetensors(path: Path) -> archive.Index:
     try:
-        file = stack.enter_context(safe_open(path, framework="np"))
+        with safe_open(path, framework="np") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, no mapping
     except (SafetensorError, OSError) as error:
         raise InputError(f"weight file {path} is truncated or no safetensors file ({error})") from None
-    return {
-        key: Tensor(tuple(file.get_slice(key).get_shape()), functools.partial(file.get_tensor, key))
-        for key in file.keys()  # noqa: SIM118, no mapping
-    }
+    return {key: (shape, functools.partial(_read_safetensors, path, key)) for key, shape in shapes.items()}
 
 
-def _open_archive(path: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
-    try:
-        file = stack.enter_context(zipfile.ZipFile(path))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(
-            f"weight file {path} is neither a safetensors file nor a whole archive of PyTorch ({error}); "
-            "save its tensors as model.safetensors"
-        ) from None
-    return {key: Tensor(*found) for key, found in archive.read_index(path, file).items()}
+def _read_safetensors(path: Path, key: str, start: int | None = None, stop: int | None = None) -> np.ndarray:
+    # Opened for one read: pages of a mapping stay in memory for as long as it does.
+    with safe_open(path, framework="np") as file:
+        return file.get_tensor(key) if start is None else file.get_slice(key)[start:stop]
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
@@ -92,6 +133,6 @@ def fingerprint(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
-            while chunk := file.read(1 << 24):
+            while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()

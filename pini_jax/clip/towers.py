@@ -25,6 +25,7 @@ from pini_jax.clip.resnet import ResNetTower
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
 
@@ -41,6 +42,18 @@ def _causal(length: int) -> Array:
     return jnp.tril(jnp.ones((length, length), bool))
 
 
+def _attend(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+    """softmax(q k^T) v of every head; all are [..., tokens, heads, channels], queries already scaled."""
+    scores = jnp.einsum("...qhz,...jhz->...hqj", query, key)
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)
+    return jnp.einsum("...hqj,...jhz->...qhz", _softmax(scores), value)
+
+
+def _layer_norm(sizes: architecture.Transformer, dtype: jnp.dtype) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=sizes.epsilon, use_fast_variance=False, dtype=dtype)
+
+
 class Block(nn.Module):
     """x <- x + attention(norm(x));  x <- x + mlp(norm(x))."""
 
@@ -49,9 +62,8 @@ class Block(nn.Module):
 
     def setup(self):
         width, heads = self.sizes.width, self.sizes.heads
-        norm = dict(epsilon=self.sizes.epsilon, use_fast_variance=False, dtype=self.dtype)
-        self.norm_1 = nn.LayerNorm(**norm)
-        self.norm_2 = nn.LayerNorm(**norm)
+        self.norm_1 = _layer_norm(self.sizes, self.dtype)
+        self.norm_2 = _layer_norm(self.sizes, self.dtype)
         self.qkv = nn.DenseGeneral((3, heads, width // heads), dtype=self.dtype)
         self.out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype)
         self.mlp_in = nn.Dense(self.sizes.mlp_width, dtype=self.dtype)
@@ -67,10 +79,7 @@ class Block(nn.Module):
         return x + self.mlp_out(ACTIVATIONS[self.sizes.activation](self.mlp_in(self.norm_2(x))))
 
     def _self_attention(self, query: Array, key: Array, value: Array) -> Array:
-        scores = jnp.einsum("...qhz,...jhz->...hqj", query, key)
-        if self.sizes.causal:
-            scores = jnp.where(_causal(query.shape[-3]), scores, -jnp.inf)
-        return jnp.einsum("...hqj,...jhz->...qhz", _softmax(scores), value)
+        return _attend(query, key, value, _causal(query.shape[-3]) if self.sizes.causal else None)
 
     def __call__(self, x: Array) -> Array:
         return self._finish(x, self._self_attention(*self._heads(x)))
@@ -101,44 +110,94 @@ def _scan(block: Block, body, carry):
     return scan(block, carry, None)[0]
 
 
+class PoolingHead(nn.Module):
+    """y = attention(probe, norm(tokens)); y + mlp(norm(y)): SigLIP's pooling, with a learned query.
+
+    Source: Zhai et al. 2022 (https://arxiv.org/abs/2106.04560), "multihead attention pooling".
+    """
+
+    sizes: architecture.Transformer
+    dtype: jnp.dtype
+
+    def setup(self):
+        width, heads = self.sizes.width, self.sizes.heads
+        self.probe = self.param("probe", nn.initializers.normal(width**-0.5), (width,))
+        self.qkv = nn.DenseGeneral((3, heads, width // heads), dtype=self.dtype)
+        self.out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype)
+        self.norm = _layer_norm(self.sizes, self.dtype)
+        self.mlp_in = nn.Dense(self.sizes.mlp_width, dtype=self.dtype)
+        self.mlp_out = nn.Dense(width, dtype=self.dtype)
+
+    def __call__(self, tokens: Float[Array, "*b n d"]) -> Float[Array, "*b d"]:
+        # The probe joins the tokens for one projection: it is the query, and no key or value.
+        probe = jnp.broadcast_to(self.probe.astype(self.dtype), (*tokens.shape[:-2], 1, tokens.shape[-1]))
+        projected = self.qkv(jnp.concatenate([probe, tokens], axis=-2))
+        query, key, value = jnp.moveaxis(projected, -3, 0)
+        query = query[..., :1, :, :] * query.shape[-1] ** -0.5
+        x = self.out(_attend(query, key[..., 1:, :, :], value[..., 1:, :, :]))[..., 0, :]
+        return x + self.mlp_out(ACTIVATIONS[self.sizes.activation](self.mlp_in(self.norm(x))))
+
+
 class ImageTower(nn.Module):
-    """V(x) = W norm(encode(norm([class, patches(x)] + position)))_class."""
+    """V(x) = W norm(encode(norm([class, patches(x)] + position)))_class; variants in `architecture.Image`."""
 
     sizes: architecture.Image
     embed_dim: int
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        transformer = self.sizes.transformer
+        sizes, transformer = self.sizes, self.sizes.transformer
         width = transformer.width
         init = nn.initializers.normal(width**-0.5)
-        norm = dict(epsilon=transformer.epsilon, use_fast_variance=False, dtype=self.dtype)
-        self.patch_embedding = nn.Dense(width, use_bias=False, dtype=self.dtype)
-        self.class_embedding = self.param("class_embedding", init, (width,))
-        self.position = self.param("position", init, (self.sizes.num_patches + 1, width))
-        self.norm_in = nn.LayerNorm(**norm)
+        self.patch_embedding = nn.Dense(width, use_bias=sizes.patch_bias, dtype=self.dtype)
+        if sizes.class_token:
+            self.class_embedding = self.param("class_embedding", init, (width,))
+        self.position = self.param("position", init, (sizes.class_token + sizes.num_patches, width))
+        if sizes.norm_in:
+            self.norm_in = _layer_norm(transformer, self.dtype)
         self.blocks = Block(transformer, self.dtype)
-        self.norm_out = nn.LayerNorm(**norm)
-        self.projection = nn.Dense(self.embed_dim, use_bias=False, dtype=self.dtype)
+        # What follows the blocks is little work: in float32 whatever the dtype.
+        self.norm_out = _layer_norm(transformer, jnp.float32)
+        if sizes.pool == "attention":
+            self.head = PoolingHead(transformer, jnp.float32)
+        if sizes.projection:
+            self.projection = nn.Dense(self.embed_dim, use_bias=False, dtype=jnp.float32)
 
-    def embed(self, pixels: Float[Array, "*k b h w 3"]) -> Float[Array, "*k b n+1 d"]:
+    def embed(self, pixels: Float[Array, "*k b h w 3"]) -> Float[Array, "*k b n d"]:
         """Patches as tokens, after the class token, with positions, through the first norm."""
-        p = self.sizes.patch_size
-        *lead, h, w, channels = pixels.shape
-        patches = pixels.astype(self.dtype).reshape(*lead, h // p, p, w // p, p, channels)
-        patches = jnp.swapaxes(patches, -4, -3).reshape(*lead, self.sizes.num_patches, p * p * channels)
-        patches = self.patch_embedding(patches)
-        first = jnp.broadcast_to(self.class_embedding.astype(self.dtype), (*lead, 1, patches.shape[-1]))
-        tokens = jnp.concatenate([first, patches], axis=-2)
-        return self.norm_in(tokens + self.position.astype(self.dtype))
+        p, grid = self.sizes.patch_size, self.sizes.grid
+        *lead, _, _, channels = pixels.shape
+        pixels = pixels[..., : grid * p, : grid * p, :]
+        patches = pixels.astype(self.dtype).reshape(*lead, grid, p, grid, p, channels)
+        patches = jnp.swapaxes(patches, -4, -3).reshape(*lead, grid**2, p * p * channels)
+        tokens = self.patch_embedding(patches)
+        if self.sizes.class_token:
+            first = jnp.broadcast_to(self.class_embedding.astype(self.dtype), (*lead, 1, tokens.shape[-1]))
+            tokens = jnp.concatenate([first, tokens], axis=-2)
+        tokens = tokens + self.position.astype(self.dtype)
+        return self.norm_in(tokens) if self.sizes.norm_in else tokens
 
-    def encode(self, tokens: Float[Array, "*k b n+1 d"]) -> Float[Array, "*k b d"]:
-        """All blocks; the class token is what comes out."""
-        return _scan(self.blocks, lambda block, x: block(x), tokens)[..., 0, :]
+    def encode(self, tokens: Float[Array, "*k b n d"]) -> Float[Array, "*k b n d"]:
+        """All blocks."""
+        return _scan(self.blocks, lambda block, x: block(x), tokens)
 
-    def project(self, token: Float[Array, "*k b d"]) -> Float[Array, "*k b e"]:
-        """Into the joint space, un-normalised, in float32."""
-        return self.projection(self.norm_out(token)).astype(jnp.float32)
+    def _pool(self, tokens: Float[Array, "*k b n d"]) -> Float[Array, "*k b d"]:
+        patches = tokens[..., int(self.sizes.class_token) :, :]
+        match self.sizes.pool:
+            case "class":
+                return self.norm_out(tokens[..., 0, :])
+            case "mean":
+                return self.norm_out(patches.mean(-2))
+            case "mean_of_norms":
+                return self.norm_out(patches).mean(-2)
+            case "attention":
+                return self.head(self.norm_out(patches))
+        raise ValueError(self.sizes.pool)
+
+    def project(self, tokens: Float[Array, "*k b n d"]) -> Float[Array, "*k b e"]:
+        """One token into the joint space, un-normalised, in float32."""
+        token = self._pool(tokens)
+        return self.projection(token) if self.sizes.projection else token
 
     def __call__(self, pixels: Float[Array, "*k b h w 3"]) -> Float[Array, "*k b e"]:
         return self.project(self.encode(self.embed(pixels)))
@@ -159,8 +218,9 @@ class TextTower(nn.Module):
         )
         self.position = self.param("position", nn.initializers.normal(0.01), (self.sizes.context_length, width))
         self.blocks = Block(transformer, self.dtype)
-        self.norm_out = nn.LayerNorm(epsilon=transformer.epsilon, use_fast_variance=False, dtype=self.dtype)
-        self.projection = nn.Dense(self.embed_dim, use_bias=False, dtype=self.dtype)
+        # As in the image tower.
+        self.norm_out = _layer_norm(transformer, jnp.float32)
+        self.projection = nn.Dense(self.embed_dim, use_bias=self.sizes.projection_bias, dtype=jnp.float32)
 
     def embed(self, ids: Int[Array, "*c s"], offset: int = 0) -> Float[Array, "*c s d"]:
         """Token and position embeddings of ids that stand at positions offset, offset + 1, ..."""
@@ -171,22 +231,26 @@ class TextTower(nn.Module):
         """All blocks over whole sequences."""
         return _scan(self.blocks, lambda block, x: block(x), tokens)
 
-    def encode_shared_prefix(
+    def encode_suffixes(
         self, prefix: Float[Array, "k p d"], suffix: Float[Array, "c s d"]
     ) -> Float[Array, "k c s d"]:
         """encode([prefix, suffix_c])[p:] for every draw of the prefix and every class, exactly.
 
-        Attention is causal, so the prefix does not depend on what follows it: it runs once per draw, and
-        each class's suffix attends to the prefix's keys and values.
+        Where attention is causal the prefix does not depend on what follows it: it runs once per draw, and
+        each class's suffix attends to the prefix's keys and values. Otherwise every whole sequence runs.
         """
-        start = prefix, jnp.broadcast_to(suffix, (prefix.shape[0], *suffix.shape))
-        return _scan(self.blocks, lambda block, carry: block.shared_prefix(*carry), start)[1]
+        lead = prefix.shape[0], suffix.shape[0]
+        suffix = jnp.broadcast_to(suffix, (lead[0], *suffix.shape))
+        if self.sizes.transformer.causal:
+            return _scan(self.blocks, lambda block, carry: block.shared_prefix(*carry), (prefix, suffix))[1]
+        before = jnp.broadcast_to(prefix[:, None], (*lead, *prefix.shape[1:]))
+        return self.encode(jnp.concatenate([before, suffix], axis=-2))[..., prefix.shape[1] :, :]
 
     def project(self, tokens: Float[Array, "*c s d"], end: Int[Array, "*c"]) -> Float[Array, "*c e"]:
         """The end token's embedding into the joint space, un-normalised, in float32."""
         end = jnp.broadcast_to(end, tokens.shape[:-2])
         token = jnp.take_along_axis(tokens, end[..., None, None], axis=-2)[..., 0, :]
-        return self.projection(self.norm_out(token)).astype(jnp.float32)
+        return self.projection(self.norm_out(token))
 
     def __call__(self, ids: Int[Array, "*c s"], end: Int[Array, "*c"]) -> Float[Array, "*c e"]:
         return self.project(self.encode(self.embed(ids)), end)
@@ -209,6 +273,8 @@ class Towers(nn.Module):
         self.image = image_tower(self.sizes, self.dtype)
         self.text = TextTower(self.sizes.text, self.sizes.embed_dim, self.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6592), ())
+        if self.sizes.logit_bias:
+            self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), ())
 
     def __call__(self, pixels: Float[Array, "b h w 3"], ids: Int[Array, "c s"], end: Int[Array, "c"]):
         return self.image(pixels), self.text(ids, end), self.logit_scale

@@ -29,14 +29,16 @@ Encode = Callable[[Float[np.ndarray, "b h w 3"]], Float[Array, "b e"]]
 
 
 def make_encoder(clip: Pretrained, mesh: jax.sharding.Mesh) -> Encode:
-    """The frozen image tower over batches of pixels, split over the devices: [b h w 3] -> [b e]."""
-    theta = meshes.replicate(mesh, clip.theta["image"])
+    """The frozen image tower over batches of pixels, split over the devices: [b h w 3] -> [b e].
+
+    Its parameters stay where `pretrained.load` has put them.
+    """
     forward = jax.jit(lambda theta, pixels: clip.image_tower.apply({"params": theta}, pixels))
 
     def encode(pixels: Float[np.ndarray, "b h w 3"]) -> Float[Array, "b e"]:
-        padding = -len(pixels) % mesh.size
+        padding = -len(pixels) % meshes.batch_shards(mesh)
         padded = np.concatenate([pixels, pixels[:1].repeat(padding, axis=0)]) if padding else pixels
-        return forward(theta, meshes.shard(mesh, padded))[: len(pixels)]
+        return forward(clip.theta["image"], meshes.shard(mesh, padded))[: len(pixels)]
 
     return encode
 

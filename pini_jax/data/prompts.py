@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
+from pini_jax.clip.architecture import Text
 from pini_jax.clip.tokenizer import Tokenizer
 from pini_jax.errors import InputError
+
+LOG = logging.getLogger(__name__)
+_WHOLE = {
+    False: "bidirectional text: all %d positions of every class are encoded (no shared prefix)",
+    True: "text is read from its last position: all %d positions of every class are encoded",
+}
 
 
 class Prompts(NamedTuple):
     """Prompts that share everything before the class name; a pytree of arrays.
 
+    The prompt of class c is [start, prefix, suffix_c], at positions 0, 1, ...
+
     Attributes:
-        prefix: ids of the start token and of the p tokens that all classes share.
-        suffix: ids from the class name to the end token, padded with the end token.
-        end: index of the end token within each suffix.
+        start: ids of what stands before every text: CLIP's start token, or nothing.
+        prefix: ids of the p tokens that all classes share; these get the noise.
+        suffix: ids from the class name on, the end token and what fills up included.
+        end: index within each suffix of the token that becomes the feature.
     """
 
-    prefix: Int[np.ndarray, "p+1"]
+    start: Int[np.ndarray, "a"]
+    prefix: Int[np.ndarray, "p"]
     suffix: Int[np.ndarray, "c s"]
     end: Int[np.ndarray, "c"]
 
 
-def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], context_length: int) -> Prompts:
+def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], text: Text) -> Prompts:
     """Tokenises `template` with every class name in the place of its `{}`; `_` in a name becomes a space.
+
+    Suffixes are as long as the longest; up to the context length if the tower sees what comes after the end token.
+
+    Args:
+        tokenizer: of the checkpoint.
+        template: text with one `{}`.
+        class_names: c names.
+        text: sizes of the text tower.
 
     Raises:
         InputError: the template has no single `{}`, or a prompt is longer than the context.
@@ -36,18 +56,29 @@ def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], conte
         raise InputError(f"template {template!r} must hold {{}} exactly once, where the class name goes")
     rows = [tokenizer.encode(template.replace("{}", name.replace("_", " "))) for name in class_names]
     for name, row in zip(class_names, rows, strict=True):
-        if len(row) > context_length:
+        if len(row) > text.context_length:
             raise InputError(
-                f"class name {name!r} makes a prompt of {len(row)} tokens; this CLIP reads {context_length}"
+                f"class name {name!r} makes a prompt of {len(row)} tokens; this CLIP reads {text.context_length}"
             )
-    shared = _shared(tokenizer.encode(template.split("{}")[0])[:-1], rows)
-    suffixes = [row[shared:] for row in rows]
-    longest = max(map(len, suffixes))
-    return Prompts(
-        prefix=np.array(rows[0][:shared], np.int32),
-        suffix=np.array([s + [tokenizer.end_id] * (longest - len(s)) for s in suffixes], np.int32),
-        end=np.array([len(s) - 1 for s in suffixes], np.int32),
-    )
+    shared = _shared(tokenizer.encode(template.split("{}")[0].rstrip())[:-1], rows)
+    suffixes, end = _fill(tokenizer, [row[shared:] for row in rows], text, text.context_length - shared)
+    start = len(tokenizer.start_ids)
+    return Prompts(*(np.array(x, np.int32) for x in (rows[0][:start], rows[0][start:shared], suffixes, end)))
+
+
+def _fill(
+    tokenizer: Tokenizer, suffixes: Sequence[list[int]], text: Text, room: int
+) -> tuple[list[list[int]], list[int]]:
+    """Suffixes of one length, and the index of the token that becomes the feature."""
+    last = [len(suffix) - 1 for suffix in suffixes]
+    if text.transformer.causal and text.pool == "end":
+        length, pad = max(map(len, suffixes)), tokenizer.end_id
+    else:
+        length, pad = room, tokenizer.pad_id
+        LOG.info(_WHOLE[text.transformer.causal], text.context_length)
+    if text.pool == "last":
+        last = [length - 1] * len(suffixes)
+    return [suffix + [pad] * (length - len(suffix)) for suffix in suffixes], last
 
 
 def _shared(before: Sequence[int], rows: Sequence[Sequence[int]]) -> int:

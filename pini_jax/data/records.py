@@ -39,17 +39,22 @@ class Dataset(NamedTuple):
 
 
 def open_image(record: Record) -> Image.Image:
-    """Decodes a record, upright and in RGB.
+    """Decodes a record, upright and in RGB, as the table of `pini_jax.data.transforms` says.
+
+    PIL's guard against decompression bombs holds: it warns above 89 million pixels and refuses above 178 million.
 
     Raises:
-        InputError: the image is missing or cannot be decoded.
+        InputError: the image is missing, or cannot be decoded, or its values do not say what is white.
     """
     source = io.BytesIO(record.source) if isinstance(record.source, bytes) else record.source
     try:
         with Image.open(source) as image:
             return to_rgb(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
-        raise InputError(f"image {record.id} cannot be read ({error})") from None
+    except UnidentifiedImageError:  # its own words would name an object in memory
+        raise InputError(f"image {record.id} cannot be read (no kind of image that PIL knows)") from None
+    except Exception as error:  # a damaged file makes PIL's readers raise anything at all
+        reason = str(error) or type(error).__name__
+        raise InputError(f"image {record.id} cannot be read ({reason})") from None
 
 
 def list_hash(records: Sequence[Record]) -> str:

@@ -27,7 +27,7 @@ class Injector:
         prefix, suffix = injector.prompt_tokens(phi, theta, prompts, draw)     # + prompt_tokens noise
         text = encode_prompts(text_tower, theta, prefix, suffix, prompts.end)  # frozen
         images = injector.image_features(phi, text, features, draw)            # + image_features noise
-        logits = cosine_logits(theta["logit_scale"], images, text)             # frozen
+        logits = cosine_logits(theta, images, text)                            # frozen
 
     With no generators it is zero-shot CLIP.
 
@@ -45,7 +45,7 @@ class Injector:
         Raises:
             InputError: there is prompt noise, but no prompt token for it.
         """
-        if "prompt_tokens" in self.generators and len(prompts.prefix) < 2:
+        if "prompt_tokens" in self.generators and not len(prompts.prefix):
             raise InputError("the template has nothing before {}, where the noise of prompt_tokens goes")
         embed_dim = self.text_tower.embed_dim
         inputs = {
@@ -58,20 +58,21 @@ class Injector:
         }
 
     def _prompt_shape(self, prompts: Prompts) -> tuple[int, int]:
-        return len(prompts.prefix) - 1, self.text_tower.sizes.transformer.width
+        return len(prompts.prefix), self.text_tower.sizes.transformer.width
 
     def _gaussian(self, site: str, phi: Phi, *inputs) -> Gaussian:
         return self.generators[site].apply({"params": phi[site]}, *inputs)
 
     def prompt_tokens(
         self, phi: Phi, theta: Mapping, prompts: Prompts, draw: Draw = draw_mean
-    ) -> tuple[Float[Array, "k p+1 d"], Float[Array, "c s d"]]:
-        """Embedded prompts: the prefix with noise on every token but the start token, and the suffixes."""
-        prefix = stage(self.text_tower, "embed", theta["text"], prompts.prefix)[None]
-        suffix = stage(self.text_tower, "embed", theta["text"], prompts.suffix, len(prompts.prefix))
+    ) -> tuple[Float[Array, "k a+p d"], Float[Array, "c s d"]]:
+        """Embedded prompts: the a start tokens and the prefix, with noise on the latter, and the suffixes."""
+        shared = jnp.concatenate([prompts.start, prompts.prefix])
+        prefix = stage(self.text_tower, "embed", theta["text"], shared)[None]
+        suffix = stage(self.text_tower, "embed", theta["text"], prompts.suffix, len(shared))
         if "prompt_tokens" in self.generators:
             noise = draw("prompt_tokens", self._gaussian("prompt_tokens", phi, self._prompt_shape(prompts)))
-            prefix = (prefix + jnp.pad(noise, ((0, 0), (1, 0), (0, 0)))).astype(suffix.dtype)
+            prefix = (prefix + jnp.pad(noise, ((0, 0), (len(prompts.start), 0), (0, 0)))).astype(suffix.dtype)
         return prefix, suffix
 
     def image_features(
@@ -89,7 +90,7 @@ class Injector:
         """All of the above: what training differentiates."""
         prefix, suffix = self.prompt_tokens(phi, theta, prompts, draw)
         text = encode_prompts(self.text_tower, theta, prefix, suffix, prompts.end)
-        return cosine_logits(theta["logit_scale"], self.image_features(phi, text, features, draw), text)
+        return cosine_logits(theta, self.image_features(phi, text, features, draw), text)
 
 
 def encode_prompts(
@@ -100,17 +101,21 @@ def encode_prompts(
     end: Int[ArrayLike, "c"],
 ) -> Float[Array, "k c e"]:
     """Text features of every class for every draw of the prefix, un-normalised."""
-    tokens = stage(text_tower, "encode_shared_prefix", theta["text"], prefix, suffix)
+    tokens = stage(text_tower, "encode_suffixes", theta["text"], prefix, suffix)
     return stage(text_tower, "project", theta["text"], tokens, end)
 
 
 def cosine_logits(
-    logit_scale: Float[Array, ""], images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
+    theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
 ) -> Float[Array, "n k b c"]:
-    """exp(s) cos(image, text), in float32."""
+    """exp(s) cos(image, text) + b, in float32; b is the bias of a CLIP that has one.
+
+    Classes exclude each other here: probabilities are a softmax over them, which b does not change.
+    """
 
     def normalise(x: Array) -> Array:
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
     cosine = jnp.einsum("nkbe,kce->nkbc", normalise(images), normalise(text), precision=jax.lax.Precision.HIGHEST)
-    return jnp.exp(logit_scale) * cosine
+    logits = jnp.exp(theta["logit_scale"]) * cosine
+    return logits + theta["logit_bias"] if "logit_bias" in theta else logits
