@@ -2,8 +2,8 @@
 
 Every row is a process of its own, which loads one file with `clip.pretrained.load`. `peak` is the greatest
 resident memory of that process, interpreter and JAX included; `before` is what it was after the imports. `held` is
-the dtype of the parameters, which stay in memory. `ratio` is the peak to the file, or to the parameters if these are
-larger. The archive is measured where PyTorch is there to write it.
+the dtype of the parameters, which stay in memory. `ratio` is the peak to the file, or to the parameters where they
+are larger. The archive is measured where PyTorch is there to write it.
 """
 
 from __future__ import annotations

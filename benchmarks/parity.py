@@ -302,7 +302,7 @@ def live(model: Model, seed: int = 0) -> Line:
     reference = build(reduced(model.config), seed)
     with tempfile.TemporaryDirectory() as folder:
         reference.save_pretrained(folder)
-        errors = _both(Path(folder), pretrained.BUNDLED, sample(reference, seed))
+        errors = _both(Path(folder), hub.BUNDLED, sample(reference, seed))
     full = hugging_face.read_config(model.config)
     return Line(model.name, count(full), model.published, *errors)
 

@@ -268,7 +268,7 @@ def export(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mapping) -
 def pretrain(recipe: Recipe, workdir: Path) -> Path:
     """Trains and exports; the folder that was made."""
     tokenizer = build_tokenizer()
-    folder = workdir / pretrained.BUNDLED.name
+    folder = workdir / hub.BUNDLED.name
     export(folder, recipe, tokenizer, train(recipe, tokenizer)[0])
     return folder
 

@@ -161,7 +161,7 @@ def test_a_folder_with_pytorch_model_bin(tmp_path, dtype):
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file
 
-    shutil.copytree(pretrained.BUNDLED, tmp_path / "clip")
+    shutil.copytree(hub.BUNDLED, tmp_path / "clip")
     weights = load_file(tmp_path / "clip" / "model.safetensors")
     cast = {key: torch.nn.Parameter(x.to(getattr(torch, dtype))) for key, x in weights.items()}
     torch.save(cast, tmp_path / "clip" / "pytorch_model.bin")

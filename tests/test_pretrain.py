@@ -181,7 +181,7 @@ def test_captions_must_fit(recipe, tokenizer):
 
 
 def test_bundled_folder_is_complete_and_small():
-    sizes = {path.name: path.stat().st_size for path in pretrained.BUNDLED.iterdir()}
+    sizes = {path.name: path.stat().st_size for path in hub.BUNDLED.iterdir()}
     needed = {
         "config.json",
         "model.safetensors",
@@ -222,7 +222,7 @@ def test_bundled_clip_reads_handwriting_as_documented():
 def test_transformers_agrees(folder, bundled):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    source = pretrained.BUNDLED if bundled else folder
+    source = hub.BUNDLED if bundled else folder
     clip = pretrained.load(str(source))
     theirs = transformers.CLIPModel.from_pretrained(source).eval()
     tokenizer = transformers.CLIPTokenizer.from_pretrained(source)

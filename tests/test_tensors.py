@@ -86,6 +86,13 @@ def test_blocks_make_the_whole(tmp_path, monkeypatch, suffix, shape):
         np.testing.assert_array_equal(target, value.astype(target.dtype))
 
 
+def test_what_numpy_cannot_hold_is_named(tmp_path):
+    header = json.dumps({"a": dict(dtype="F8_E4M3", shape=[4], data_offsets=[0, 4])}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(InputError, match="tensor a of weight file .*a.safetensors cannot be read .*float8_e4m3"):
+        tensors.index([tmp_path / "a.safetensors"])["a"].copy_to(np.zeros(4))
+
+
 def test_a_scalar_may_have_an_axis(tmp_path):
     save_file({"a": np.ones(1, np.float32), "b": np.full((), 2, np.float32)}, tmp_path / "a")
     found = tensors.index([tmp_path / "a"])

@@ -52,7 +52,7 @@ def _is_hub_id(source: str) -> bool:
         validate_repo_id(source)
     except errors.HFValidationError:
         return False
-    return re.fullmatch(r"\w[^/]*/\w[^/]*", source) is not None and not source.endswith(tensors.SUFFIXES)
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None and not source.endswith(tensors.SUFFIXES)
 
 
 def _from_hub(hub_id: str, tokenizer: bool) -> Path:

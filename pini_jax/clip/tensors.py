@@ -123,9 +123,12 @@ def _index_safetensors(path: Path) -> archive.Index:
 
 
 def _read_safetensors(path: Path, key: str, start: int | None = None, stop: int | None = None) -> np.ndarray:
-    # Opened for one read: pages of a mapping stay in memory for as long as it does.
-    with safe_open(path, framework="np") as file:
-        return file.get_tensor(key) if start is None else file.get_slice(key)[start:stop]
+    try:
+        # Opened for one read: pages of a mapping stay in memory for as long as it does.
+        with safe_open(path, framework="np") as file:
+            return file.get_tensor(key) if start is None else file.get_slice(key)[start:stop]
+    except Exception as error:  # a dtype that NumPy lacks, or a file that has changed
+        raise InputError(f"tensor {key} of weight file {path} cannot be read ({error})") from None
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
