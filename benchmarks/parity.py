@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import transformers
 
-from pini_jax.clip import architecture, hugging_face, pretrained, weights
+from pini_jax.clip import architecture, hub, hugging_face, pretrained, weights
 from pini_jax.noise.injector import cosine_logits
 
 VOCABULARY = 700  # more than the bundled tokenizer has

@@ -30,7 +30,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from tqdm import tqdm
 
 from pini_jax import glyphs, rng, runtime
-from pini_jax.clip import architecture, hugging_face, pretrained, towers, weights
+from pini_jax.clip import architecture, hub, hugging_face, towers, weights
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.tokenizer import END, NORMALIZER, PRE_TOKENIZER, START, Tokenizer, from_backend
 from pini_jax.errors import InputError

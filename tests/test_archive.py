@@ -9,7 +9,7 @@ import archives
 import numpy as np
 import pytest
 
-from pini_jax.clip import pretrained, tensors
+from pini_jax.clip import hub, pretrained, tensors
 from pini_jax.errors import InputError
 
 

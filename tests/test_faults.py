@@ -9,7 +9,7 @@ import runs
 
 from pini_jax import config as configs
 from pini_jax import train
-from pini_jax.clip.pretrained import BUNDLED
+from pini_jax.clip.hub import BUNDLED
 from pini_jax.errors import InputError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pini_jax import glyphs, pretrain
-from pini_jax.clip import pretrained, towers
+from pini_jax.clip import hub, pretrained, towers
 from pini_jax.data import digits, records, transforms
 from pini_jax.errors import InputError
 

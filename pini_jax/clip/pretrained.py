@@ -22,7 +22,6 @@ from pini_jax.clip.resnet import ResNetTower
 from pini_jax.errors import InputError
 
 LOG = logging.getLogger(__name__)
-BUNDLED = hub.BUNDLED
 
 
 @dataclasses.dataclass(frozen=True)
