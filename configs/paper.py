@@ -1,6 +1,9 @@
-"""The paper's released configuration (arXiv 2412.10817, and its code), on any CLIP.
+"""The paper's released configuration (arXiv 2412.10817, and its code), on any CLIP and dataset.
 
-    python -m pini_jax.main --config=configs/paper.py --workdir=runs/paper --config.clip=/path/to/clip
+    python -m pini_jax.main --config=configs/paper.py:dataset=oxford_pets,data_dir=/data --workdir=runs/pets
+    python -m launch.sweep --config=configs/paper.py:dataset=oxford_pets,data_dir=/data --workdir=runs/pets_sweep
+
+The second command is the few-shot protocol of the papers: 1, 2, 4, 8 and 16 shots, seeds 1 to 3.
 
 Prompt noise from a table and image noise from cross-attention; SGD with momentum 0.9 and weight decay 5e-4,
 learning rate 1e-3, batches of 32, 100 epochs of fresh random crops, sixteen words `x` before the template.

@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 from flax.traverse_util import flatten_dict
 
+from pini_jax.data import sources, templates
 from pini_jax.data.transforms import Augment
 from pini_jax.errors import InputError
 from pini_jax.noise import generators
@@ -51,13 +52,19 @@ class Config:
     """A run. The defaults are the paper's released configuration.
 
     Attributes:
-        dataset: `digits`.
+        dataset: what `data.sources` knows: `digits`, a dataset of the CoOp papers such as `oxford_pets`,
+            `folder:PATH`, a table `PATH.csv` or `PATH.jsonl`, `tfds:NAME`, or features made elsewhere,
+            `features:PATH.npz`.
+        data_dir: folder that holds the datasets of the papers, and that relative paths start from.
+        classes: `all`, or `base`: trained on the first half of the classes, tested on both halves.
+        transfer: datasets that are tested besides, unseen in training.
         clip: what `clip.pretrained.load` accepts: `tiny_clip`, a folder, a weight file or a hub id.
         tokenizer: folder of the tokenizer's files; "" takes those beside the weights.
         image_size: pixels of the images; positions are interpolated. 0 takes the checkpoint's own size.
         dtype: of the towers: `float32`, `bfloat16`, or `auto` (float32 on CPU, bfloat16 on accelerators).
-        template: prompt that is trained; `{}` is the class name, and all before it gets the prompt noise.
-        zero_shot_template: prompt of the zero-shot baseline.
+        template: prompt that is trained, or a name of `data.templates`; `{}` is the class name, and all before it
+            gets the prompt noise.
+        zero_shot_template: prompt of the zero-shot baseline, or a name, perhaps of an ensemble.
         shots: training images per class.
         seed: of the selection, the initialisation, the batches, the views and the noise.
         noise: {site: {"generator": name, option: value}}; the sites and generators of `noise.generators.SITES`.
@@ -74,12 +81,15 @@ class Config:
     """
 
     dataset: str = "digits"
+    data_dir: str = ""
+    classes: str = "all"
+    transfer: tuple[str, ...] = ()
     clip: str = "openai/clip-vit-base-patch16"
     tokenizer: str = ""
     image_size: int = 0
     dtype: str = "auto"
-    template: str = "x " * 16 + "a photo of a {}."
-    zero_shot_template: str = "a photo of a {}."
+    template: str = "released"
+    zero_shot_template: str = "coop"
     shots: int = 16
     seed: int = 1
     noise: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=_released_noise)
@@ -111,7 +121,18 @@ CHECKS = (
     ("views", lambda c: c.views >= 0, "0 (fresh views) or more"),
     ("seed", lambda c: 0 <= c.seed < 2**32, "from 0 to 2**32 - 1"),
     ("dtype", lambda c: c.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
-    ("dataset", lambda c: c.dataset == "digits", "digits"),
+    ("classes", lambda c: c.classes in ("all", "base"), "all or base"),
+    (
+        "clip",
+        lambda c: bool(c.clip) != c.dataset.startswith("features:"),
+        "empty where features are given, and else what names a CLIP",
+    ),
+    ("views", lambda c: c.views == 1 or not c.dataset.startswith("features:"), "1: a feature pack has no other"),
+    (
+        "transfer",
+        lambda c: not (c.transfer and c.dataset.startswith("features:")),
+        "empty where features are given: they have no towers for other classes",
+    ),
     ("optim.lr", lambda c: 0 < c.optim.lr < math.inf, "positive"),
     ("optim.warmup_lr", lambda c: 0 <= c.optim.warmup_lr < math.inf, "0 or more"),
     ("optim.momentum", lambda c: 0 <= c.optim.momentum < 1, "in [0, 1)"),
@@ -120,8 +141,6 @@ CHECKS = (
     ("augment.scale", lambda c: 0 < c.augment.scale[0] <= c.augment.scale[1] <= 1, "a range within (0, 1]"),
     ("augment.ratio", lambda c: 0 < c.augment.ratio[0] <= c.augment.ratio[1] < math.inf, "a positive range"),
     ("augment.flip", lambda c: 0 <= c.augment.flip <= 1, "a probability"),
-    ("template", lambda c: c.template.count("{}") == 1, "text with {} once, where the class name goes"),
-    ("zero_shot_template", lambda c: c.zero_shot_template.count("{}") == 1, "text with {} once"),
     ("log_every", lambda c: c.log_every >= 1, "at least 1"),
     (
         "checkpoint_every",
@@ -134,6 +153,19 @@ CHECKS = (
 def default() -> ml_collections.ConfigDict:
     """The released configuration, to be changed by a file in `configs/`."""
     return ml_collections.ConfigDict(to_dict(Config()))
+
+
+def take_argument(arguments: str, key: str) -> tuple[str, str]:
+    """The value of `key` among the arguments of a config file that cannot do without it, and the other arguments.
+
+    Raises:
+        InputError: it is not there.
+    """
+    pairs = [argument.partition("=") for argument in filter(None, arguments.split(","))]
+    values = [value for name, _, value in pairs if name == key]
+    if not values or not values[-1]:
+        raise InputError(f"this config wants an argument: --config=configs/NAME.py:{key}=...")
+    return values[-1], ",".join("".join(pair) for pair in pairs if pair[0] != key)
 
 
 def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_collections.ConfigDict:
@@ -180,6 +212,12 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     if problems:
         raise InputError("config: " + "; ".join(problems))
     generators.build(config.noise)
+    for dataset in (config.dataset, *config.transfer):
+        sources.of(dataset)
+    for template in (config.template, config.zero_shot_template):
+        templates.find(template, config.dataset)
+    if len(templates.find(config.template, config.dataset)) > 1:
+        raise InputError(f"config: template={config.template!r} must be one text: noise belongs to its tokens")
     return dataclasses.replace(config, noise=generators.with_defaults(config.noise))
 
 
@@ -210,8 +248,11 @@ def _convert(kind: Any, value: Any) -> Any:
     if kind is float:
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
     if origin is tuple:
-        fits = isinstance(value, (tuple, list)) and len(value) == len(typing.get_args(kind))
-        items = [_convert(k, v) for k, v in zip(typing.get_args(kind), value, strict=True)] if fits else [None]
+        kinds = typing.get_args(kind)
+        if kinds[1:] == (...,) and isinstance(value, (tuple, list)):
+            kinds = kinds[:1] * len(value)
+        fits = isinstance(value, (tuple, list)) and len(value) == len(kinds)
+        items = [_convert(k, v) for k, v in zip(kinds, value, strict=True)] if fits else [None]
         return None if None in items else tuple(items)
     if isinstance(value, Mapping):
         is_mapping = origin is not None and issubclass(origin, Mapping)

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from pini_jax import rng
 from pini_jax.data.prompts import Prompts
 from pini_jax.errors import InputError
 from pini_jax.noise.gaussian import draw_fresh, draw_mean, draw_per_image
-from pini_jax.noise.injector import Injector, Phi, cosine_logits, encode_prompts
+from pini_jax.noise.injector import Injector, Phi, Text, cosine_logits, encode_prompts
 
 MODES = ("mean", "sample", "marginal")
 BATCH = 256
@@ -37,11 +37,23 @@ def _image_features(injector: Injector, phi, text, features, ids, key):
     return injector.image_features(phi, text, features, draw_mean if key is None else draw_per_image(key, ids))
 
 
+def _text_features(injector: Injector, phi, theta, text: Text, num_draws: int, key) -> Float[Array, "k c e"]:
+    draws = []
+    for i in range(num_draws):
+        if isinstance(text, Prompts):
+            of_draw = None if key is None else jax.random.fold_in(key, i)
+            prefix, suffix = _prompt_tokens(injector, phi, theta, text, of_draw)
+            draws.append(_encode_prompts(injector.text_tower, theta, prefix, suffix, text.end))
+        else:
+            draws.append(text)
+    return jnp.concatenate(draws)
+
+
 def predict(
     injector: Injector,
     phi: Phi,
     theta: Mapping,
-    prompts: Prompts,
+    text: Text,
     features: Float[np.ndarray, "b e"],
     mode: str,
     num_draws: int,
@@ -61,17 +73,13 @@ def predict(
         raise InputError(f"mode={mode!r} is none of {', '.join(MODES)}")
     root = rng.stream(rng.root(seed), "predict")
     text_key, image_key = (None if mode == "mean" else rng.stream(root, x) for x in ("text", "image"))
-    draws = []
-    for i in range(num_draws if mode == "marginal" else 1):
-        key = None if text_key is None else jax.random.fold_in(text_key, i)
-        prefix, suffix = _prompt_tokens(injector, phi, theta, prompts, key)
-        draws.append(_encode_prompts(injector.text_tower, theta, prefix, suffix, prompts.end))
-    text = jnp.concatenate(draws)
+    encoded = _text_features(injector, phi, theta, text, num_draws if mode == "marginal" else 1, text_key)
 
     def batch(ids: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b c"]:
         # The last batch is filled with the last image.
-        images = _image_features(injector, phi, text, features[np.minimum(ids, len(features) - 1)], ids, image_key)
-        logits = np.asarray(_cosine_logits(theta, images, text))[0]
+        features_of = features[np.minimum(ids, len(features) - 1)]
+        images = _image_features(injector, phi, encoded, features_of, ids, image_key)
+        logits = np.asarray(_cosine_logits(theta, images, encoded))[0]
         return scipy.special.logsumexp(scipy.special.log_softmax(logits, axis=-1), axis=0) - np.log(len(logits))
 
     starts = range(0, len(features), batch_size)

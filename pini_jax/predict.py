@@ -21,12 +21,12 @@ from jaxtyping import Float
 from pini_jax import evaluate, export, mesh, runtime
 from pini_jax.clip import pretrained
 from pini_jax.config import Config
-from pini_jax.data import features, prompts
+from pini_jax.data import features, prompts, templates
 from pini_jax.data.records import Record, open_image
 from pini_jax.data.transforms import test_view
 from pini_jax.errors import InputError
 from pini_jax.noise import generators
-from pini_jax.noise.injector import Injector
+from pini_jax.noise.injector import Injector, Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Classifier:
     encode: features.Encode
     injector: Injector
     phi: dict
-    prompts: prompts.Prompts
+    text: Text
 
     def __call__(self, images: Sequence[str | Path], mode: str = "mean") -> Float[np.ndarray, "b c"]:
         """p(class | image) of image files; `mode` as in `evaluate.predict`.
@@ -56,7 +56,7 @@ class Classifier:
             self.injector,
             self.phi,
             self.clip.theta,
-            self.prompts,
+            self.text,
             encoded,
             mode,
             self.config.num_draws,
@@ -77,6 +77,10 @@ def load(path: str | Path) -> Classifier:
     path = Path(path)
     exported = export.load(path / "injector.safetensors" if path.is_dir() else path)
     config = exported.config
+    if not config.clip:
+        raise InputError(
+            f"{path} was trained on features made elsewhere: there are no towers to read an image with"
+        )
     # A run's shards may not divide the devices here; the towers are the same however they are split.
     devices = mesh.make(math.gcd(config.model_shards, jax.device_count()))
     dtype = pretrained.tower_dtype(config.dtype)
@@ -84,7 +88,8 @@ def load(path: str | Path) -> Classifier:
     if clip.fingerprint != exported.clip_sha256:
         raise InputError(f"{path} was trained on other weights than {config.clip} holds now")
     injector = Injector(clip.text_tower, generators.build(config.noise))
-    built = prompts.build(clip.tokenizer, config.template, exported.class_names, clip.text_tower.sizes)
+    (template,) = templates.find(config.template, config.dataset)
+    built = prompts.build(clip.tokenizer, template, exported.class_names, clip.text_tower.sizes)
     encode = features.make_encoder(clip, devices)
     return Classifier(exported.class_names, config, clip, encode, injector, exported.phi, built)
 

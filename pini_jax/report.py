@@ -9,6 +9,7 @@ import numpy as np
 from pini_jax.evaluate import MODES
 
 ROW = "  {:<24}{:>10}{:>9}{:>9}"
+UNSEEN = "  {:<24}{:>10}{:>9}{:>9}{:>9}"
 
 
 def _row(name: str, metrics: Mapping) -> str:
@@ -27,16 +28,31 @@ def table(result: Mapping, num_draws: int) -> str:
     return "\n".join(
         [
             "",
-            f"{result['dataset']} on {result['clip']}: {result['shots']} shots, seed {result['seed']}, "
-            f"{result['num_test']} test images",
+            f"{result['dataset']} on {result['clip'] or 'given features'}: {result['shots']} shots, "
+            f"seed {result['seed']}, {result['num_test']} test images",
             ROW.format("", "accuracy", "NLL", "ECE"),
             *(_row(name, metrics) for name, metrics in rows.items()),
+            *_unseen(result),
             f"  {result['trainable_parameters']:,} trained parameters, "
             f"checkpoint of {result['checkpoint_bytes'] / 1e6:.2f} MB",
             f"  {result['steps']:,} steps, {result['steps_per_second']:.0f} per second; seconds: "
             + ", ".join(f"{phase} {value:.1f}" for phase, value in seconds.items()),
         ]
     )
+
+
+def _unseen(result: Mapping) -> list[str]:
+    """Accuracy on what was not trained, with the harmonic mean of base and new classes."""
+    if "unseen" not in result:
+        return []
+    lines = [UNSEEN.format("not seen in training", "zero-shot", *MODES)]
+    for name, task in result["unseen"].items():
+        accuracies = [task["zero_shot"], *(task["test"][mode] for mode in MODES)]
+        title = f"{name} ({task['num_classes']} classes)"
+        lines.append(UNSEEN.format(title, *(f"{x['accuracy']:.1%}" for x in accuracies)))
+    if means := result.get("harmonic_mean"):
+        lines.append(UNSEEN.format("harmonic mean", *(f"{means[key]:.1%}" for key in ("zero_shot", *MODES))))
+    return lines
 
 
 def sweep_table(results: Sequence[Mapping]) -> str:

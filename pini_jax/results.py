@@ -21,9 +21,9 @@ from pini_jax.errors import InputError
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
-def write(path: Path, content: Mapping) -> None:
+def write(path: Path, content: Mapping, indent: int | None = 1) -> None:
     """Writes JSON at once: the file is whole, or not there."""
-    _replace(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    _replace(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 def _replace(path: Path, text: str) -> None:

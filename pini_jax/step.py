@@ -11,9 +11,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pini_jax import rng
-from pini_jax.data.prompts import Prompts
 from pini_jax.noise.gaussian import Draw, draw_batch
-from pini_jax.noise.injector import Injector
+from pini_jax.noise.injector import Injector, Text
 from pini_jax.objective import Objective, objective
 
 
@@ -33,9 +32,9 @@ class Batch(NamedTuple):
     weights: Float[Array, "b"]
 
 
-def init_state(injector: Injector, optimiser, prompts: Prompts, root: Array) -> TrainState:
+def init_state(injector: Injector, optimiser, text: Text, root: Array) -> TrainState:
     """The state before the first step."""
-    phi = injector.init(rng.stream(root, "init"), prompts)
+    phi = injector.init(rng.stream(root, "init"), text)
     return TrainState(jnp.zeros((), jnp.int32), phi, optimiser.init(phi))
 
 
@@ -45,13 +44,13 @@ def train_step(
     num_samples: int,
     state: TrainState,
     theta: Mapping,
-    prompts: Prompts,
+    text: Text,
     batch: Batch,
     root: Array,
 ) -> tuple[TrainState, Objective]:
     """phi <- phi - optimiser(grad_phi objective): one draw of text noise, `num_samples` of image noise."""
     draw = draw_batch(rng.stream(root, "train", state.step), len(batch.labels), num_samples)
-    return update(injector, optimiser, state, theta, prompts, batch, draw)
+    return update(injector, optimiser, state, theta, text, batch, draw)
 
 
 def update(
@@ -59,14 +58,14 @@ def update(
     optimiser: optax.GradientTransformation,
     state: TrainState,
     theta: Mapping,
-    prompts: Prompts,
+    text: Text,
     batch: Batch,
     draw: Draw,
 ) -> tuple[TrainState, Objective]:
     """The step given its draws; `theta` is an argument that gets no gradient, so it cannot change."""
 
     def loss(phi: dict) -> tuple[Array, Objective]:
-        logits = injector.logits(phi, theta, prompts, batch.features, draw)
+        logits = injector.logits(phi, theta, text, batch.features, draw)
         parts = objective(logits, batch.labels, batch.weights)
         return parts.loss, parts
 

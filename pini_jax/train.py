@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,18 +11,21 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
+import scipy.stats
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from pini_jax import backbone as backbones
 from pini_jax import checkpoint, evaluate, export, mesh, metrics, optim, results, rng
 from pini_jax import config as configs
+from pini_jax.backbone import Backbone
 from pini_jax.checkpoint import Checkpoints
-from pini_jax.clip import pretrained
 from pini_jax.config import Config
-from pini_jax.data import digits, features, fewshot, prompts, records
+from pini_jax.data import classes, fewshot, records, sources, splits
 from pini_jax.data.batches import Batches
 from pini_jax.errors import InputError
 from pini_jax.noise import generators
-from pini_jax.noise.injector import Injector
+from pini_jax.noise.injector import Injector, Text
 from pini_jax.objective import Objective
 from pini_jax.step import Batch, TrainState, init_state, train_step
 
@@ -32,22 +35,36 @@ Reader = Callable[[int], Batch]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Objective]]
 
 
+class Task(NamedTuple):
+    """A classification: images of some classes, and the classes' texts.
+
+    Attributes:
+        data: its test images are what is classified.
+        text: what the noise is added to.
+        zero_shot: the texts of plain CLIP.
+    """
+
+    data: records.Dataset
+    text: Text
+    zero_shot: Text
+
+
 class Run(NamedTuple):
     """Everything that a run reads and never changes.
 
     Attributes:
-        theta: the frozen parameters that the training step reads.
-        encode: the frozen image tower, over batches of pixels.
+        whole: the dataset before the selection.
+        task: what is trained: its training and validation images are the selection.
+        others: what is classified besides, unseen in training.
     """
 
     config: Config
     mesh: jax.sharding.Mesh
-    data: records.Dataset
-    clip: pretrained.Pretrained
-    theta: dict
-    encode: features.Encode
+    backbone: Backbone
+    whole: records.Dataset
+    task: Task
+    others: dict[str, Task]
     injector: Injector
-    prompts: prompts.Prompts
     batches: Batches
     optimiser: optax.GradientTransformation
 
@@ -73,25 +90,26 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
     with clock.phase("setup"):
         run = set_up(config)
         LOG.info("encoding images")
-        val, test = (features.features(split, run.clip, run.encode) for split in (run.data.val, run.data.test))
+        encoded = encode_splits(run)
         state, reader = initial_state(run), batch_reader(run)
         results.claim(config, workdir)
+        results.write(workdir / "selection.json", describe_selection(run.task.data), indent=None)
+        if sources.of(config.dataset)[0].cut:
+            results.write(workdir / "split.json", splits.rows(run.whole), indent=None)
     LOG.info("compiling")
     with clock.phase("compile"):
         step = compile_step(run, state, reader(0))
-    with Checkpoints(workdir / "checkpoints", run.batches.per_epoch, run.clip.fingerprint) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", run.batches.per_epoch, run.backbone.fingerprint) as checkpoints:
         state = checkpoints.restore(state) or state
         start = int(state.step)
         with clock.phase("train"):
             state = train(run, state, step, reader, checkpoints, workdir)
     LOG.info("evaluating")
     with clock.phase("evaluate"):
-        evaluated = {
-            "zero_shot": evaluate_zero_shot(run, run.data.test, test),
-            "val": evaluate_noise(run, state.phi, run.data.val, val),
-            "test": evaluate_noise(run, state.phi, run.data.test, test),
-        }
-    export.save(workdir / "injector.safetensors", state.phi, config, run.data.class_names, run.clip.fingerprint)
+        evaluated = evaluate_run(run, state.phi, encoded)
+    export.save(
+        workdir / "injector.safetensors", state.phi, config, run.task.data.class_names, run.backbone.fingerprint
+    )
     result = describe(run) | evaluated
     result |= {
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(state.phi)),
@@ -109,28 +127,42 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
 
 
 def set_up(config: Config) -> Run:
-    """Loads the data, the selection, the frozen CLIP and the prompts."""
+    """Loads the data, the selection, the frozen half and the texts."""
     devices = mesh.make(config.model_shards)
-    data = fewshot.select(digits.load(), config.shots, config.seed)
+    data = {name: sources.open(name, config.data_dir) for name in (config.dataset, *config.transfer)}
+    selected = fewshot.select_as(config.dataset)(data[config.dataset], config.shots, config.seed)
+    base, new = classes.split_classes(len(selected.class_names))
+    trained = classes.restrict(selected, base) if config.classes == "base" else selected
+    unseen = {"new": classes.restrict(selected, new)} if config.classes == "base" else {}
     LOG.info(
         "%s: %d classes, %d training and %d test images (shots=%d, seed=%d, selection %.12s)",
-        *(data.name, len(data.class_names), len(data.train), len(data.test)),
-        *(config.shots, config.seed, selection_hash(data)),
+        *(trained.name, len(trained.class_names), len(trained.train), len(trained.test)),
+        *(config.shots, config.seed, selection_hash(trained)),
     )
-    batches = Batches(len(data.train), batch_size(config, devices, len(data.train)), config.views, config.seed)
-    dtype = pretrained.tower_dtype(config.dtype)
-    clip = pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, devices)
+    batches = Batches(
+        len(trained.train), batch_size(config, devices, len(trained.train)), config.views, config.seed
+    )
+    backbone = backbones.load(config, devices)
+    unseen |= {name: data[name] for name in config.transfer}
     return Run(
         config=config,
         mesh=devices,
-        data=data,
-        clip=clip,
-        theta={key: part for key, part in clip.theta.items() if key != "image"},
-        encode=features.make_encoder(clip, devices),
-        injector=Injector(clip.text_tower, generators.build(config.noise)),
-        prompts=make_prompts(clip, config.template, data),
+        backbone=backbone,
+        whole=data[config.dataset],
+        task=make_task(config, backbone, trained),
+        others={name: make_task(config, backbone, dataset) for name, dataset in unseen.items()},
+        injector=Injector(backbone.text_tower, generators.build(config.noise)),
         batches=batches,
         optimiser=optim.optimiser(config.optim, batches.per_epoch),
+    )
+
+
+def make_task(config: Config, backbone: Backbone, data: records.Dataset) -> Task:
+    """The noise keeps the template that it was trained with, to whose tokens it belongs."""
+    return Task(
+        data=data,
+        text=backbone.text(config.template, config.dataset, data.class_names),
+        zero_shot=backbone.text(config.zero_shot_template, data.name, data.class_names),
     )
 
 
@@ -145,37 +177,27 @@ def selection_hash(data: records.Dataset) -> str:
     return records.list_hash(data.train + data.val)
 
 
-def make_prompts(clip: pretrained.Pretrained, template: str, data: records.Dataset) -> prompts.Prompts:
-    """The template with every class name."""
-    return prompts.build(clip.tokenizer, template, data.class_names, clip.text_tower.sizes)
+def describe_selection(data: records.Dataset) -> dict:
+    """What selection.json says: the images of training and validation, as rows of CoOp's files of splits."""
+    rows = splits.rows(data._replace(test=()))
+    return {"sha256": selection_hash(data), "test_sha256": records.list_hash(data.test)} | rows
 
 
 def initial_state(run: Run) -> TrainState:
     """The state before the first step, on every device."""
-    state = init_state(run.injector, run.optimiser, run.prompts, rng.root(run.config.seed))
+    state = init_state(run.injector, run.optimiser, run.task.text, rng.root(run.config.seed))
     return mesh.replicate(run.mesh, state)
 
 
 def batch_reader(run: Run) -> Reader:
     """step -> its batch of features, split over the devices: from the cached views, or of fresh ones."""
-    config, selection = run.config, run.data.train
+    selection = run.task.data.train
     labels = np.array([record.label for record in selection], np.int32)
-    cached = [
-        features.features(selection, run.clip, run.encode, config.augment, config.seed, view)
-        for view in range(config.views)
-    ]
-
-    pool = ThreadPoolExecutor()
-
-    def fresh(view: int, images: np.ndarray) -> jax.Array:
-        def pixels(i: int) -> np.ndarray:
-            return features.view_pixels(selection[i], run.clip, config.augment, config.seed, view, i)
-
-        return run.encode(run.clip.preprocessing.normalise(np.stack(list(pool.map(pixels, images.tolist())))))
+    cached = run.backbone.views(selection)
 
     def read(step: int) -> Batch:
         view, images, weights = run.batches.at(step)
-        found = cached[view][images] if cached else fresh(view, images)
+        found = cached[view][images] if cached else run.backbone.fresh(selection, view, images)
         return Batch(*mesh.shard(run.mesh, (found, labels[images], weights)))
 
     return read
@@ -183,16 +205,16 @@ def batch_reader(run: Run) -> Reader:
 
 def compile_step(run: Run, state: TrainState, batch: Batch) -> Step:
     """(state, batch) -> (state, parts of the objective), compiled ahead; the state passed in is used up."""
-    constants = mesh.replicate(run.mesh, (run.prompts, rng.root(run.config.seed)))
+    constants = mesh.replicate(run.mesh, (run.task.text, rng.root(run.config.seed)))
 
     def step(state, theta, batch, constants):
-        prompts, root = constants
-        return train_step(run.injector, run.optimiser, run.config.num_samples, state, theta, prompts, batch, root)
+        text, root = constants
+        return train_step(run.injector, run.optimiser, run.config.num_samples, state, theta, text, batch, root)
 
     # Left to itself the compiler may split the new state as it likes, and the next call wants it as it was.
     jitted = jax.jit(step, donate_argnums=0, out_shardings=mesh.replicated(run.mesh))
-    compiled = jitted.lower(state, run.theta, batch, constants).compile()
-    return lambda state, batch: compiled(state, run.theta, batch, constants)
+    compiled = jitted.lower(state, run.backbone.theta, batch, constants).compile()
+    return lambda state, batch: compiled(state, run.backbone.theta, batch, constants)
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -240,41 +262,74 @@ def prefetch(reader: Reader, start: int, stop: int) -> Iterator[Batch]:
 # ------------------------------------------------------------------------------------------------ evaluation
 
 
-def evaluate_zero_shot(run: Run, split: Sequence[records.Record], images: np.ndarray) -> dict:
-    """Metrics of plain CLIP with the zero-shot template."""
-    plain = make_prompts(run.clip, run.config.zero_shot_template, run.data)
-    return measure(run, Injector(run.clip.text_tower), {}, plain, split, images, "mean")
+class Split(NamedTuple):
+    """Images to classify: their features and labels."""
+
+    features: Float[np.ndarray, "b e"]
+    labels: Int[np.ndarray, "b"]
 
 
-def evaluate_noise(run: Run, phi: dict, split: Sequence[records.Record], images: np.ndarray) -> dict:
-    """Metrics of the trained noise, by prediction mode."""
-    return {mode: measure(run, run.injector, phi, run.prompts, split, images, mode) for mode in evaluate.MODES}
+def encode_splits(run: Run) -> dict[str, Split]:
+    """The validation and test images, and the test images of the other tasks by name."""
+    data = run.task.data
+    found = {"val": data.val, "test": data.test} | {name: task.data.test for name, task in run.others.items()}
+    return {
+        name: Split(run.backbone.encode(images), np.array([record.label for record in images]))
+        for name, images in found.items()
+        if images
+    }
 
 
-def measure(
-    run: Run,
-    injector: Injector,
-    phi: dict,
-    prompt: prompts.Prompts,
-    split: Sequence[records.Record],
-    images: np.ndarray,
-    mode: str,
-) -> dict:
-    """Metrics of a split, given the features of its images."""
-    labels = np.array([record.label for record in split])
-    config = run.config
-    predicted = evaluate.predict(injector, phi, run.theta, prompt, images, mode, config.num_draws, config.seed)
-    return metrics.metrics(predicted, labels)._asdict()
+def evaluate_run(run: Run, phi: dict, splits: dict[str, Split]) -> dict:
+    """Metrics of plain CLIP and of the noise on the test images, on the validation images, and on other tasks."""
+    plain = Injector(run.backbone.text_tower)
+
+    def zero_shot(task: Task, split: Split) -> dict:
+        return measure(run, plain, {}, task.zero_shot, split, "mean")
+
+    def noise(task: Task, split: Split) -> dict:
+        return {mode: measure(run, run.injector, phi, task.text, split, mode) for mode in evaluate.MODES}
+
+    result: dict = {"zero_shot": zero_shot(run.task, splits["test"]), "test": noise(run.task, splits["test"])}
+    result["val"] = noise(run.task, splits["val"]) if "val" in splits else None
+    unseen = {
+        name: {
+            "num_classes": len(task.data.class_names),
+            "num_test": len(task.data.test),
+            "zero_shot": zero_shot(task, splits[name]),
+            "test": noise(task, splits[name]),
+        }
+        for name, task in run.others.items()
+    }
+    if unseen:
+        result["unseen"] = unseen
+    if "new" in unseen:
+        result["harmonic_mean"] = harmonic_means(result, unseen["new"])
+    return result
+
+
+def harmonic_means(base: dict, new: dict) -> dict:
+    """2 / (1 / base + 1 / new) of the accuracies, of plain CLIP and by prediction mode."""
+    pairs = {"zero_shot": (base["zero_shot"], new["zero_shot"])}
+    pairs |= {mode: (base["test"][mode], new["test"][mode]) for mode in evaluate.MODES}
+    return {name: float(scipy.stats.hmean([x["accuracy"] for x in pair])) for name, pair in pairs.items()}
+
+
+def measure(run: Run, injector: Injector, phi: dict, text: Text, split: Split, mode: str) -> dict:
+    """Metrics of a split."""
+    config, theta = run.config, run.backbone.theta
+    predicted = evaluate.predict(injector, phi, theta, text, split.features, mode, config.num_draws, config.seed)
+    return metrics.metrics(predicted, split.labels)._asdict()
 
 
 def describe(run: Run) -> dict:
     """What result.json says of a run before it starts."""
-    config, data = run.config, run.data
+    config, data = run.config, run.task.data
     return {
         "config_hash": configs.config_hash(config),
         "dataset": config.dataset,
         "clip": config.clip,
-        "clip_sha256": run.clip.fingerprint,
+        "clip_sha256": run.backbone.fingerprint,
         "method": "pini",
         "shots": config.shots,
         "seed": config.seed,

@@ -31,7 +31,7 @@ def features(clip):
 def predict(injector, phi, clip, prompts, features):
     """(mode, ...) -> log-probabilities of all images."""
     return functools.partial(
-        _predict, injector=injector, phi=phi, theta=clip.theta, prompts=prompts, features=features
+        _predict, injector=injector, phi=phi, theta=clip.theta, text=prompts, features=features
     )
 
 
@@ -111,9 +111,7 @@ def test_the_marginal_converges(predict):
 
 
 def test_zero_shot_has_no_noise_to_draw(clip, prompts, features):
-    zero_shot = dict(
-        injector=Injector(clip.text_tower), phi={}, theta=clip.theta, prompts=prompts, features=features
-    )
+    zero_shot = dict(injector=Injector(clip.text_tower), phi={}, theta=clip.theta, text=prompts, features=features)
     plain = _predict("mean", **zero_shot)
     for mode in ("sample", "marginal"):
         np.testing.assert_allclose(_predict(mode, **zero_shot), plain, atol=1e-6)

@@ -90,9 +90,11 @@ def dataclass_key(value: object) -> list:
 
 
 def _stamp(record: Record) -> str | tuple[int, int]:
-    """What changes when an image does: a hash of bytes in memory; size and time of a file."""
+    """What changes when an image does: a hash of bytes, size and time of a file, or where bytes come from."""
     if isinstance(record.source, bytes):
         return _hash(record.source)
+    if callable(record.source):
+        return repr(record.source)
     stat = record.source.stat()
     return stat.st_size, stat.st_mtime_ns
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pini_jax.data.transforms import to_rgb
 from pini_jax.errors import InputError
+
+T = TypeVar("T")
 
 
 class Record(NamedTuple):
@@ -19,12 +21,12 @@ class Record(NamedTuple):
 
     Attributes:
         id: name within the dataset, the same on every machine (a relative path, say).
-        source: a path, or the bytes of an image file.
+        source: a path, the bytes of an image file, or what reads these bytes.
         label: 0 to num_classes - 1.
     """
 
     id: str
-    source: Path | bytes
+    source: Path | bytes | Callable[[], bytes]
     label: int
 
 
@@ -46,10 +48,19 @@ def open_image(record: Record) -> Image.Image:
     Raises:
         InputError: the image is missing, or cannot be decoded, or its values do not say what is white.
     """
-    source = io.BytesIO(record.source) if isinstance(record.source, bytes) else record.source
+    return read(record, to_rgb)
+
+
+def read(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
+    """What `decode` makes of the opened file, whose size PIL knows by then, but not its pixels.
+
+    Raises:
+        InputError: as `open_image`.
+    """
     try:
-        with Image.open(source) as image:
-            return to_rgb(image)
+        source = record.source() if callable(record.source) else record.source
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return decode(image)
     except UnidentifiedImageError:  # its own words would name an object in memory
         raise InputError(f"image {record.id} cannot be read (no kind of image that PIL knows)") from None
     except Exception as error:  # a damaged file makes PIL's readers raise anything at all

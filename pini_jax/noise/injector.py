@@ -18,6 +18,7 @@ from pini_jax.errors import InputError
 from pini_jax.noise.gaussian import Draw, Gaussian, draw_mean
 
 Phi = Mapping[str, Mapping]
+Text = Prompts | Float[Array, "1 c e"]  # of the classes: to be encoded, or features that are given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,40 +26,50 @@ class Injector:
     """What is static about the method; its functions are pure in (phi, theta, inputs, draw).
 
         prefix, suffix = injector.prompt_tokens(phi, theta, prompts, draw)     # + prompt_tokens noise
-        text = encode_prompts(text_tower, theta, prefix, suffix, prompts.end)  # frozen
+        text = encode_prompts(text_tower, theta, prefix, suffix, prompts.end)  # frozen; or given
         images = injector.image_features(phi, text, features, draw)            # + image_features noise
         logits = cosine_logits(theta, images, text)                            # frozen
 
     With no generators it is zero-shot CLIP.
 
     Attributes:
-        text_tower: the frozen module whose stages the prompts pass through.
+        text_tower: the frozen module whose stages the prompts pass through; None where text features are given.
         generators: site -> module that makes the noise there.
     """
 
-    text_tower: TextTower
+    text_tower: TextTower | None
     generators: FrozenDict[str, nn.Module] = FrozenDict()
 
-    def init(self, key: Array, prompts: Prompts) -> dict:
+    def init(self, key: Array, text: Text) -> dict:
         """Draws phi, the trainables: site -> parameters of its generator.
 
         Raises:
             InputError: there is prompt noise, but no prompt token for it.
         """
-        if "prompt_tokens" in self.generators and not len(prompts.prefix):
-            raise InputError("the template has nothing before {}, where the noise of prompt_tokens goes")
-        embed_dim = self.text_tower.embed_dim
-        inputs = {
-            "prompt_tokens": (self._prompt_shape(prompts),),
-            "image_features": (jnp.zeros((1, embed_dim)), jnp.zeros((1, len(prompts.end), embed_dim))),
-        }
+        inputs: dict[str, tuple] = {}
+        if "prompt_tokens" in self.generators:
+            if not isinstance(text, Prompts):
+                raise InputError(
+                    "noise at prompt_tokens needs the text tower and one template: use image_features"
+                )
+            if not len(text.prefix):
+                raise InputError("the template has nothing before {}, where the noise of prompt_tokens goes")
+            inputs["prompt_tokens"] = (self._prompt_shape(text),)
+        shape = (1, len(text.end), self._tower.embed_dim) if isinstance(text, Prompts) else text.shape
+        inputs["image_features"] = jnp.zeros((1, shape[-1])), jnp.zeros(shape)
         return {
             site: generator.init(rng.stream(key, site), *inputs[site])["params"]
             for site, generator in self.generators.items()
         }
 
+    @property
+    def _tower(self) -> TextTower:
+        if self.text_tower is None:
+            raise ValueError("prompts need a text tower")
+        return self.text_tower
+
     def _prompt_shape(self, prompts: Prompts) -> tuple[int, int]:
-        return len(prompts.prefix), self.text_tower.sizes.transformer.width
+        return len(prompts.prefix), self._tower.sizes.transformer.width
 
     def _gaussian(self, site: str, phi: Phi, *inputs) -> Gaussian:
         return self.generators[site].apply({"params": phi[site]}, *inputs)
@@ -68,12 +79,19 @@ class Injector:
     ) -> tuple[Float[Array, "k a+p d"], Float[Array, "c s d"]]:
         """Embedded prompts: the a start tokens and the prefix, with noise on the latter, and the suffixes."""
         shared = jnp.concatenate([prompts.start, prompts.prefix])
-        prefix = stage(self.text_tower, "embed", theta["text"], shared)[None]
-        suffix = stage(self.text_tower, "embed", theta["text"], prompts.suffix, len(shared))
+        prefix = stage(self._tower, "embed", theta["text"], shared)[None]
+        suffix = stage(self._tower, "embed", theta["text"], prompts.suffix, len(shared))
         if "prompt_tokens" in self.generators:
             noise = draw("prompt_tokens", self._gaussian("prompt_tokens", phi, self._prompt_shape(prompts)))
             prefix = (prefix + jnp.pad(noise, ((0, 0), (len(prompts.start), 0), (0, 0)))).astype(suffix.dtype)
         return prefix, suffix
+
+    def text_features(self, phi: Phi, theta: Mapping, text: Text, draw: Draw = draw_mean) -> Float[Array, "k c e"]:
+        """Of every class for every draw of the prompt's noise, un-normalised; what is given stays as it is."""
+        if not isinstance(text, Prompts):
+            return text
+        prefix, suffix = self.prompt_tokens(phi, theta, text, draw)
+        return encode_prompts(self._tower, theta, prefix, suffix, text.end)
 
     def image_features(
         self, phi: Phi, text: Float[Array, "k c e"], features: Float[Array, "b e"], draw: Draw = draw_mean
@@ -85,12 +103,11 @@ class Injector:
         return images
 
     def logits(
-        self, phi: Phi, theta: Mapping, prompts: Prompts, features: Float[Array, "b e"], draw: Draw = draw_mean
+        self, phi: Phi, theta: Mapping, text: Text, features: Float[Array, "b e"], draw: Draw = draw_mean
     ) -> Float[Array, "n k b c"]:
         """All of the above: what training differentiates."""
-        prefix, suffix = self.prompt_tokens(phi, theta, prompts, draw)
-        text = encode_prompts(self.text_tower, theta, prefix, suffix, prompts.end)
-        return cosine_logits(theta, self.image_features(phi, text, features, draw), text)
+        encoded = self.text_features(phi, theta, text, draw)
+        return cosine_logits(theta, self.image_features(phi, encoded, features, draw), encoded)
 
 
 def encode_prompts(

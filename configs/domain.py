@@ -1,0 +1,15 @@
+"""Domain generalisation: trained on ImageNet, tested on ImageNetV2, Sketch, A and R.
+
+    python -m pini_jax.main --config=configs/domain.py:data_dir=/data --workdir=runs/domain
+
+Each shift's metrics are under `unseen` of result.json; A and R have 200 classes each.
+"""
+
+from pini_jax.config import default, with_arguments
+
+
+def get_config(arguments: str = ""):
+    config = default()
+    config.dataset = "imagenet"
+    config.transfer = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+    return with_arguments(config, arguments)

@@ -1,0 +1,19 @@
+"""Features that were made elsewhere: image noise alone, without towers.
+
+    python -m pini_jax.main --config=configs/features.py:path=dtd_vitb32.npz --workdir=runs/features
+
+The keys of the .npz file are in `pini_jax/data/packs.py`. Selections are those of `fewshot.select_from_pack`.
+Expected with CLIP ViT-B/32's features of DTD: 44.7 % zero-shot.
+"""
+
+from pini_jax.config import default, take_argument, with_arguments
+
+
+def get_config(arguments: str = ""):
+    path, others = take_argument(arguments, "path")
+    config = default()
+    config.dataset = f"features:{path}"
+    config.clip = ""
+    config.views = 1
+    del config.noise["prompt_tokens"]
+    return with_arguments(config, others)

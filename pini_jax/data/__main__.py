@@ -1,0 +1,35 @@
+"""Looks at a dataset: python -m pini_jax.data check --dataset=folder:/data/birds.
+
+Prints classes, splits, sizes, modes and duplicates, and everything that is wrong; if anything is, exits with
+status 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from pini_jax import runtime
+from pini_jax.data import check, sources
+from pini_jax.errors import InputError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the report."""
+    runtime.prepare()
+    with runtime.errors_as_lines():
+        if list(argv[1:]) != ["check"]:
+            raise InputError("the one command is: python -m pini_jax.data check --dataset=NAME")
+        found = sources.find(flags.FLAGS.dataset, flags.FLAGS.root)
+        report = check.check(found.dataset)
+        print(check.text(found, report))
+    sys.exit(1 if found.problems or report.unreadable else 0)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("dataset", None, f"Its name: {', '.join(sources.SOURCES)}.")
+    flags.DEFINE_string("root", "", "Folder that relative paths start from; of TFDS's datasets.")
+    flags.mark_flag_as_required("dataset")
+    app.run(main, flags_parser=runtime.parse_flags)
