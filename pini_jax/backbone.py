@@ -6,7 +6,6 @@ There are two: the towers of a CLIP, and a pack of features that was made elsewh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from pini_jax import mesh as meshes
 from pini_jax.clip import pretrained
 from pini_jax.clip.towers import TextTower
 from pini_jax.config import Config
-from pini_jax.data import features, packs, prompts, templates
+from pini_jax.data import features, packs, pixels, prompts, templates
 from pini_jax.data.records import Record
 from pini_jax.errors import InputError
 from pini_jax.noise.injector import Injector, Text
@@ -66,7 +65,6 @@ def of_clip(clip: pretrained.Pretrained, config: Config, mesh: jax.sharding.Mesh
     """The towers of a CLIP."""
     encoder = features.make_encoder(clip, mesh)
     theta = {key: part for key, part in clip.theta.items() if key != "image"}
-    pool = ThreadPoolExecutor()
 
     def text(template: str, dataset: str, class_names: Sequence[str]) -> Text:
         texts = templates.find(template, dataset)
@@ -80,10 +78,11 @@ def of_clip(clip: pretrained.Pretrained, config: Config, mesh: jax.sharding.Mesh
         ]
 
     def fresh(records: Records, view: int, images: Int[np.ndarray, "b"]) -> Float[Array, "b e"]:
-        def pixels(i: int) -> np.ndarray:
-            return features.view_pixels(records[i], clip, config.augment, config.seed, view, i)
+        def read(i: int) -> Float[np.ndarray, "h w 3"]:
+            augmented = pixels.view_pixels(records[i], clip.preprocessing, config.augment, config.seed, view, i)
+            return clip.preprocessing.normalise(augmented)
 
-        return encoder(clip.preprocessing.normalise(np.stack(list(pool.map(pixels, images.tolist())))))
+        return encoder(*pixels.batches(read, images.tolist(), len(images)))
 
     def encode(records: Records) -> Float[np.ndarray, "b e"]:
         return features.features(records, clip, encoder)

@@ -141,10 +141,10 @@ def command(*arguments):
 
 def test_the_command(tmp_path):
     small(tmp_path / "birds")
-    done = command("check", "--dataset=folder:birds", f"--root={tmp_path}")
+    done = command("check", "--dataset=folder:birds", f"--data_dir={tmp_path}")
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "nothing is wrong"
     put(tmp_path / "birds", train__a__bad=b"no image")
-    done = command("check", "--dataset=folder:birds", f"--root={tmp_path}")
+    done = command("check", "--dataset=folder:birds", f"--data_dir={tmp_path}")
     assert done.returncode == 1
     last = "  image train/a/bad.jpg cannot be read (no kind of image that PIL knows)"
     assert done.stdout.splitlines()[-1] == last and "Traceback" not in done.stderr

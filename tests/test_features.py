@@ -4,6 +4,7 @@ import dataclasses
 import io
 import logging
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ import tiny_clips
 from PIL import Image
 
 from pini_jax import mesh
-from pini_jax.data import features, transforms
+from pini_jax.data import features, pixels, transforms
 from pini_jax.data.records import Record
 from pini_jax.data.transforms import Augment
+from pini_jax.errors import InputError
 
 
 def png(seed):
@@ -63,9 +65,10 @@ def test_features_are_those_of_the_tower(clip, encode):
     found = features.features(RECORDS, clip, encode)
     assert found.shape == (7, clip.embed_dim) and found.dtype == np.float32
     images = [Image.open(io.BytesIO(record.source)) for record in RECORDS]
-    pixels = np.stack([transforms.test_view(image, clip.preprocessing) for image in images])
-    pixels = clip.preprocessing.normalise(pixels)
-    expected = tiny_clips.run_stage(clip.image_tower, "__call__", clip.theta["image"], pixels)
+    views = np.stack([transforms.test_view(image, clip.preprocessing) for image in images])
+    expected = tiny_clips.run_stage(
+        clip.image_tower, "__call__", clip.theta["image"], clip.preprocessing.normalise(views)
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -73,8 +76,8 @@ def test_training_views_are_numbered_by_image(clip, encode):
     """Image i of the selection gets the view of (seed, view, i), as fresh views do."""
     found = features.features(RECORDS, clip, encode, Augment(), seed=3, view=5)
     for i, record in enumerate(RECORDS):
-        pixels = features.view_pixels(record, clip, Augment(), 3, 5, i)[None]
-        np.testing.assert_allclose(found[i], encode(clip.preprocessing.normalise(pixels))[0], atol=1e-5)
+        view = pixels.view_pixels(record, clip.preprocessing, Augment(), 3, 5, i)[None]
+        np.testing.assert_allclose(found[i], encode(clip.preprocessing.normalise(view))[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 64])
@@ -178,13 +181,79 @@ def test_a_damaged_entry_is_computed_again(clip, encode, tmp_path, caplog, damag
     assert not caplog.records  # the entry is whole again
 
 
+MANY = tuple(Record(f"images/{i}", png(i), 0) for i in range(11))
+
+
+@pytest.fixture
+def chunks_of_four(monkeypatch):
+    monkeypatch.setattr(features, "BATCH", 2)
+    monkeypatch.setattr(features, "CHUNK", 2)
+
+
+def interrupted(encode, after):
+    """An encoder that is stopped once it has seen so many images."""
+
+    def encoder(pixels):
+        if encode.images >= after:
+            raise KeyboardInterrupt
+        return encode(pixels)
+
+    return encoder
+
+
+@pytest.mark.parametrize(("after", "left"), [(0, 12), (4, 12), (6, 8), (8, 8), (10, 4)])
+def test_an_interrupted_extraction_goes_on_where_it_was(clip, encode, tmp_path, chunks_of_four, after, left):
+    """Eleven images in chunks of four; the last batch is filled up. The device is one batch ahead of the files."""
+    with pytest.raises(KeyboardInterrupt):
+        features.features(MANY, clip, interrupted(encode, after), Augment(), seed=1)
+    assert len(entries(tmp_path)) == 3 - left // 4
+    seen = encode.images
+    resumed = features.features(MANY, clip, encode, Augment(), seed=1)
+    assert encode.images - seen == left
+    for path in entries(tmp_path):
+        path.unlink()
+    np.testing.assert_array_equal(features.features(MANY, clip, encode, Augment(), seed=1), resumed)
+
+
+def test_of_many_chunks_only_the_damaged_are_computed_again(clip, encode, tmp_path, caplog, chunks_of_four):
+    first, seen = features.features(MANY, clip, encode), encode.images
+    for path in entries(tmp_path)[::2]:
+        flip_last_feature(path)
+    np.testing.assert_array_equal(features.features(MANY, clip, encode), first)
+    assert encode.images - seen == 4 + 4
+    assert caplog.text.count("damaged") == 2
+
+
+def test_a_chunk_in_the_place_of_another_is_damaged(clip, encode, tmp_path, caplog, chunks_of_four):
+    first = features.features(MANY, clip, encode)
+    whole, other, _ = entries(tmp_path)
+    other.write_bytes(whole.read_bytes())
+    np.testing.assert_array_equal(features.features(MANY, clip, encode), first)
+    assert "damaged" in caplog.text
+
+
+def test_no_images_have_no_features(clip, encode):
+    assert features.features([], clip, encode).shape == (0, clip.embed_dim)
+
+
+@pytest.mark.parametrize(
+    "source", [b"no image", Path("none.png"), png(0)[:-30]], ids=["text", "missing", "cut off"]
+)
+@pytest.mark.parametrize("augment", [None, Augment()], ids=["evaluation", "training"])
+def test_an_image_that_cannot_be_read_is_named(clip, encode, source, augment):
+    records = (*RECORDS[:5], Record("cats/7.png", source, 0), *RECORDS[5:])
+    with pytest.raises(InputError, match=r"^image cats/7\.png cannot be read") as caught:
+        features.features(records, clip, encode, augment)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("folder", ["/proc/none", "/dev/null/none"], ids=["read only", "under a file"])
-def test_without_a_writable_cache_the_run_goes_on(clip, encode, monkeypatch, caplog, folder):
+def test_without_a_writable_cache_the_run_goes_on(clip, encode, monkeypatch, caplog, chunks_of_four, folder):
     caplog.set_level(logging.WARNING)
-    first = features.features(RECORDS, clip, encode)
+    first = features.features(MANY, clip, encode)
     monkeypatch.setenv("XDG_CACHE_HOME", folder)
-    np.testing.assert_array_equal(features.features(RECORDS, clip, encode), first)
-    assert "could not be cached" in caplog.text
+    np.testing.assert_array_equal(features.features(MANY, clip, encode), first)
+    assert caplog.text.count("could not be cached") == 1
 
 
 def test_the_encoder_is_the_tower_on_every_device(clip, encoder):

@@ -65,17 +65,21 @@ def test_split_folders(tmp_path, val):
         assert [record.label for record in records] == [0] * 3 + [1] * 3
 
 
-def test_validation_is_cut_off_training(tmp_path):
+def test_nothing_is_cut_off_training_images_that_are_named_so(tmp_path):
+    """The selection takes its validation images from those that it leaves over."""
     data = folder.load(fill(tmp_path, *many("train/a", "train/b", count=16), *many("test/a", "test/b")), seed=1)
     assert ids(data.test) == many("test/a", "test/b")
-    assert np.bincount([r.label for r in data.val]).tolist() == [3, 3]
-    assert sorted(ids(data.train + data.val)) == many("train/a", "train/b", count=16)
+    assert (ids(data.train), data.val) == (many("train/a", "train/b", count=16), ())
+    selected = fewshot.select(data, shots=8, seed=1)
+    assert np.bincount([r.label for r in selected.val]).tolist() == [4, 4]
+    assert not set(selected.train) & set(selected.val)
+    assert fewshot.select(data, shots=16, seed=1).val == ()
 
 
 def test_without_a_test_folder_validation_is_the_test(tmp_path):
     data = folder.load(fill(tmp_path, *many("train/a", "train/b"), *many("val/a", "val/b", count=4)), seed=1)
     assert ids(data.test) == many("val/a", "val/b", count=4)
-    assert len(data.val) == 4 and len(data.train) == 16
+    assert len(data.val) == 0 and len(data.train) == 20
 
 
 def test_train_alone_is_cut_in_three(tmp_path):
@@ -115,7 +119,7 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
 @pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR is not set")
 def test_real_images():
     data = folder.load(Path(DATA, "images", "cifar10"), seed=1)
-    assert (len(data.train), len(data.val), len(data.test)) == (130, 30, 500)
+    assert (len(data.train), len(data.val), len(data.test)) == (160, 0, 500)
     assert data.class_names[3] == "cat" and len(data.class_names) == 10
     assert open_image(data.test[0]).size == (32, 32)
     assert len(fewshot.select(data, 8, seed=1).train) == 80

@@ -114,10 +114,10 @@ def test_splits_of_the_table(folder):
     assert len(data.train) == 10
 
 
-def test_validation_is_cut_off_training(folder):
+def test_nothing_is_cut_off_rows_that_say_train(folder):
     rows = [f"{path},{label},{'test' if path[-5] in '01234' else 'train'}" for path, label in ROWS]
     data = tables.load(table(folder, "path,label,split", *rows), 1)
-    assert (len(data.train), len(data.val), len(data.test)) == (8, 2, 10)
+    assert (len(data.train), len(data.val), len(data.test)) == (10, 0, 10)
 
 
 def test_an_image_that_is_listed_twice_counts_once(folder, caplog):
@@ -152,7 +152,7 @@ def test_real_images(tmp_path):
     files = sorted(root.glob("*/*/*.jpg"))
     rows = [f"{file},{file.parent.name},{file.parent.parent.name}" for file in files]
     data = tables.load(table(tmp_path, "path,label,split", *rows), 1)
-    assert (len(data.train), len(data.val), len(data.test)) == (130, 30, 500)
+    assert (len(data.train), len(data.val), len(data.test)) == (160, 0, 500)
     assert data.test[0].id == "test/airplane/0000.jpg"
 
 

@@ -22,7 +22,9 @@ def main(argv: Sequence[str]) -> None:
     with runtime.errors_as_lines():
         if list(argv[1:]) != ["check"]:
             raise InputError("the one command is: python -m pini_jax.data check --dataset=NAME")
-        found = sources.find(flags.FLAGS.dataset, flags.FLAGS.root)
+        if flags.FLAGS.dataset.startswith("features:"):
+            raise InputError("a pack of features holds no images to look at")
+        found = sources.find(flags.FLAGS.dataset, flags.FLAGS.data_dir)
         report = check.check(found.dataset)
         print(check.text(found, report))
     sys.exit(1 if found.problems or report.unreadable else 0)
@@ -30,6 +32,8 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("dataset", None, f"Its name: {', '.join(sources.SOURCES)}.")
-    flags.DEFINE_string("root", "", "Folder that relative paths start from; of TFDS's datasets.")
+    flags.DEFINE_string(
+        "data_dir", "", "Folder of the papers' and of TFDS's datasets; relative paths start there."
+    )
     flags.mark_flag_as_required("dataset")
     app.run(main, flags_parser=runtime.parse_flags)

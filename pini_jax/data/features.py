@@ -7,23 +7,28 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import PIL
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
+from tqdm import tqdm
 
 import pini_jax
 from pini_jax import mesh as meshes
 from pini_jax.clip.pretrained import Pretrained
 from pini_jax.data import transforms
-from pini_jax.data.records import Record, open_image
+from pini_jax.data.pixels import batches, view_pixels
+from pini_jax.data.records import Record
+from pini_jax.errors import InputError
 from pini_jax.runtime import cache_folder
 
 BATCH = 64
+CHUNK = 32  # batches: what an interrupted run computes twice at most
 LOG = logging.getLogger(__name__)
 Encode = Callable[[Float[np.ndarray, "b h w 3"]], Float[Array, "b e"]]
 
@@ -43,16 +48,6 @@ def make_encoder(clip: Pretrained, mesh: jax.sharding.Mesh) -> Encode:
     return encode
 
 
-def view_pixels(
-    record: Record, clip: Pretrained, augment: transforms.Augment | None, seed: int, view: int, index: int
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The evaluation view of an image (`augment` None), or training view number `view`."""
-    image = open_image(record)
-    if augment is None:
-        return transforms.test_view(image, clip.preprocessing)
-    return transforms.train_view(image, clip.preprocessing, augment, seed, view, index)
-
-
 def features(
     records: Sequence[Record],
     clip: Pretrained,
@@ -63,25 +58,94 @@ def features(
 ) -> Float[np.ndarray, "b e"]:
     """Features of one view of every record, from the cache where it holds them.
 
-    The name of a cache entry is a hash of the weights, the pre-processing, the view, the images and the versions
-    that computed it; its content is checked by a second hash when read.
+    They are kept in chunks, each written as soon as it is encoded: what was interrupted goes on where it was.
+    Their folder is named by a hash of the weights, the pre-processing, the view, the images and the versions of
+    what computes them; every chunk is checked by a second hash when read.
+
+    Raises:
+        InputError: an image is missing or cannot be decoded.
     """
-    view_key = None if augment is None else (dataclass_key(augment), seed, view)
+    batch = min(BATCH, len(records)) or 1
+    entry = cache_folder() / "features" / _key(records, clip, None if augment is None else (augment, seed, view))
+    chunks = [
+        _Chunk(entry, start, min(start + batch * CHUNK, len(records)))
+        for start in range(0, len(records), batch * CHUNK)
+    ]
+    found = {chunk: array for chunk in chunks if (array := _read(chunk)) is not None}
+    missing = [chunk for chunk in chunks if chunk not in found]
+
+    def pixels(index: int) -> Float[np.ndarray, "h w 3"]:
+        return clip.preprocessing.normalise(
+            view_pixels(records[index], clip.preprocessing, augment, seed, view, index)
+        )
+
+    if found and missing:
+        LOG.info("of %d images %d are in the cache", len(records), sum(map(len, found.values())))
+    keeping = True
+    for chunk, array in _compute(missing, batch, pixels, encode):
+        keeping = keeping and _write(chunk, array)
+        found[chunk] = array
+    return np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(found[chunk] for chunk in chunks)])
+
+
+class _Chunk(NamedTuple):
+    """The records from start to stop, and where their features are kept."""
+
+    entry: Path
+    start: int
+    stop: int
+
+    @property
+    def path(self) -> Path:
+        return self.entry / f"{self.start:09d}.npz"
+
+    def digest(self, array: np.ndarray) -> str:
+        """A hash of the features, and of what they are features of."""
+        return _hash(f"{self.entry.name} {self.start} {self.stop} {array.dtype}".encode() + array.tobytes())
+
+
+def _compute(
+    chunks: Sequence[_Chunk], batch: int, pixels: Callable[[int], np.ndarray], encode: Encode
+) -> Iterator[tuple[_Chunk, Float[np.ndarray, "b e"]]]:
+    """The features of every chunk. Images are read through all of them without a stop, ahead of the tower."""
+    images = [index for chunk in chunks for index in range(chunk.start, chunk.stop)]
+    with (
+        contextlib.closing(batches(pixels, images, batch)) as read,
+        tqdm(total=len(images), unit="image", desc="encoding", delay=2, dynamic_ncols=True) as bar,
+    ):
+        encoded = _encode_all(read, batch, encode)
+        for chunk in chunks:
+            parts: list[np.ndarray] = []
+            # Every chunk is of whole batches, but for the last of all.
+            while sum(map(len, parts)) < chunk.stop - chunk.start:
+                parts.append(next(encoded))
+                bar.update(len(parts[-1]))
+            yield chunk, np.concatenate(parts)
+
+
+def _encode_all(read: Iterable[np.ndarray], batch: int, encode: Encode) -> Iterator[Float[np.ndarray, "b e"]]:
+    """Features of every batch; the device has the next one before it is asked for the last."""
+    waiting: deque[Array] = deque()
+    for pixels in read:
+        # One shape for all, so that the tower is compiled once.
+        padded = np.concatenate([pixels, pixels[:1].repeat(batch - len(pixels), axis=0)])
+        waiting.append(encode(padded)[: len(pixels)])
+        if len(waiting) > 1:
+            yield np.asarray(waiting.popleft())
+    yield from map(np.asarray, waiting)
+
+
+def _key(records: Sequence[Record], clip: Pretrained, view: tuple[transforms.Augment, int, int] | None) -> str:
+    """A hash of all that shapes the features."""
     key = {
         "weights": clip.fingerprint,
         "dtype": str(np.dtype(clip.image_tower.dtype)),
         "preprocessing": dataclass_key(clip.preprocessing),
-        "view": view_key,
+        "view": view and (dataclass_key(view[0]), *view[1:]),
         "images": [(record.id, _stamp(record)) for record in records],
         "versions": (pini_jax.__version__, PIL.__version__, jax.__version__, jax.default_backend()),
     }
-    path = cache_folder() / "features" / f"{_hash(json.dumps(key).encode())}.npz"
-    cached = _read(path)
-    if cached is not None:
-        return cached
-    computed = _compute(records, clip, encode, augment, seed, view)
-    _write(path, computed)
-    return computed
+    return _hash(json.dumps(key).encode())
 
 
 def dataclass_key(value: object) -> list:
@@ -95,7 +159,10 @@ def _stamp(record: Record) -> str | tuple[int, int]:
         return _hash(record.source)
     if callable(record.source):
         return repr(record.source)
-    stat = record.source.stat()
+    try:
+        stat = record.source.stat()
+    except OSError as error:
+        raise InputError(f"image {record.id} cannot be read ({error})") from None
     return stat.st_size, stat.st_mtime_ns
 
 
@@ -103,44 +170,32 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _compute(records, clip, encode, augment, seed, view) -> Float[np.ndarray, "b e"]:
-    batch = min(BATCH, len(records))
-
-    def read(index: int) -> UInt8[np.ndarray, "h w 3"]:
-        # The last batch is padded with the last image.
-        return view_pixels(records[min(index, len(records) - 1)], clip, augment, seed, view, index)
-
-    results = []
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(records), batch):
-            pixels = np.stack(list(pool.map(read, range(start, start + batch))))
-            results.append(np.asarray(encode(clip.preprocessing.normalise(pixels))))
-    return np.concatenate(results)[: len(records)]
-
-
-def _read(path: Path) -> Float[np.ndarray, "b e"] | None:
-    if not path.exists():
+def _read(chunk: _Chunk) -> Float[np.ndarray, "b e"] | None:
+    if not chunk.path.exists():
         return None
     try:
-        with np.load(path) as file:
+        with np.load(chunk.path) as file:
             array, digest = file["features"], str(file["sha256"])
-        if _hash(array.tobytes()) == digest:
+        if chunk.digest(array) == digest:
             return array
         reason = "its content does not match its hash"
     except Exception as error:  # a damaged zip raises whatever its bytes lead to
         reason = str(error)
-    LOG.warning("cached features %s are damaged (%s) and are computed again", path, reason)
+    LOG.warning("cached features %s are damaged (%s) and are computed again", chunk.path, reason)
     return None
 
 
-def _write(path: Path, array: Float[np.ndarray, "b e"]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+def _write(chunk: _Chunk, array: Float[np.ndarray, "b e"]) -> bool:
+    """Whether it could be written."""
+    partial = chunk.path.with_suffix(f".{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        chunk.entry.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
-            np.savez(file, features=array, sha256=_hash(array.tobytes()))
-        os.replace(partial, path)
+            np.savez(file, features=array, sha256=chunk.digest(array))
+        os.replace(partial, chunk.path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
         LOG.warning("features could not be cached (%s); the run goes on without", error)
+        return False
+    return True

@@ -30,6 +30,8 @@ def select(dataset: Dataset, shots: int, seed: int) -> Dataset:
     stream = random.Random(seed)
     train = _sample(dataset.train, shots, stream)
     pool = dataset.val or _without(dataset.train, train)
+    if not pool:
+        LOG.warning("%s has no image left for validation: result.json will have none", dataset.name)
     return dataset._replace(train=train, val=_sample(pool, min(shots, MAX_VAL_SHOTS), stream))
 
 

@@ -1,14 +1,14 @@
 """Views of images as pixels: decoded and augmented by Grain's threads, ahead of the image tower.
 
-Threads, not processes: PIL lets go of Python's lock where it decodes and resizes, and nothing has to be copied from
-one process to another, sent there, or killed with it.
+Threads, not processes: PIL lets go of Python's lock where it decodes and resizes, and pixels need no copy from one
+process to another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -40,10 +40,10 @@ def view_pixels(
 
 def batches(
     view: Callable[[int], Float[np.ndarray, "h w 3"]], images: Sequence[int], size: int, threads: int = THREADS
-) -> Iterator[Float[np.ndarray, "b h w 3"]]:
+) -> Generator[Float[np.ndarray, "b h w 3"], None, None]:
     """[view(i) for i in images] in order, `size` at a time, the last batch shorter; two batches are read ahead.
 
-    Whatever `view` raises, the iterator raises.
+    What `view` raises is raised here.
     """
     import grain  # half a second, and only what reads images needs it
 

@@ -3,9 +3,12 @@
 | the dataset has        | training       | validation | test       |
 |------------------------|----------------|------------|------------|
 | train, val and test    | its own        | its own    | its own    |
-| train and test         | 80 % of train  | the rest   | its own    |
-| train and val          | 80 % of train  | the rest   | its val    |
+| train and test         | its own        | none       | its own    |
+| train and val          | its own        | none       | its val    |
 | train, or no splits    | 50 %           | 20 %       | 30 %       |
+
+Where there is no validation, the selection takes its few validation images from the training images that it leaves
+over. TFDS's datasets are carved instead: 80 % of train, and the rest for validation.
 
 Fractions are of every class, rounded. A class of two images or more has at least one in a part that is cut off,
 and its last image is never cut off. The images of a class are cut in the order of SHA-256(seed, id), so that a new
@@ -30,7 +33,9 @@ TEST_OF_ALL, VAL_OF_ALL = 0.3, 0.2
 LOG = logging.getLogger(__name__)
 
 
-def complete(name: str, class_names: Sequence[str], splits: Mapping[str, Sequence[Record]], seed: int) -> Dataset:
+def complete(
+    name: str, class_names: Sequence[str], splits: Mapping[str, Sequence[Record]], seed: int, carve: bool = False
+) -> Dataset:
     """The dataset with what `splits` lacks cut off its training images, by the table above.
 
     Args:
@@ -38,18 +43,19 @@ def complete(name: str, class_names: Sequence[str], splits: Mapping[str, Sequenc
         class_names: by label.
         splits: records under `train`, `val` and `test`, or some of these; an empty one stays empty.
         seed: of the cuts.
+        carve: whether a part of `train` is for validation where the dataset has none.
     """
     train, val, test = (splits.get(split, ()) for split in ("train", "val", "test"))
     match "val" in splits, "test" in splits:
         case False, True:
-            train, val = cut(train, VAL_OF_TRAIN, seed)
+            train, val = cut(train, VAL_OF_TRAIN, seed) if carve else (train, ())
         case True, False:
             test = val
-            train, val = cut(train, VAL_OF_TRAIN, seed)
+            train, val = cut(train, VAL_OF_TRAIN, seed) if carve else (train, ())
         case False, False:
             train, test = cut(train, TEST_OF_ALL, seed)
             train, val = cut(train, VAL_OF_ALL / (1 - TEST_OF_ALL), seed)
-    if not {"val", "test"} <= splits.keys():
+    if len(train) < len(splits.get("train", ())):
         sizes = len(train), len(val), len(test)
         LOG.info("%s, cut by seed %d: %d training, %d validation and %d test images", name, seed, *sizes)
     return Dataset(name, tuple(class_names), tuple(train), tuple(val), tuple(test))

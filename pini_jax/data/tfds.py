@@ -97,7 +97,7 @@ def find(name: str, data_dir: Path | None, seed: int) -> Findings:
             parts[used[split]] = records
     if left_out := ", ".join(split for split in info.splits if used.get(split) not in parts):
         LOG.info("%s: of its splits these are left out: %s", title, left_out)
-    return findings.inspect(splits.complete(title, info.features[label].names, parts, seed), parts)
+    return findings.inspect(splits.complete(title, info.features[label].names, parts, seed, carve=True), parts)
 
 
 def _tfds() -> Any:

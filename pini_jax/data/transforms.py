@@ -147,16 +147,20 @@ def train_view(
     """A random resized crop, perhaps flipped: of crop x crop pixels, a pure function of its arguments.
 
     Args:
-        image: RGB and upright, or a file as PIL opens it. Of a JPEG file the crop is read at 1/2, 1/4 or 1/8 of its
-            scale where it has at least crop x crop pixels even so, which is faster by as much. An image differs by
-            about one level of 255 from one that is read in full.
+        image: RGB and upright, or a file as PIL opens it. Of a JPEG file the crop is read at 1/2, 1/4 or 1/8 of
+            its scale if it has crop x crop pixels even so. That takes a fraction of the time, and the pixels differ
+            from those of the whole file by about one level of 255.
     """
     chance, side = rng.host_stream(seed, "views", view, index), preprocessing.crop
 
     def draw(size: tuple[int, int]) -> Box:
         return random_crop(size, augment, chance)
 
-    rgb, (left, upper, right, lower) = (_read_scaled if _scales(image) else _read_whole)(image, draw, side)
+    if isinstance(image, JpegImageFile) and image.mode in ("RGB", "L"):
+        rgb, (left, upper, right, lower) = _read_scaled(image, draw, side)
+    else:
+        rgb = to_rgb(image) if isinstance(image, ImageFile.ImageFile) else image
+        left, upper, right, lower = draw(rgb.size)
     x, y = math.floor(left), math.floor(upper)
     part = rgb.crop((x, y, math.ceil(right), math.ceil(lower)))
     # Only at a reduced scale the box has fractions, of 1/2, 1/4 or 1/8.
@@ -165,28 +169,17 @@ def train_view(
     return pixels[:, ::-1] if chance.random() < augment.flip else pixels
 
 
-def _scales(image: Image.Image) -> bool:
-    """Whether it is a file that can be read at a reduced scale."""
-    return isinstance(image, JpegImageFile) and image.mode in ("RGB", "L")
-
-
-def _read_whole(image: Image.Image, draw: Callable[[tuple[int, int]], Box], side: int) -> tuple[Image.Image, Part]:
-    """The upright image, and the part of it that `draw` chooses."""
-    rgb = to_rgb(image) if isinstance(image, ImageFile.ImageFile) else image
-    return rgb, draw(rgb.size)
-
-
 def _read_scaled(
     file: JpegImageFile, draw: Callable[[tuple[int, int]], Box], side: int
 ) -> tuple[Image.Image, Part]:
-    """The same, divided by the greatest scale that leaves the part side x side pixels."""
+    """The upright image and the part that `draw` chooses, at the least scale that leaves it side x side pixels."""
     orientation = _orientation(file)
     size = file.size[::-1] if orientation in _LYING else file.size
     left, upper, right, lower = draw(size)
     scale = next((s for s in (8, 4, 2) if min(right - left, lower - upper) >= s * side), 1)
     file.draft(None, (file.width // scale, file.height // scale))
     rgb = to_rgb(file)
-    # Where the size is no multiple of the scale, the file's last row and column stand for less than the others.
+    # Where the size is no multiple of the scale, the file's last row and column are narrower.
     x, y = (
         reduced - whole / scale if orientation in mirrored else 0
         for reduced, whole, mirrored in zip(rgb.size, size, _MIRRORED, strict=True)
