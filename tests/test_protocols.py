@@ -1,16 +1,18 @@
 """Base-to-new and transfer to other datasets, and a folder of images from files to a result."""
 
+import importlib
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import test_coop
 from PIL import Image
 from tiny_clips import NOISE
 
 from pini_jax import config, report, train
-from pini_jax.data import classes, digits, fewshot, records
+from pini_jax.data import classes, coop, digits, fewshot, records
 
 DATA = os.environ.get("PINI_DATA_DIR")
 QUICK = {
@@ -94,3 +96,29 @@ def test_real_photographs(tmp_path):
     dataset = f"folder:{Path(DATA, 'images', 'cifar10')}"
     result = train.train_and_evaluate(config.resolve(QUICK | {"dataset": dataset}), tmp_path / "run")
     assert (result["num_classes"], result["num_train"], result["num_test"]) == (10, 10, 500)
+
+
+def config_of(name, **arguments):
+    """What a file of configs/ makes of its arguments, as the command line reads them."""
+    module = importlib.import_module(f"configs.{name}")
+    return module.get_config(",".join(f"{key}={value}" for key, value in arguments.items()))
+
+
+def test_domain_generalisation_on_miniatures(tmp_path):
+    """ImageNet and its shifts in miniatures of their layouts, by the protocol's own config."""
+    settings = config_of("domain", data_dir=tmp_path / "data", clip="tiny_clip")
+    for dataset in (settings.dataset, *settings.transfer):
+        test_coop.make(dataset, tmp_path / "data")
+    settings.update(QUICK | {"template": "x a {}."})
+    result = train.train_and_evaluate(config.resolve(settings), tmp_path / "run")
+    assert result["dataset"] == "imagenet"
+    assert set(result["unseen"]) == {"imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"}
+    assert all(task["num_test"] > 0 for task in result["unseen"].values())
+
+
+def test_the_other_protocols_are_what_they_say():
+    cross = config.resolve(config_of("cross_dataset", data_dir="data", clip="tiny_clip"))
+    assert cross.dataset == "imagenet"
+    assert sorted(cross.transfer) == sorted(set(coop.LAYOUTS) - {x for x in coop.LAYOUTS if "imagenet" in x})
+    base = config.resolve(config_of("base_to_new", dataset="dtd", data_dir="data", clip="tiny_clip"))
+    assert (base.dataset, base.classes, base.transfer) == ("dtd", "base", ())

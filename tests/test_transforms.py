@@ -2,6 +2,8 @@
 
 import io
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,27 +180,63 @@ def test_area_and_ratio_of_crops():
     assert_distributed(upper / (5000 - height), scipy.stats.uniform().cdf)
 
 
-def torchvision_crops(size, augment, num=2000):
-    """Width and height by RandomResizedCrop.get_params, for images where ten tries nearly always suffice."""
-    rng = np.random.default_rng(1)
-    found = []
-    while len(found) < num:
-        area = size[0] * size[1] * rng.uniform(*augment.scale)
-        ratio = np.exp(rng.uniform(*np.log(augment.ratio)))
-        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-        if w <= size[0] and h <= size[1]:
-            found.append((w, h))
-    return np.array(found, float).T
+def torchvision_boxes(size, augment, num=8000, log_uniform=True, tries=10, cut=False):
+    """What RandomResizedCrop.get_params is documented to do, all tries at once; and mistakes that one may make."""
+    (width, height), chance = size, np.random.default_rng(1)
+    area = width * height * chance.uniform(*augment.scale, (num, tries))
+    low, high = augment.ratio
+    ratio = np.exp(chance.uniform(math.log(low), math.log(high), area.shape))
+    ratio = ratio if log_uniform else chance.uniform(low, high, area.shape)
+    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    if cut:
+        w, h = np.minimum(w, width), np.minimum(h, height)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first, rows = fits.argmax(1), np.arange(num)
+    w, h = w[rows, first], h[rows, first]
+    left, upper = np.floor(chance.random(num) * (width - w + 1)), np.floor(chance.random(num) * (height - h + 1))
+    # None fits: as much as there is of an image that is too narrow, too wide, or of an allowed ratio.
+    if width / height < low:
+        whole = width, round(width / low)
+    elif width / height > high:
+        whole = round(height * high), height
+    else:
+        whole = width, height
+    w, h = (np.where(fits.any(1), x, y) for x, y in zip((w, h), whole, strict=True))
+    left = np.where(fits.any(1), left, (width - w) // 2)
+    upper = np.where(fits.any(1), upper, (height - h) // 2)
+    return np.stack([left, upper, left + w, upper + h])
 
 
-@pytest.mark.parametrize("size", [(3000, 3000), (4000, 2500)])
-def test_rejected_tries_shape_the_distribution(size):
-    """With the default scale some tries do not fit: they are drawn again, neither cut nor kept."""
-    left, upper, right, lower = boxes(size, Augment())
-    width, height = torchvision_crops(size, Augment())
-    for ours, theirs in ((right - left, width), (lower - upper, height)):
-        assert scipy.stats.ks_2samp(ours, theirs).pvalue > 0.01
-    assert left.min() >= 0 and upper.min() >= 0 and right.max() <= size[0] and lower.max() <= size[1]
+def least_p_value(size, found, expected):
+    """The least of Kolmogorov and Smirnov's, of area, ratio and place of two samples of boxes."""
+
+    def statistics(box):
+        left, upper, right, lower = box
+        w, h = right - left, lower - upper
+        return w * h, np.log(w / h), left / (size[0] - w + 1), upper / (size[1] - h + 1)
+
+    pairs = zip(statistics(found), statistics(expected), strict=True)
+    return min(scipy.stats.ks_2samp(x, y, method="asymp").pvalue for x, y in pairs)
+
+
+CROPPED = [(500, 375), (375, 500), (224, 224), (1200, 300), (200, 3000), (4000, 2500)]
+
+
+@pytest.mark.parametrize("size", CROPPED, ids=str)
+def test_crops_are_distributed_as_torchvision_s(size):
+    """Tries that do not fit are drawn again, neither cut nor kept; of one in eight images of 4:1 none fits."""
+    for augment in (Augment(), Augment(scale=(0.5, 1.0), ratio=(0.5, 2.0))):
+        found = boxes(size, augment, num=8000)
+        assert least_p_value(size, found, torchvision_boxes(size, augment)) > 0.01 / 48  # comparisons in all
+        left, upper, right, lower = found
+        assert left.min() >= 0 and upper.min() >= 0 and right.max() <= size[0] and lower.max() <= size[1]
+
+
+@pytest.mark.parametrize("mistake", [{"log_uniform": False}, {"tries": 1}, {"cut": True}], ids=str)
+def test_other_distributions_would_be_told_apart(mistake):
+    expected = [torchvision_boxes(size, Augment(), **mistake) for size in CROPPED]
+    pairs = zip(CROPPED, expected, strict=True)
+    assert min(least_p_value(size, boxes(size, Augment(), num=8000), x) for size, x in pairs) < 1e-9
 
 
 @pytest.mark.parametrize(
@@ -267,3 +305,80 @@ def test_a_crop_is_cut_out_before_it_is_resized():
         expected = image.crop(box).resize((28, 28), resample)
         pixels = transforms.train_view(image, preprocessing, augment, seed=1, view=2, index=3)
         np.testing.assert_array_equal(pixels, np.asarray(expected))
+
+
+# ------------------------------------------------------------------------------------------------ reduced scale
+
+TURNS = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x),
+    7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
+    8: lambda x: np.rot90(x, -1),
+}
+
+
+def photograph(size, seed=0):
+    """Smooth shapes of several sizes, an array."""
+    chance = np.random.default_rng(seed)
+    scales = [
+        np.asarray(Image.fromarray(chance.integers(0, 256, (n, n, 3), np.uint8)).resize(size, 3), float) / n
+        for n in (3, 6, 12)
+    ]
+    total = sum(scales) - np.min(sum(scales))
+    return (total / total.max() * 255).astype(np.uint8)
+
+
+def opened(array, kind="JPEG", mode="RGB", orientation=1):
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    quality = {"quality": 95} if kind == "JPEG" else {}
+    Image.fromarray(np.ascontiguousarray(array)).convert(mode).save(buffer, kind, exif=exif, **quality)
+    return lambda: Image.open(io.BytesIO(buffer.getvalue()))
+
+
+def both_scales(file, index, side, augment=Augment()):  # noqa: B008, frozen
+    """A view of the file, how much it was reduced, and the view of the whole image."""
+    preprocessing, image = Preprocessing(size=side, crop=side), file()
+    whole_size = image.size
+    reduced = transforms.train_view(image, preprocessing, augment, 0, 0, index)
+    whole_view = transforms.train_view(transforms.to_rgb(file()), preprocessing, augment, 0, 0, index)
+    return reduced.astype(int), whole_size[0] / image.size[0], whole_view.astype(int)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_crop_at_a_reduced_scale_is_that_of_the_whole_image(orientation, mode):
+    """Upright, and in its place to a fraction of a pixel, though no scale divides these sizes."""
+    file = opened(TURNS[orientation](photograph((203, 157))), "JPEG", mode, orientation)
+    scales = []
+    for index in range(20):
+        reduced, scale, whole = both_scales(file, index, side=16)
+        scales.append(round(scale))
+        assert np.abs(reduced - whole).mean() < (2 if scale > 1 else 1e-9)
+    assert {2, 4, 8} <= set(scales)
+
+
+@pytest.mark.parametrize(("side", "scale"), [(101, 1), (100, 2), (51, 2), (50, 4), (26, 4), (25, 8), (1, 8)])
+def test_nothing_is_reduced_below_the_size_of_the_view(side, scale):
+    assert both_scales(opened(photograph((200, 200))), 0, side, whole(0.0))[1] == scale
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "CMYK"), ("PNG", "RGB"), ("PNG", "P"), ("WEBP", "RGB")])
+def test_other_files_are_read_whole(kind, mode):
+    file = opened(photograph((200, 160)), kind, mode, orientation=6)
+    reduced, scale, expected = both_scales(file, 0, 16)
+    assert scale == 1
+    np.testing.assert_array_equal(reduced, expected)
+
+
+@pytest.mark.skipif("PINI_DATA_DIR" not in os.environ, reason="PINI_DATA_DIR is not set")
+def test_photographs_at_a_reduced_scale():
+    folder = Path(os.environ["PINI_DATA_DIR"], "images", "cifar10", "train")
+    for index, path in enumerate(sorted(folder.rglob("*.*"))[::8]):
+        enlarged = np.asarray(Image.open(path).convert("RGB").resize((300, 260), Image.Resampling.BICUBIC))
+        reduced, _, expected = both_scales(opened(enlarged), index, 32)
+        assert np.abs(reduced - expected).mean() < 2

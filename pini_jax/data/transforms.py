@@ -148,8 +148,8 @@ def train_view(
 
     Args:
         image: RGB and upright, or a file as PIL opens it. Of a JPEG file the crop is read at 1/2, 1/4 or 1/8 of
-            its scale if it has crop x crop pixels even so. That takes a fraction of the time, and the pixels differ
-            from those of the whole file by about one level of 255.
+            its scale if it has crop x crop pixels even so. That takes a fraction of the time, and the pixels are
+            those of the whole file to about one level of 255.
     """
     chance, side = rng.host_stream(seed, "views", view, index), preprocessing.crop
 
