@@ -1,10 +1,10 @@
 """Images per second of decoding, of transforming and of a ViT-B/32's image tower: python -m benchmarks.data.
 
 The images are JPEGs of noise, of the size of ImageNet's and of a camera's. The tower is of random weights, in
-float32. `decode`, `transform` and `view` are of one thread, where a view is decoded and transformed; `whole file` is
-a training view without JPEG's reduced scale. `read` is what the tower is fed with, by Grain's threads: views, and
-their normalisation. `features` is all of it, from files to features on the disk. Every number is the median of the
-repeats, beside the lowest and the highest. With --save the line of JSON is also kept in results/data.json.
+float32. `decode`, `transform` and `view` are of one thread, where a view is decoded and transformed; `whole file`
+is a training view without JPEG's reduced scale. `read` is what the tower is fed with, by Grain's threads: views,
+and their normalisation. `features` is all of it, from files to features on the disk. Every number is the median of
+the repeats, beside the lowest and the highest. With --save the line of JSON is also kept in results/data.json.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import os
@@ -61,7 +62,7 @@ class Row(NamedTuple):
 
 
 def write_photographs(folder: Path, size: str, number: int) -> tuple[Record, ...]:
-    """JPEG files of noise at several scales, down to a film's grain: some 3.6 bits per pixel, as photographs take."""
+    """JPEG files of noise at several scales, down to a film's grain: 3.6 bits per pixel, as photographs."""
     width, height = map(int, size.split("x"))
     chance = np.random.default_rng(SEED)
     records = []
@@ -174,6 +175,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--save", action="store_true", help=f"keep the result in {RESULT.name}")
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]  # of other work on the machine
     print(f"{'images per second':28} {'':>10} {'median':>10} {'lowest':>10} {'highest':>10}")
     clip, rows = make_clip(), []
     with tempfile.TemporaryDirectory() as folder:
@@ -192,7 +194,8 @@ def main() -> None:
         device=results.device(),
         cores=os.cpu_count(),
         threads=pixels.THREADS,
-        versions=results.versions(),
+        load=load,
+        versions=results.versions() | {"grain": importlib.metadata.version("grain")},
         slowest=slowest.stage,
         same_pixels=same,
         rows=[row._asdict() for row in rows],

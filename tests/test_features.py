@@ -13,7 +13,8 @@ import pytest
 import tiny_clips
 from PIL import Image
 
-from pini_jax import mesh
+from pini_jax import backbone, mesh
+from pini_jax.config import Config
 from pini_jax.data import features, pixels, transforms
 from pini_jax.data.records import Record
 from pini_jax.data.transforms import Augment
@@ -78,6 +79,15 @@ def test_training_views_are_numbered_by_image(clip, encode):
     for i, record in enumerate(RECORDS):
         view = pixels.view_pixels(record, clip.preprocessing, Augment(), 3, 5, i)[None]
         np.testing.assert_allclose(found[i], encode(clip.preprocessing.normalise(view))[0], atol=1e-5)
+
+
+def test_a_fresh_view_is_the_cached_view_of_the_same_number(clip, encode):
+    """In any batch, with repeats as they are in padding."""
+    frozen = backbone.of_clip(clip, Config(views=3, seed=5), mesh.make())
+    images = np.array([4, 0, 6, 0])
+    cached = frozen.views(RECORDS)
+    np.testing.assert_allclose(frozen.fresh(RECORDS, 2, images), cached[2][images], atol=1e-5)
+    assert (cached[1] != cached[2]).any()
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 64])

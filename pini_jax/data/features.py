@@ -41,11 +41,16 @@ def make_encoder(clip: Pretrained, mesh: jax.sharding.Mesh) -> Encode:
     forward = jax.jit(lambda theta, pixels: clip.image_tower.apply({"params": theta}, pixels))
 
     def encode(pixels: Float[np.ndarray, "b h w 3"]) -> Float[Array, "b e"]:
-        padding = -len(pixels) % meshes.batch_shards(mesh)
-        padded = np.concatenate([pixels, pixels[:1].repeat(padding, axis=0)]) if padding else pixels
-        return forward(clip.theta["image"], meshes.shard(mesh, padded))[: len(pixels)]
+        whole = _fill_up(pixels, meshes.batch_shards(mesh))
+        return forward(clip.theta["image"], meshes.shard(mesh, whole))[: len(pixels)]
 
     return encode
+
+
+def _fill_up(pixels: Float[np.ndarray, "b h w 3"], multiple: int) -> Float[np.ndarray, "B h w 3"]:
+    """As many images as are a multiple of `multiple`, the first one again and again at the end."""
+    padding = -len(pixels) % multiple
+    return np.concatenate([pixels, pixels[:1].repeat(padding, axis=0)]) if padding else pixels
 
 
 def features(
@@ -128,8 +133,7 @@ def _encode_all(read: Iterable[np.ndarray], batch: int, encode: Encode) -> Itera
     waiting: deque[Array] = deque()
     for pixels in read:
         # One shape for all, so that the tower is compiled once.
-        padded = np.concatenate([pixels, pixels[:1].repeat(batch - len(pixels), axis=0)])
-        waiting.append(encode(padded)[: len(pixels)])
+        waiting.append(encode(_fill_up(pixels, batch))[: len(pixels)])
         if len(waiting) > 1:
             yield np.asarray(waiting.popleft())
     yield from map(np.asarray, waiting)
