@@ -1,5 +1,6 @@
 """PyTorch's archives give up their tensors, and nothing in them runs."""
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -9,7 +10,7 @@ import archives
 import numpy as np
 import pytest
 
-from pini_jax.clip import hub, pretrained, tensors
+from pini_jax.clip import archive, hub, pretrained, tensors
 from pini_jax.errors import InputError
 
 
@@ -96,12 +97,33 @@ def test_an_entry_that_claims_more_than_the_file_has_is_refused(tmp_path, claim)
         tensors.index([path])
 
 
-def test_a_circle_is_refused(tmp_path):
+def test_parts_that_hold_each_other_or_themselves_come_to_an_end(tmp_path):
+    """Forty parts that are each there twice would be 2**40 paths."""
     circle = {}
     circle["a"] = circle
-    path = archives.write(tmp_path / "a.pt", pickle.dumps(circle, 2))
-    with pytest.raises(InputError, match="refused .*recursion"):
-        tensors.index([path])
+    tower = {}
+    for _ in range(40):
+        tower = {"left": tower, "right": tower}
+    path = archives.write(tmp_path / "a.pt", pickle.dumps({"c": circle, "t": tower}, 2))
+    assert tensors.index([path]) == {}
+
+
+def test_a_pickle_leaves_nothing_behind(tmp_path):
+    """BUILD sets attributes of what the pickle names."""
+    build = b"\x80\x02c__torch__.M\nModule\n}X\x08\x00\x00\x00pollutedK\x01sb."
+    with contextlib.suppress(InputError):
+        tensors.index([archives.write(tmp_path / "a.pt", build)])
+    assert not hasattr(archive._Module, "polluted")
+
+
+def test_scripted_modules_are_read(tmp_path):
+    """Their convolutions hold lists of numbers, which PyTorch's own functions would build."""
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2, bias=False), torch.nn.LayerNorm(4))
+    torch.jit.script(module).save(str(tmp_path / "a.pt"))
+    found = tensors.index([tmp_path / "a.pt"])
+    np.testing.assert_array_equal(found["0.weight"].read(), module[0].weight.detach().numpy())
+    assert {"0.weight", "1.weight", "1.bias"} <= found.keys()
 
 
 def test_a_file_that_shrinks_is_named(tmp_path):

@@ -43,8 +43,13 @@ def transformers_sizes(settings):
         {"vision_config": {"num_hidden_layers": 3, "layer_norm_eps": 1e-6}, "text_config": {"vocab_size": 99}},
         {"text_config_dict": {"hidden_size": 64}, "vision_config_dict": {"image_size": 96}},
         {"text_config_dict": {"hidden_act": "gelu"}, "text_config": {"hidden_act": "quick_gelu"}},
+        {"text_config_dict": {"hidden_size": 64}, "text_config": {"hidden_act": "gelu", "hidden_size": 64}},
+        {"vision_config_dict": None, "vision_config": {"hidden_act": "gelu"}},
     ],
-    ids=["empty", "no_text", "text_and_image", "layers", "old_keys", "old_and_new_keys"],
+    ids=[
+        *("empty", "no_text", "text_and_image", "layers", "old_keys", "old_and_new_keys", "old_key_alone_counts"),
+        "no_old_key",
+    ],
 )
 def test_what_is_left_out_is_what_transformers_takes(settings):
     ours = hugging_face.read_config(settings | {"model_type": "clip"})

@@ -157,3 +157,9 @@ def test_other_braces_are_text(clip, template):
     """They are what the user wrote, no place for anything."""
     built = prompts.build(clip, template, ("cat",), CAUSAL)
     assert [*built.start, *built.prefix, *built.suffix[0]] == clip.encode(template.replace("{}", "cat"))
+
+
+@pytest.mark.parametrize(("names", "words"), [((), "no classes"), (("cat", "\ud83d"), "no valid text: '.ud83d'")])
+def test_what_is_no_list_of_names_is_refused(clip, names, words):
+    with pytest.raises(InputError, match=words):
+        prompts.build(clip, "a {}", names, CAUSAL)

@@ -1,5 +1,7 @@
 """The residual image towers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from pini_jax.clip import architecture, hugging_face, open_clip, tensors, towers, weights
 from pini_jax.clip.resnet import ResNetTower
 from pini_jax.clip.towers import stage
+from pini_jax.errors import InputError
 
 # Sizes of OpenAI's models, and their published numbers of parameters in millions (open_clip's model profile).
 PUBLISHED = {
@@ -51,6 +54,23 @@ def test_openai_names_round_trip_and_tell_the_sizes(tmp_path, sizes, theta):
     assert open_clip.read_shapes({key: tensor.shape for key, tensor in found.items()}) == sizes
     loaded = weights.load(open_clip.scheme(sizes), sizes, found, jnp.float32, "RN")
     jax.tree.map(np.testing.assert_array_equal, loaded, theta)
+
+
+@pytest.mark.parametrize("image_size", [31, 32, 62, 63, 64, 65, 95])
+def test_places_are_those_of_the_last_feature_map(image_size, sizes):
+    """By shapes alone: the first convolution rounds up, the poolings down."""
+    image = dataclasses.replace(sizes.image, image_size=image_size)
+    shapes = weights.parameter_shapes(dataclasses.replace(sizes, image=image))
+    assert shapes["image/pool/position"][0] == 1 + image.grid**2
+
+
+@pytest.mark.parametrize(
+    "change", [{"heads": 5}, {"heads": 0}, {"width": 0}, {"layers": (1, 1)}, {"layers": (1, 0, 1, 1)}]
+)
+def test_impossible_sizes_are_refused(change, sizes):
+    image = dataclasses.replace(sizes.image, **change)
+    with pytest.raises(InputError):
+        architecture.check(dataclasses.replace(sizes, image=image), known_activations=towers.ACTIVATIONS)
 
 
 def test_stages_are_the_tower(sizes, theta):

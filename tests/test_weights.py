@@ -154,6 +154,14 @@ def test_half_precision_files_load_as_float32(tmp_path, scheme, sizes, theta, st
     assert_equal(loaded, jax.tree.map(lambda x: x.astype(np.float32), half))
 
 
+def test_quantised_weights_are_refused(tmp_path, scheme, sizes, theta):
+    """Cast to floats they would be a CLIP of whole numbers."""
+    path = saved(tmp_path / "w", scheme, theta)
+    edit(path, lambda tensors: tensors.update({key: x.astype(np.int8) for key, x in tensors.items()}))
+    with pytest.raises(InputError, match="weights of int8 are quantised"):
+        load(scheme, sizes, path)
+
+
 def test_temperature_stays_in_float32(tmp_path, scheme, sizes, theta):
     loaded = load(scheme, sizes, saved(tmp_path / "w", scheme, theta), dtype=jnp.bfloat16)
     assert loaded.pop("logit_scale").dtype == jnp.float32

@@ -68,7 +68,7 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class ResNet:
-    """A ModifiedResNet over square images of image_size pixels, a multiple of 32.
+    """A ModifiedResNet over square images of image_size pixels.
 
     Attributes:
         width: channels of the first stage's blocks; every stage doubles them.
@@ -86,7 +86,7 @@ class ResNet:
     @property
     def grid(self) -> int:
         """Places along one side of the last feature map."""
-        return self.image_size // 32
+        return (self.image_size + 1) // 32  # the first convolution rounds up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,26 +128,41 @@ def check(sizes: Architecture, known_activations: Iterable[str]) -> None:
         "max_position_embeddings": text.context_length,
         "projection_dim": sizes.embed_dim,
     }
-    transformers = [("text", text.transformer)]
+    transformers = {"text": text.transformer}
     if isinstance(image, Image):
-        transformers.append(("vision", image.transformer))
+        transformers["vision"] = image.transformer
         numbers["patch_size"] = image.patch_size
-    for tower, transformer in transformers:
+    else:
+        numbers |= {"vision width": image.width, "vision heads": image.heads}
+        numbers |= {f"blocks of stage {i}": blocks for i, blocks in enumerate(image.layers, 1)}
+    for tower, transformer in transformers.items():
         for name in ("width", "layers", "heads", "mlp_width"):
             numbers[f"{tower} {name}"] = getattr(transformer, name)
-        if transformer.activation not in known_activations:
-            known = ", ".join(known_activations)
-            raise InputError(f"activation {transformer.activation!r} is none of {known}")
+        _check_transformer(tower, transformer, known_activations)
     for name, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"the CLIP's {name} is {value!r}, not a positive number")
-    for tower, transformer in transformers:
-        if transformer.width % transformer.heads:
-            raise InputError(f"the {tower} tower's {transformer.heads} heads do not divide {transformer.width}")
+    divisions = [(tower, x.width, x.heads) for tower, x in transformers.items()]
+    divisions += [("vision", 32 * image.width, image.heads)] if isinstance(image, ResNet) else []
+    for tower, width, heads in divisions:
+        if width % heads:
+            raise InputError(f"the {tower} tower's {heads} heads do not divide {width}")
     if image.grid < 1:
-        raise InputError(f"images of {image.image_size} pixels are smaller than one patch of the CLIP")
+        raise InputError(f"images of {image.image_size} pixels are too small for the CLIP's image tower")
+    if isinstance(image, ResNet) and len(image.layers) != 4:
+        raise InputError(f"a ModifiedResNet has four stages, not {len(image.layers)}")
     if isinstance(image, Image) and not image.projection and image.transformer.width != sizes.embed_dim:
         raise InputError(
             f"an image tower of width {image.transformer.width} without a projection cannot meet text features of "
             f"{sizes.embed_dim} channels"
         )
+
+
+def _check_transformer(tower: str, transformer: Transformer, known_activations: Iterable[str]) -> None:
+    known, epsilon = tuple(known_activations), transformer.epsilon
+    if transformer.activation not in known:
+        raise InputError(
+            f"the {tower} tower's activation {transformer.activation!r} is none of {', '.join(known)}"
+        )
+    if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
+        raise InputError(f"the {tower} tower's layer_norm_eps is {epsilon!r}, not a small positive number")

@@ -69,17 +69,21 @@ HARMLESS: Mapping[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
+    ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
     **{("torch", name): dtype for name, dtype in DTYPES.items()},
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        # What is made here is for one use: a pickle can set attributes of it.
         if module == "__torch__" or module.startswith("__torch__."):
-            return _Module
+            return type("Module", (_Module,), {})
         if (module, name) not in HARMLESS:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no weights need")
-        return HARMLESS[module, name]
+        found = HARMLESS[module, name]
+        return found if isinstance(found, type) else functools.partial(found)
 
     def persistent_load(self, pid: Any) -> tuple[str, Any]:
         _, dtype, key, *_ = pid
@@ -105,7 +109,7 @@ def index(path: Path) -> Index:
             (name,) = (name for name in file.namelist() if name.split("/", 1)[-1] == "data.pkl")
             entry = _entry(path, file, name)
             pickled = np.fromfile(path, np.uint8, entry.length, offset=entry.start)
-            stored = dict(_flatten(_Unpickler(io.BytesIO(pickled.tobytes())).load(), ""))
+            stored = dict(_flatten(_Unpickler(io.BytesIO(pickled.tobytes())).load(), "", set()))
             folder = name.removesuffix("data.pkl") + "data/"
             positions = {key: _position(path, file, folder, x, key) for key, x in stored.items()}
     except Exception as error:  # a hostile or damaged archive raises whatever its bytes lead to
@@ -116,13 +120,17 @@ def index(path: Path) -> Index:
     return {key: (x.size, functools.partial(_read, path, positions[key], x)) for key, x in stored.items()}
 
 
-def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Stored]]:
+def _flatten(node: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Stored]]:
+    """Tensors by their path; a part that is there twice counts where it is first."""
     if isinstance(node, Stored):
         yield prefix, node
         return
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     children = node if isinstance(node, dict) else vars(node) if isinstance(node, _Module) else {}
     for name, child in children.items():
-        yield from _flatten(child, f"{prefix}.{name}" if prefix else str(name))
+        yield from _flatten(child, f"{prefix}.{name}" if prefix else str(name), seen)
 
 
 class _Entry(NamedTuple):

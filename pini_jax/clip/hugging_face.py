@@ -138,9 +138,19 @@ def read_config(config: Mapping) -> Architecture:
     for key in ("text_config", "text_config_dict", "vision_config", "vision_config_dict"):
         if not isinstance(config.get(key) or {}, Mapping):
             raise InputError(f"config.json: {key} must be an object")
-    text = {**found.text, **(config.get("text_config") or {}), **(config.get("text_config_dict") or {})}
-    image = {**found.image, **(config.get("vision_config") or {}), **(config.get("vision_config_dict") or {})}
-    return _clip_sizes(config, text, image) if found.scheme is CLIP else _siglip_sizes(text, image)
+    text, image = (
+        {**defaults, **_section(config, name)}
+        for name, defaults in (("text_config", found.text), ("vision_config", found.image))
+    )
+    if found.scheme is CLIP:
+        return _clip_sizes(config, text, image)
+    return _siglip_sizes(text, image, fixed=found.scheme is SIGLIP)
+
+
+def _section(config: Mapping, name: str) -> Mapping:
+    """The older of two keys replaces the newer one, as in transformers."""
+    older = config.get(f"{name}_dict")
+    return (config.get(name) or {}) if older is None else older
 
 
 def _transformer(section: Mapping, causal: bool = False) -> Transformer:
@@ -163,11 +173,10 @@ def _clip_sizes(config: Mapping, text: Mapping, image: Mapping) -> Architecture:
     )
 
 
-def _siglip_sizes(text: Mapping, image: Mapping) -> Architecture:
+def _siglip_sizes(text: Mapping, image: Mapping, fixed: bool) -> Architecture:
     if not image["vision_use_head"]:
         raise InputError("config.json: a SigLIP without vision_use_head has no feature for an image")
     # SigLIP 2 with free aspect ratios says how many patches a square has.
-    fixed = "image_size" in image
     side = image["image_size"] if fixed else math.isqrt(image["num_patches"]) * image["patch_size"]
     return Architecture(
         image=Image(

@@ -85,7 +85,7 @@ def load(
     sizes, scheme, preprocessing = _recognise(folder, {key: x.shape for key, x in tensors.items()})
     architecture.check(sizes, known_activations=towers.ACTIVATIONS)
     theta = weights.load(scheme, sizes, tensors, dtype, name=source, mesh=mesh)
-    words = tokenizer.load(Path(tokenizer_source) if tokenizer_source else folder)
+    words = tokenizer.load(Path(tokenizer_source).expanduser() if tokenizer_source else folder)
     if (known := words.vocab_size) > sizes.text.vocab_size:
         raise InputError(
             f"the tokenizer knows {known} tokens, but {source} was trained on {sizes.text.vocab_size}"
@@ -132,6 +132,9 @@ def resize(
 def _recognise(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
     """By the names of the tensors, then by the config beside them."""
     openai = any(key.startswith("visual.") for key in shapes)
+    if nested := [key for key in shapes if ".visual." in key]:
+        prefix = nested[0].partition("visual.")[0]
+        raise InputError(f"the tensors' names begin with {prefix!r}: save what lies within, without that prefix")
     config = folder / ("open_clip_config.json" if openai else "config.json")
     try:
         if not openai:
@@ -139,7 +142,9 @@ def _recognise(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
         if config.exists():
             return _open_clip(_read_json(config), shapes)
         return _openai(folder, shapes)
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
         raise InputError(f"{config} does not describe a CLIP ({error!r})") from None
 
 

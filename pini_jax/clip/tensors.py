@@ -33,16 +33,26 @@ class Tensor(NamedTuple):
     read: Callable[..., np.ndarray]
 
     def copy_to(self, target: np.ndarray) -> None:
-        """Writes the tensor to an array of its shape, whose dtype and strides may be others, block by block."""
+        """Writes the tensor to an array of its shape, whose dtype and strides may be others, block by block.
+
+        Raises:
+            InputError: it holds whole numbers, as quantised weights do.
+        """
         if self.shape != target.shape or not self.shape:  # a scalar, stored with or without an axis
-            target[...] = self.read().reshape(target.shape)
+            target[...] = _floats(self.read()).reshape(target.shape)
             return
         rows = max(1, BLOCK // max(1, math.prod(self.shape[1:])))
         for start in range(0, self.shape[0], rows):
             part = target[start : start + rows]
-            block = self.read(start, start + len(part)).astype(target.dtype, copy=False)
+            block = _floats(self.read(start, start + len(part))).astype(target.dtype, copy=False)
             for row in range(0, len(part), STRIP):
                 part[row : row + STRIP] = block[row : row + STRIP]
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind in "biu":
+        raise InputError(f"weights of {array.dtype} are quantised, and cannot be read: save them as floats")
+    return array
 
 
 Tensors = Mapping[str, Tensor]
@@ -108,7 +118,7 @@ def index(paths: Sequence[Path]) -> Tensors:
     for path in paths:
         if not path.exists():
             raise InputError(f"weight file {path} does not exist")
-        found = archive.index(path) if path.suffix in ARCHIVES else _index_safetensors(path)
+        found = archive.index(path) if path.suffix.lower() in ARCHIVES else _index_safetensors(path)
         tensors |= {key: Tensor(*entry) for key, entry in found.items()}
     return tensors
 

@@ -136,6 +136,8 @@ def load(folder: Path) -> Tokenizer:
     Raises:
         InputError: the folder has no tokenizer, or one of another kind, or it cannot be read.
     """
+    if not folder.is_dir():
+        raise InputError(f"tokenizer {folder} is no folder: name the one that holds the tokenizer's files")
     family = _family(folder)
     for names, read in family.sources:
         if all((folder / name).exists() for name in names):
@@ -233,10 +235,10 @@ _ANY_CLASS = ("", "PreTrainedTokenizer", "TokenizersBackend")
 
 def _finish(folder: Path, family: Family, backend: tokenizers.Tokenizer) -> Tokenizer:
     """With the cleaning and the padding that the folder asks for."""
-    text = (_object(folder / "open_clip_config.json").get("model_cfg") or {}).get("text_cfg") or {}
+    text = _within(_within(_object(folder / "open_clip_config.json"), "model_cfg"), "text_cfg")
     clean = family.clean
     if of_hugging_face := "hf_tokenizer_name" in text:
-        name = (text.get("tokenizer_kwargs") or {}).get("clean", "whitespace")
+        name = _within(text, "tokenizer_kwargs").get("clean", "whitespace")
         if name not in _OPEN_CLIP:
             raise InputError(f"{folder}: cleaning {name!r} of text is unknown; known are {', '.join(_OPEN_CLIP)}")
         clean = _OPEN_CLIP[name]
@@ -259,9 +261,16 @@ def _settings(folder: Path) -> dict:
 def _special_tokens(folder: Path) -> set[str]:
     settings = _settings(folder)
     tokens = [value for key, value in settings.items() if key.endswith("_token")]
-    tokens += (settings.get("added_tokens_decoder") or {}).values()
-    tokens += settings.get("additional_special_tokens") or []
+    tokens += _within(settings, "added_tokens_decoder").values()
+    additional = settings.get("additional_special_tokens")
+    tokens += additional if isinstance(additional, list) else []
     return {_content(token) for token in tokens} - {""}
+
+
+def _within(settings: dict, key: str) -> dict:
+    """The object under a key; {} where there is none."""
+    found = settings.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _content(token: object) -> str:

@@ -117,10 +117,10 @@ def dense(
 
 def parameter_shapes(sizes: Architecture) -> dict[str, Shape]:
     """Shapes of all parameters, by slash-separated path; allocates nothing."""
-    pixels = jnp.zeros((1, sizes.image.image_size, sizes.image.image_size, 3))
-    ids = jnp.zeros((1, sizes.text.context_length), int)
-    init = towers.Towers(sizes).init
-    tree = jax.eval_shape(init, jax.random.key(0), pixels, ids, jnp.zeros(1, int))["params"]
+    side = sizes.image.image_size
+    pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    ids, end = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, sizes.text.context_length), (1,)))
+    tree = jax.eval_shape(towers.Towers(sizes).init, jax.random.key(0), pixels, ids, end)["params"]
     return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 

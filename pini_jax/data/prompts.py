@@ -50,10 +50,15 @@ def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], text:
         text: sizes of the text tower.
 
     Raises:
-        InputError: the template has no single `{}`, or a prompt is longer than the context.
+        InputError: the template has no single `{}`, there is no class, a name is no text, or a prompt is longer
+            than the context.
     """
     if template.count("{}") != 1:
         raise InputError(f"template {template!r} must hold {{}} exactly once, where the class name goes")
+    if not class_names:
+        raise InputError("there are no classes to make prompts of")
+    if broken := [name for name in class_names if not _is_text(name)]:
+        raise InputError(f"class names that are no valid text: {', '.join(map(ascii, broken))}")
     rows = [tokenizer.encode(template.replace("{}", name.replace("_", " "))) for name in class_names]
     for name, row in zip(class_names, rows, strict=True):
         if len(row) > text.context_length:
@@ -64,6 +69,14 @@ def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], text:
     suffixes, end = _fill(tokenizer, [row[shared:] for row in rows], text, text.context_length - shared)
     start = len(tokenizer.start_ids)
     return Prompts(*(np.array(x, np.int32) for x in (rows[0][:start], rows[0][start:shared], suffixes, end)))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _fill(
