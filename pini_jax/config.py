@@ -17,9 +17,8 @@ from flax.traverse_util import flatten_dict
 
 from pini_jax.data import sources, templates
 from pini_jax.data.transforms import Augment
-from pini_jax.errors import InputError
+from pini_jax.errors import InputError, did_you_mean
 from pini_jax.noise import generators
-from pini_jax.noise.generators import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,8 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from pini_jax.data.records import Dataset, Record
-from pini_jax.errors import InputError
-from pini_jax.noise.generators import did_you_mean
+from pini_jax.errors import InputError, did_you_mean
 
 LOG = logging.getLogger(__name__)
 WHERE_TO_GET = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"

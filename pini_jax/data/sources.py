@@ -10,8 +10,7 @@ from typing import NamedTuple
 from pini_jax.data import coop, digits, findings, folder, packs, tables, tfds
 from pini_jax.data.findings import Findings
 from pini_jax.data.records import Dataset
-from pini_jax.errors import InputError
-from pini_jax.noise.generators import did_you_mean
+from pini_jax.errors import InputError, did_you_mean
 
 
 class Source(NamedTuple):

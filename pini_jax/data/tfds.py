@@ -27,8 +27,7 @@ from tqdm import tqdm
 from pini_jax.data import findings, splits
 from pini_jax.data.findings import Findings
 from pini_jax.data.records import Dataset, Record
-from pini_jax.errors import InputError
-from pini_jax.noise.generators import did_you_mean
+from pini_jax.errors import InputError, did_you_mean
 
 # The names of few-shot papers -> TFDS's; "" where it does not have the dataset.
 NAMES = {

@@ -7,7 +7,6 @@ computation is in float32, whatever the towers use.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
-from pini_jax.errors import InputError
+from pini_jax.errors import InputError, did_you_mean
 from pini_jax.noise.gaussian import Gaussian
 
 
@@ -98,12 +97,6 @@ def options(generator: type[nn.Module]) -> dict[str, Any]:
     """The options of a generator with their defaults."""
     fields = dataclasses.fields(generator)
     return {field.name: field.default for field in fields if field.name not in ("name", "parent")}
-
-
-def did_you_mean(word: str, known: Mapping | list[str]) -> str:
-    """`; did you mean 'x'?` where something known is close, else the list of what is known."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 def with_defaults(noise: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
