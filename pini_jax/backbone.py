@@ -72,6 +72,8 @@ def of_clip(clip: pretrained.Pretrained, config: Config, mesh: jax.sharding.Mesh
         return built[0] if len(built) == 1 else _ensemble(clip.text_tower, theta, built)
 
     def views(records: Records) -> list[Float[np.ndarray, "b e"]]:
+        if not config.views:
+            features.refuse_unreadable(records)  # before the training begins
         return [
             features.features(records, clip, encoder, config.augment, config.seed, view)
             for view in range(config.views)

@@ -129,8 +129,18 @@ CHECKS = (
     ("views", lambda c: c.views == 1 or not c.dataset.startswith("features:"), "1: a feature pack has no other"),
     (
         "transfer",
-        lambda c: not (c.transfer and c.dataset.startswith("features:")),
-        "empty where features are given: they have no towers for other classes",
+        lambda c: not any(x.startswith("features:") for x in (c.transfer and c.dataset, *c.transfer) if x),
+        "empty where features are given, and images otherwise",
+    ),
+    (
+        "noise",
+        lambda c: not (c.dataset.startswith("features:") and "prompt_tokens" in c.noise),
+        "at image_features only where features are given: prompt_tokens needs the text tower",
+    ),
+    (
+        "zero_shot_template",
+        lambda c: c.zero_shot_template == "coop" or not c.dataset.startswith("features:"),
+        "left alone where features are given: their text features are fixed",
     ),
     ("optim.lr", lambda c: 0 < c.optim.lr < math.inf, "positive"),
     ("optim.warmup_lr", lambda c: 0 <= c.optim.warmup_lr < math.inf, "0 or more"),

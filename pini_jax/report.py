@@ -63,7 +63,22 @@ def sweep_table(results: Sequence[Mapping]) -> str:
         cells = (_mean_and_spread([result["test"][mode]["accuracy"] for result in group]) for mode in MODES)
         zero_shot = np.mean([result["zero_shot"]["accuracy"] for result in group])
         lines.append(f"  {shots:>5}  {zero_shot:>9.1%} " + "".join(f"{cell:>18}" for cell in cells))
+        lines += _unseen_means(group)
     return "\n".join(lines)
+
+
+def _unseen_means(group: Sequence[Mapping]) -> list[str]:
+    """Rows of what was not trained, and of the harmonic mean of base and new classes."""
+    rows = {
+        name: [[result["unseen"][name]["test"][mode]["accuracy"] for result in group] for mode in MODES]
+        for name in group[0].get("unseen", {})
+    }
+    if "harmonic_mean" in group[0]:
+        rows["harmonic mean"] = [[result["harmonic_mean"][mode] for result in group] for mode in MODES]
+    return [
+        f"{name:>17} " + "".join(f"{_mean_and_spread(values):>18}" for values in cells)
+        for name, cells in rows.items()
+    ]
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:

@@ -42,6 +42,17 @@ def _read(path: Path) -> dict:
     return content
 
 
+def keep(path: Path, selection: Mapping) -> None:
+    """Writes what a run may see, on one line; a run that goes on must see the same.
+
+    Raises:
+        InputError: the file is there, and says something else.
+    """
+    if path.exists() and _read(path) != json.loads(json.dumps(selection)):
+        raise InputError(f"the data have changed since {path} was written; choose another workdir")
+    write(path, selection, indent=None)
+
+
 def claim(config: Config, workdir: Path) -> None:
     """Makes `workdir` the folder of this config."""
     (workdir / "checkpoints").mkdir(exist_ok=True)

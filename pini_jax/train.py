@@ -93,7 +93,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
         encoded = encode_splits(run)
         state, reader = initial_state(run), batch_reader(run)
         results.claim(config, workdir)
-        results.write(workdir / "selection.json", describe_selection(run.task.data), indent=None)
+        results.keep(workdir / "selection.json", describe_selection(run.task.data))
         if sources.of(config.dataset)[0].cut:
             results.write(workdir / "split.json", splits.rows(run.whole), indent=None)
     LOG.info("compiling")
@@ -132,6 +132,10 @@ def set_up(config: Config) -> Run:
     data = {name: sources.open(name, config.data_dir) for name in (config.dataset, *config.transfer)}
     selected = fewshot.select_as(config.dataset)(data[config.dataset], config.shots, config.seed)
     base, new = classes.split_classes(len(selected.class_names))
+    if config.classes == "base" and len(new) < 2:
+        raise InputError(
+            f"{selected.name} has {len(selected.class_names)} classes: base-to-new takes four or more"
+        )
     trained = classes.restrict(selected, base) if config.classes == "base" else selected
     unseen = {"new": classes.restrict(selected, new)} if config.classes == "base" else {}
     LOG.info(

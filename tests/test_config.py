@@ -239,9 +239,11 @@ def test_unknown_datasets_are_refused(key):
 
 
 def test_a_feature_pack_has_no_towers_and_one_view():
-    pack = {"dataset": "features:pack.npz", "clip": "", "views": 1}
+    noise = {"image_features": {"generator": "cross_attention"}}
+    pack = {"dataset": "features:pack.npz", "clip": "", "views": 1, "noise": noise}
     assert configs.resolve(pack).dataset == "features:pack.npz"
-    for wrong in ({"clip": "tiny_clip"}, {"views": 0}, {"transfer": ("dtd",)}):
+    released = {"prompt_tokens": {"generator": "table"}}
+    for wrong in ({"clip": "tiny_clip"}, {"views": 0}, {"transfer": ("dtd",)}, {"noise": released}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             configs.resolve(pack | wrong)
 

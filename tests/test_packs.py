@@ -84,6 +84,11 @@ DAMAGE = {
     "fewer labels": (dict(train_y=cut(arrays()["train_y"])), "train_y must be 24 whole numbers"),
     "fractions": (dict(train_y=arrays()["train_y"] / 2), "train_y must be 24 whole numbers"),
     "half a split": (dict(val_y=arrays()["test_y"]), "val_x and val_y must come together"),
+    "two scales": (dict(logit_scale=np.ones(2)), "logit_scale must be one positive number"),
+    "no scale": (dict(logit_scale=np.float32(0)), "logit_scale must be one positive number"),
+    "words": (dict(test_x=np.array(["a"] * 15)), "test_x must be numbers"),
+    "a single axis": (dict(train_x=np.float32(3)), "train_x has shape"),
+    "a text of zeros": (dict(text=arrays()["text"] * 0), "text has features that are zero"),
     "a zero": (dict(train_x=arrays()["train_x"] * 0), "train_x has features that are zero"),
     "no name": (dict(test_y=arrays()["test_y"] + 1), "test_y without a class name.*: 3"),
     "one name": (dict(classnames=np.array(["ant", "bee", "Ant"])), "classes with one name"),
@@ -145,15 +150,51 @@ def test_a_run_from_features_to_a_result(path, tmp_path):
 
 
 def test_base_to_new_takes_the_texts_of_each_half(path, tmp_path):
-    result = run(path(), tmp_path / "run", classes="base")
-    assert (result["num_classes"], result["unseen"]["new"]["num_classes"]) == (2, 1)
-    assert result["unseen"]["new"]["zero_shot"]["accuracy"] == 1.0
+    """On five classes: three and two."""
+    given = arrays(classes=5)
+    result = run(path(**given | {"classnames": np.array(list("abcde"))}), tmp_path / "run", classes="base")
+    assert (result["num_classes"], result["unseen"]["new"]["num_classes"]) == (3, 2)
+    text = given["text"].astype(float) / np.linalg.norm(given["text"].astype(float), axis=1, keepdims=True)
+    new = given["test_y"] >= 3
+    correct = (given["test_x"][new].astype(float) @ text[3:].T).argmax(1) == given["test_y"][new] - 3
+    assert result["unseen"]["new"]["zero_shot"]["accuracy"] == pytest.approx(correct.mean())
+
+
+def test_a_half_of_one_class_is_no_task(path, tmp_path):
+    with pytest.raises(InputError, match="3 classes: base-to-new takes four or more"):
+        run(path(), tmp_path / "run", classes="base")
+
+
+def test_names_of_images_that_repeat_are_numbered(path):
+    """Files of different folders, without the folders."""
+    pack = packs.load(path(train_paths=np.array([f"{i % 8}.jpg" for i in range(24)])))
+    train = pack.findings.accepted().train
+    assert len({record.id for record in train}) == 24
+    expected = arrays()["train_x"][17].astype(np.float32)
+    np.testing.assert_allclose(pack.images[train[17].id], expected / np.linalg.norm(expected), atol=1e-6)
+
+
+def test_a_scale_with_an_axis_and_names_of_bytes(path):
+    pack = packs.load(path(logit_scale=np.array([50.0]), classnames=np.array([b"ant", b"bee", b"cow"])))
+    assert (pack.logit_scale, pack.findings.dataset.class_names) == (50.0, ("ant", "bee", "cow"))
 
 
 def test_sites_that_need_towers_are_refused(path, tmp_path):
     noise = generators.with_defaults({"prompt_tokens": {"generator": "table"}})
     with pytest.raises(InputError, match="prompt_tokens needs the text tower"):
         run(path(), tmp_path / "run", noise=noise)
+    with pytest.raises(InputError, match="their text features are fixed"):
+        run(path(), tmp_path / "run", zero_shot_template="imagenet_80")
+
+
+def test_a_run_does_not_go_on_with_other_data(path, tmp_path):
+    run(path(), tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    run(path(), tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    given = arrays(per_class=9)
+    with pytest.raises(InputError, match="the data have changed since .*selection.json was written"):
+        run(path(train_x=given["train_x"], train_y=given["train_y"]), tmp_path / "run")
 
 
 @pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR is not set")

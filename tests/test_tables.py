@@ -248,7 +248,7 @@ def test_all_problems_are_named_at_once(folder):
     odd = [
         "images/a.jpg,,train",
         ",ant,train",
-        "images/b.jpg,ant,dev",
+        "images/b.jpg,ant,later",
         "images/c.jpg,ant",
         "images/no.jpg,ant,train",
     ]
@@ -256,7 +256,7 @@ def test_all_problems_are_named_at_once(folder):
     for part in (
         "rows without a label: line 22",
         "rows without a path: line 23",
-        "rows of a split 'dev', which is no train, val or test: line 24",
+        "rows of a split 'later', which is no train, val or test: line 24",
         "rows of 2 fields under a header of 3 (quote what holds a comma): line 25",
         "images that are missing: images/no.jpg",
     ):

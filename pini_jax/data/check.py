@@ -75,6 +75,12 @@ def check(dataset: Dataset) -> Report:
     return Report(images, across, repeats)
 
 
+def unreadable(records: Sequence[Record]) -> list[str]:
+    """Why images cannot be decoded, of those that cannot."""
+    with ThreadPoolExecutor() as pool:
+        return [look.error for look in pool.map(_look_at, [""] * len(records), records) if look.error]
+
+
 def _look_at_all(dataset: Dataset) -> Iterator[Look]:
     images = [(split, r) for split, records in zip(SPLITS, dataset[2:], strict=True) for r in records]
     with ThreadPoolExecutor() as pool, tqdm(total=len(images), unit="image", desc="reading") as bar:

@@ -13,6 +13,7 @@ Source: KaiyangZhou/CoOp, DATASETS.md and datasets/.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pini_jax.data.findings import Findings, Problem
 from pini_jax.data.records import Dataset, Record
 from pini_jax.errors import InputError, did_you_mean
 
@@ -87,6 +89,15 @@ def load(name: str, root: Path) -> Dataset:
     Raises:
         InputError: the dataset is unknown, or not all there, or contradicts itself; all problems are named.
     """
+    return find(name, root).accepted()
+
+
+def find(name: str, root: Path) -> Findings:
+    """As `load`, but what is wrong with its lists and images becomes the problems of the findings.
+
+    Raises:
+        InputError: the dataset is unknown, or a folder or a list of it is missing.
+    """
     layout = _layout(name)
     folder = Path(root).expanduser() / layout.folder
     absent = [path for path in layout.tree if not (folder / path).exists()]
@@ -94,11 +105,12 @@ def load(name: str, root: Path) -> Dataset:
         what = f"{folder} has no {', '.join(absent)}" if folder.is_dir() else f"there is no folder {folder}"
         tree = f"{layout.folder}/{{{', '.join(layout.tree)}}}"
         raise InputError(f"{name}: {what}; expected {tree} in {root}; see {WHERE_TO_GET}")
-    dataset = _dataset(name, layout.read(layout, folder))
-    if len(dataset.class_names) != layout.classes:
+    found = _inspect(name, layout.read(layout, folder))
+    classes = len(found.dataset.class_names)
+    if classes != layout.classes:
         whole = "%s has %d of its %d classes here: its results are not those of the whole dataset"
-        LOG.warning(whole, name, len(dataset.class_names), layout.classes)
-    return dataset
+        LOG.warning(whole, name, classes, layout.classes)
+    return found
 
 
 def read_split(name: str, text: str, images: Path) -> Dataset:
@@ -107,7 +119,7 @@ def read_split(name: str, text: str, images: Path) -> Dataset:
     Raises:
         InputError: as in `load`.
     """
-    return _dataset(name, _parse(_layout(name), text, images, categories={}))
+    return _inspect(name, _parse(_layout(name), text, images, categories={})).accepted()
 
 
 @functools.cache
@@ -265,15 +277,18 @@ def _words(name: str) -> str:
 # ------------------------------------------------------------------------------------------------ checks
 
 
-def _dataset(name: str, found: Found) -> Dataset:
+def _inspect(name: str, found: Found) -> Findings:
+    _warn_of_repeats(name, found)
     problems = found.problems + _without_names(found)
     problems += [f"its {split} split is empty" for split, records in found.splits.items() if not records]
     if found.splits.get("train"):
         problems += _without_images(found, "train")
-    if problems:
-        raise InputError(f"{name}: {'; '.join(problems)}")
-    names = tuple(found.names[label] for label in range(len(found.names)))
-    return Dataset(name, names, *(tuple(found.splits.get(split, ())) for split in SPLITS))
+    labels = range(len(found.names))
+    if any(label not in found.names for label in labels) or _without_names(found):
+        return Findings(Dataset(name, (), (), (), ()), tuple(map(Problem, problems)))  # no label can be named
+    names = tuple(found.names[label] for label in labels)
+    dataset = Dataset(name, names, *(tuple(found.splits.get(split, ())) for split in SPLITS))
+    return Findings(dataset, tuple(map(Problem, problems)))
 
 
 def _without_names(found: Found) -> list[str]:
@@ -282,6 +297,13 @@ def _without_names(found: Found) -> list[str]:
     total = highest + 1 - sum(label <= highest for label in named)
     unnamed = (label for label in range(highest + 1) if label not in named)
     return [f"labels without a name: {_listed([*itertools.islice(unnamed, SHOWN)], total)}"] if total else []
+
+
+def _warn_of_repeats(name: str, found: Found) -> None:
+    """No error: published splits are taken as they are."""
+    counts = collections.Counter(record.id for records in found.splits.values() for record in records)
+    if repeated := [id for id, number in counts.items() if number > 1]:
+        LOG.warning("%s lists images more than once, perhaps in several splits: %s", name, _listed(repeated))
 
 
 def _without_images(found: Found, split: str) -> list[str]:
@@ -318,7 +340,7 @@ def _missing_images(images: Path, found: Found) -> list[str]:
 def _is_row(row: Any) -> bool:
     match row:
         case [str(path), int(label), str() | None]:
-            return label >= 0 and not path.startswith("/")
+            return label >= 0 and not isinstance(label, bool) and not path.startswith("/")
     return False
 
 

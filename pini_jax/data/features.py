@@ -21,7 +21,7 @@ from tqdm import tqdm
 import pini_jax
 from pini_jax import mesh as meshes
 from pini_jax.clip.pretrained import Pretrained
-from pini_jax.data import transforms
+from pini_jax.data import check, transforms
 from pini_jax.data.pixels import batches, view_pixels
 from pini_jax.data.records import Record
 from pini_jax.errors import InputError
@@ -87,10 +87,20 @@ def features(
     if found and missing:
         LOG.info("of %d images %d are in the cache", len(records), sum(map(len, found.values())))
     keeping = True
-    for chunk, array in _compute(missing, batch, pixels, encode):
-        keeping = keeping and _write(chunk, array)
-        found[chunk] = array
+    try:
+        for chunk, array in _compute(missing, batch, pixels, encode):
+            keeping = keeping and _write(chunk, array)
+            found[chunk] = array
+    except InputError:
+        refuse_unreadable(records)  # all of them, not the first alone
+        raise
     return np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(found[chunk] for chunk in chunks)])
+
+
+def refuse_unreadable(records: Sequence[Record]) -> None:
+    """Raises InputError that names every image which is missing or cannot be decoded, if there is one."""
+    if errors := check.unreadable(records):
+        raise InputError("; ".join(errors))
 
 
 class _Chunk(NamedTuple):
@@ -157,17 +167,18 @@ def dataclass_key(value: object) -> list:
     return [list(x) if isinstance(x, tuple) else x for x in vars(value).values()]
 
 
-def _stamp(record: Record) -> str | tuple[int, int]:
-    """What changes when an image does: a hash of bytes, size and time of a file, or where bytes come from."""
+def _stamp(record: Record) -> str | tuple[str, int, int, int]:
+    """What changes when an image does: a hash of bytes; place, size and times of a file; or where bytes lie."""
     if isinstance(record.source, bytes):
         return _hash(record.source)
     if callable(record.source):
         return repr(record.source)
     try:
         stat = record.source.stat()
-    except OSError as error:
-        raise InputError(f"image {record.id} cannot be read ({error})") from None
-    return stat.st_size, stat.st_mtime_ns
+    except OSError:
+        return ""  # reading it will say why
+    # The time of the last change, which copying does not keep, and unpacking an archive neither.
+    return str(record.source.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _hash(content: bytes) -> str:

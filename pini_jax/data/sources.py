@@ -46,8 +46,8 @@ SOURCES = {
         r"(.+\.(?i:jsonl))", lambda name, root, seed: tables.find(_path(name, root), seed), cut=True
     ),
 }
-# The datasets of the papers, each in its folder under the root; their loader has found nothing wrong.
-_PAPERS = Source(f"({'|'.join(coop.LAYOUTS)})", lambda name, root, seed: Findings(coop.load(name, Path(root))))
+# The datasets of the papers, each in its folder under the root.
+_PAPERS = Source(f"({'|'.join(coop.LAYOUTS)})", lambda name, root, seed: coop.find(name, Path(root)))
 SOURCES |= dict.fromkeys(coop.LAYOUTS, _PAPERS)
 
 

@@ -27,7 +27,11 @@ from collections.abc import Mapping, Sequence
 from pini_jax.data.records import Dataset, Record
 
 # What folders, tables and TFDS call the three splits, in lower case.
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 VAL_OF_TRAIN = 0.2
 TEST_OF_ALL, VAL_OF_ALL = 0.3, 0.2
 LOG = logging.getLogger(__name__)
