@@ -129,7 +129,7 @@ CHECKS = (
     ("views", lambda c: c.views == 1 or not c.dataset.startswith("features:"), "1: a feature pack has no other"),
     (
         "transfer",
-        lambda c: not any(x.startswith("features:") for x in (c.transfer and c.dataset, *c.transfer) if x),
+        lambda c: not (c.transfer and any(x.startswith("features:") for x in (c.dataset, *c.transfer))),
         "empty where features are given, and images otherwise",
     ),
     (

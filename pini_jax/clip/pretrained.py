@@ -149,9 +149,8 @@ def _recognise(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
 
 
 def _hugging_face(folder: Path, config: Mapping) -> Format:
-    sizes = hugging_face.read_config(config)
-    processor = hugging_face.kind(config).processor
-    return Format(sizes, hugging_face.kind(config).scheme, _preprocessing(folder, sizes, processor))
+    kind, sizes = hugging_face.kind(config), hugging_face.read_config(config)
+    return Format(sizes, kind.scheme, _preprocessing(folder, sizes, kind.processor))
 
 
 def _open_clip(config: Mapping, shapes: Mapping[str, weights.Shape]) -> Format:
