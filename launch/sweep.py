@@ -2,42 +2,25 @@
 
     python -m launch.sweep --config=configs/digits.py --workdir=runs/sweep
 
-Every member is an ordinary run in a folder of its own, so a sweep that was cut off goes on where it was.
+Short for --config.population='{"shots": (1, 2, 4, 8, 16), "seed": (1, 2, 3)}' of `pini_jax.main`: every member
+is a run in a folder of its own, and a sweep that was cut off goes on where it was.
 """
 
 from __future__ import annotations
 
-import itertools
-from pathlib import Path
-
-import ml_collections
 from absl import app, flags
-from ml_collections import config_flags
 
-from pini_jax import config as configs
-from pini_jax import report, runtime, train
+from pini_jax import main, runtime
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/, perhaps with :arguments.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the members' folders.")
 SHOTS = flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Images per class.")
 SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds.")
 
 
-def member(config: ml_collections.ConfigDict, shots: int, seed: int) -> configs.Config:
-    """The config of one member."""
-    return configs.resolve(config.to_dict() | {"shots": shots, "seed": seed})
-
-
-def main(_) -> None:
-    """Runs every member that is not finished, then prints the table."""
-    runtime.prepare()
-    folder = Path(WORKDIR.value)
-    results = []
-    with runtime.errors_as_lines():
-        for shots, seed in itertools.product(map(int, SHOTS.value), map(int, SEEDS.value)):
-            run = member(CONFIG.value, shots, seed)
-            results.append(train.train_and_evaluate(run, folder / f"shots_{shots}-seed_{seed}"))
-    print(report.sweep_table(results))
+def sweep(_) -> None:
+    """Makes the population."""
+    population = {"shots": tuple(map(int, SHOTS.value)), "seed": tuple(map(int, SEEDS.value))}
+    main.CONFIG.value.population = population | (main.CONFIG.value.get("population") or {})
+    main.main(_)
 
 
 if __name__ == "__main__":
@@ -45,4 +28,4 @@ if __name__ == "__main__":
     for name in ("shots", "seeds"):
         flags.register_validator(name, lambda x: x and all(n.isdigit() for n in x), "must be whole numbers")
     flags.register_validator("workdir", bool, "must name a folder")
-    app.run(main, flags_parser=runtime.parse_flags)
+    app.run(sweep, flags_parser=runtime.parse_flags)

@@ -36,8 +36,9 @@ class Backbone(NamedTuple):
         text: (template or name of templates, name of the dataset, class names) -> the classes' prompts, or their
             text features.
         encode: images -> features of their evaluation views.
-        views: images -> [features of each cached training view].
-        fresh: (images, view number, positions) -> features of these images' training views, made anew.
+        encode_text: what `text` gives -> text features.
+        views: (config, images) -> [features of each cached training view].
+        fresh: (config, images, view number, positions) -> features of these images' training views, made anew.
     """
 
     theta: dict
@@ -45,8 +46,9 @@ class Backbone(NamedTuple):
     fingerprint: str
     text: Callable[[str, str, Sequence[str]], Text]
     encode: Callable[[Records], Float[np.ndarray, "b e"]]
-    views: Callable[[Records], list[Float[np.ndarray, "b e"]]]
-    fresh: Callable[[Records, int, Int[np.ndarray, "b"]], Float[Array, "b e"]]
+    encode_text: Callable[[Text], Float[Array, "1 c e"]]
+    views: Callable[[Config, Records], list[Float[np.ndarray, "b e"]]]
+    fresh: Callable[[Config, Records, int, Int[np.ndarray, "b"]], Float[Array, "b e"]]
 
 
 def load(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
@@ -58,20 +60,23 @@ def load(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
     if config.dataset.startswith("features:"):
         return _of_pack(config, mesh)
     dtype = pretrained.tower_dtype(config.dtype)
-    return of_clip(pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, mesh), config, mesh)
+    return of_clip(pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, mesh), mesh)
 
 
-def of_clip(clip: pretrained.Pretrained, config: Config, mesh: jax.sharding.Mesh) -> Backbone:
+def of_clip(clip: pretrained.Pretrained, mesh: jax.sharding.Mesh) -> Backbone:
     """The towers of a CLIP."""
     encoder = features.make_encoder(clip, mesh)
     theta = {key: part for key, part in clip.theta.items() if key != "image"}
+    plain = jax.jit(Injector(clip.text_tower).text_features)
 
     def text(template: str, dataset: str, class_names: Sequence[str]) -> Text:
         texts = templates.find(template, dataset)
-        built = [prompts.build(clip.tokenizer, x, class_names, clip.text_tower.sizes) for x in texts]
-        return built[0] if len(built) == 1 else _ensemble(clip.text_tower, theta, built)
+        sizes, shards = clip.text_tower.sizes, meshes.batch_shards(mesh)
+        built = [prompts.build(clip.tokenizer, template, class_names, sizes) for template in texts]
+        placed = [_place(mesh, prompts.lay_out(one, sizes, shards)) for one in built]
+        return placed[0] if len(placed) == 1 else _ensemble([plain({}, theta, one) for one in placed])
 
-    def views(records: Records) -> list[Float[np.ndarray, "b e"]]:
+    def views(config: Config, records: Records) -> list[Float[np.ndarray, "b e"]]:
         if not config.views:
             features.refuse_unreadable(records)  # before the training begins
         return [
@@ -79,7 +84,7 @@ def of_clip(clip: pretrained.Pretrained, config: Config, mesh: jax.sharding.Mesh
             for view in range(config.views)
         ]
 
-    def fresh(records: Records, view: int, images: Int[np.ndarray, "b"]) -> Float[Array, "b e"]:
+    def fresh(config: Config, records: Records, view: int, images: Int[np.ndarray, "b"]) -> Float[Array, "b e"]:
         def read(i: int) -> Float[np.ndarray, "h w 3"]:
             augmented = pixels.view_pixels(records[i], clip.preprocessing, config.augment, config.seed, view, i)
             return clip.preprocessing.normalise(augmented)
@@ -89,23 +94,24 @@ def of_clip(clip: pretrained.Pretrained, config: Config, mesh: jax.sharding.Mesh
     def encode(records: Records) -> Float[np.ndarray, "b e"]:
         return features.features(records, clip, encoder)
 
-    return Backbone(theta, clip.text_tower, clip.fingerprint, text, encode, views, fresh)
+    def encode_text(text: Text) -> Float[Array, "1 c e"]:
+        return plain({}, theta, text)
+
+    return Backbone(theta, clip.text_tower, clip.fingerprint, text, encode, encode_text, views, fresh)
 
 
-def _ensemble(tower: TextTower, theta: dict, built: Sequence[prompts.Prompts]) -> Float[Array, "1 c e"]:
+def _place(mesh: jax.sharding.Mesh, built: prompts.Prompts) -> prompts.Prompts:
+    """Rows of suffixes split over the devices, the rest on each."""
+    rows = {key: meshes.shard(mesh, getattr(built, key)) for key in ("suffix", "place", "owner")}
+    return prompts.Prompts(**meshes.replicate(mesh, built._asdict()) | rows)
+
+
+def _ensemble(texts: Sequence[Float[Array, "1 c e"]]) -> Float[Array, "1 c e"]:
     """mean_t T(prompt_t) / |T(prompt_t)|: the text features of several templates.
 
     Source: Radford et al. 2021, Section 3.1.4 (prompt ensembling).
     """
-
-    plain = Injector(tower)
-
-    @jax.jit
-    def unit(theta: dict, one: prompts.Prompts) -> Float[Array, "1 c e"]:
-        encoded = plain.text_features({}, theta, one)
-        return encoded / jnp.linalg.norm(encoded, axis=-1, keepdims=True)
-
-    return jnp.stack([unit(theta, one) for one in built]).mean(0)
+    return jnp.stack([x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in texts]).mean(0)
 
 
 def _of_pack(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
@@ -125,6 +131,7 @@ def _of_pack(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
         fingerprint=pack.sha256,
         text=lambda template, dataset, class_names: text[:, np.array([labels[name] for name in class_names])],
         encode=encode,
-        views=lambda records: [encode(records)],
+        encode_text=jnp.asarray,
+        views=lambda config, records: [encode(records)],
         fresh=fresh,
     )

@@ -6,14 +6,15 @@ import ast
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pini_jax.data import sources, templates
 from pini_jax.data.transforms import Augment
@@ -72,6 +73,8 @@ class Config:
         views: augmented copies of every image whose features are cached; 0 makes fresh ones every epoch.
         augment: the distribution of the training views.
         optim: the optimiser.
+        remat: whether the way back through a tower computes each layer again instead of keeping it: `always`,
+            `never`, or `auto`, where keeping does not fit the memory at hand (on a CPU always: it is no slower).
         model_shards: devices that share one copy of the towers, for towers too large for one; batches are split
             over groups of so many.
         num_draws: draws that `marginal` prediction averages over.
@@ -97,6 +100,7 @@ class Config:
     views: int = 0
     augment: Augment = Augment()
     optim: Optim = Optim()
+    remat: str = "auto"
     model_shards: int = 1
     num_draws: int = 32
     log_every: int = 20
@@ -120,6 +124,7 @@ CHECKS = (
     ("views", lambda c: c.views >= 0, "0 (fresh views) or more"),
     ("seed", lambda c: 0 <= c.seed < 2**32, "from 0 to 2**32 - 1"),
     ("dtype", lambda c: c.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+    ("remat", lambda c: c.remat in ("auto", "always", "never"), "auto, always or never"),
     ("classes", lambda c: c.classes in ("all", "base"), "all or base"),
     (
         "clip",
@@ -160,8 +165,13 @@ CHECKS = (
 
 
 def default() -> ml_collections.ConfigDict:
-    """The released configuration, to be changed by a file in `configs/`."""
-    return ml_collections.ConfigDict(to_dict(Config()))
+    """The released configuration, to be changed by a file in `configs/`.
+
+    One key is not of a run: `population`, which makes many of it; see `members`.
+    """
+    config = ml_collections.ConfigDict(to_dict(Config()))
+    config.population = ml_collections.config_dict.placeholder(object)
+    return config
 
 
 def take_argument(arguments: str, key: str) -> tuple[str, str]:
@@ -213,6 +223,9 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     problems: list[str] = []
     if isinstance(settings, ml_collections.ConfigDict):
         settings = settings.to_dict()
+    if settings.get("population"):
+        raise InputError("config: population makes several runs; `members` reads it")
+    settings = {key: value for key, value in settings.items() if key != "population"}
     config = _resolve(Config, settings, "", problems)
     if not problems:
         problems = [
@@ -228,6 +241,46 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     if len(templates.find(config.template, config.dataset)) > 1:
         raise InputError(f"config: template={config.template!r} must be one text: noise belongs to its tokens")
     return dataclasses.replace(config, noise=generators.with_defaults(config.noise))
+
+
+class Member(NamedTuple):
+    """A run of a population.
+
+    Attributes:
+        values: by which it differs from the others, by their keys.
+    """
+
+    values: Mapping[str, Any]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Of its folder, such as shots_4-seed_1; nothing where there is no population."""
+        return "-".join(f"{key}_{value}".replace("/", "_") for key, value in self.values.items())
+
+
+def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Member]:
+    """The run of these settings; or, where `population` is {key: (value, ...), ...}, one of every combination.
+
+    Raises:
+        InputError: all problems at once.
+    """
+    if isinstance(settings, ml_collections.ConfigDict):
+        settings = settings.to_dict()
+    population = settings.get("population") or {}
+    one = to_dict(resolve({key: value for key, value in settings.items() if key != "population"}))
+    known = flatten_dict(one, sep=".")
+    if not isinstance(population, Mapping):
+        raise InputError(f"population={population!r} must be {{key: (value, ...), ...}}")
+    for key, values in population.items():
+        if key not in known:
+            raise InputError(f"population has no key {key!r}{did_you_mean(str(key), known)}")
+        if not isinstance(values, (tuple, list)) or not values or len(set(map(repr, values))) < len(values):
+            raise InputError(f"population: {key!r} must have values that differ, not {values!r}")
+    combinations = [
+        dict(zip(population, values, strict=True)) for values in itertools.product(*population.values())
+    ]
+    return [Member(values, resolve(unflatten_dict(known | values, sep="."))) for values in combinations]
 
 
 def _value(config: Any, key: str) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float, Int
 
+from pini_jax import mesh as meshes
 from pini_jax import rng
 from pini_jax.data.prompts import Prompts
 from pini_jax.errors import InputError
@@ -43,7 +44,7 @@ def _text_features(injector: Injector, phi, theta, text: Text, num_draws: int, k
         if isinstance(text, Prompts):
             of_draw = None if key is None else jax.random.fold_in(key, i)
             prefix, suffix = _prompt_tokens(injector, phi, theta, text, of_draw)
-            draws.append(_encode_prompts(injector.text_tower, theta, prefix, suffix, text.end))
+            draws.append(_encode_prompts(injector.text_tower, theta, prefix, suffix, text))
         else:
             draws.append(text)
     return jnp.concatenate(draws)
@@ -59,10 +60,12 @@ def predict(
     num_draws: int,
     seed: int,
     batch_size: int = BATCH,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Float[np.ndarray, "b c"]:
     """log mean_k softmax(logits_k) for every image: the same whatever the batch size.
 
     Args:
+        mesh: over whose devices the images of a batch are split; None takes JAX's default device.
         mode: `mean` adds mu and no draw; `sample` draws once, as the released code does; `marginal` averages
             the probabilities over `num_draws` draws.
 
@@ -75,11 +78,15 @@ def predict(
     text_key, image_key = (None if mode == "mean" else rng.stream(root, x) for x in ("text", "image"))
     encoded = _text_features(injector, phi, theta, text, num_draws if mode == "marginal" else 1, text_key)
 
+    if mesh is not None:
+        batch_size += -batch_size % meshes.batch_shards(mesh)
+
     def batch(ids: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b c"]:
         # The last batch is filled with the last image.
-        features_of = features[np.minimum(ids, len(features) - 1)]
-        images = _image_features(injector, phi, encoded, features_of, ids, image_key)
-        logits = np.asarray(_cosine_logits(theta, images, encoded))[0]
+        inputs = features[np.minimum(ids, len(features) - 1)], ids
+        features_of, placed = inputs if mesh is None else meshes.shard(mesh, inputs)
+        images = _image_features(injector, phi, encoded, features_of, placed, image_key)
+        logits = meshes.fetch(_cosine_logits(theta, images, encoded))[0]
         return scipy.special.logsumexp(scipy.special.log_softmax(logits, axis=-1), axis=0) - np.log(len(logits))
 
     starts = range(0, len(features), batch_size)

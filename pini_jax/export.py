@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -34,6 +35,8 @@ def save(path: Path, phi: Phi, config: Config, class_names: Sequence[str], clip_
     """Writes phi at once, with its config, its classes and the hash of the CLIP that it was trained on."""
     tensors = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_dict(phi, sep="/").items()}
     described = {"config": configs.to_dict(config), "class_names": class_names, "clip_sha256": clip_sha256}
+    if jax.process_index():
+        return  # the first process writes for all
     partial = path.with_name(f".{path.name}.partial")
     # One key: the library writes several in no fixed order, and equal runs make equal files.
     partial.write_bytes(safetensors.numpy.save(tensors, {KEY: json.dumps(described)}))

@@ -1,26 +1,35 @@
-"""Trains and evaluates: python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits."""
+"""Trains one run, or many: python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from pini_jax import config as configs
-from pini_jax import report, runtime, train
+from pini_jax import population, report, runtime
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/, perhaps with :arguments.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run's checkpoints and results.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run's results, or of the runs' folders.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Whether this is one of several processes of one job.")
 
 
 def main(_) -> None:
-    """Flags -> config -> run."""
+    """Flags -> config -> runs."""
     runtime.prepare()
     with runtime.errors_as_lines():
-        config = configs.resolve(CONFIG.value)
-        result = train.train_and_evaluate(config, Path(WORKDIR.value))
-    print(report.table(result, config.num_draws))
+        members = configs.members(CONFIG.value)
+        if DISTRIBUTED.value:
+            runtime.join_processes()
+        results = population.train_and_evaluate(members, Path(WORKDIR.value))
+    if jax.process_index():
+        return  # the first process speaks for all
+    if not members[0].values:
+        print(report.table(results[0], members[0].config.num_draws))
+    else:
+        print(report.population_table([member.values for member in members], results))
 
 
 if __name__ == "__main__":

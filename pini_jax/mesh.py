@@ -1,7 +1,8 @@
-"""Where arrays live: one mesh over all devices, `data` by `model`.
+"""Where arrays live: one mesh over all devices of all processes, `data` by `model`.
 
-Batches are split along `data`. Along `model` the matrices of the towers may be split (`clip.sharding`); everything
-else is on every device.
+Images and the classes' prompts are split along `data`. Along `model` the matrices of the towers may be split
+(`clip.sharding`); everything else is on every device. Where there are several processes, each holds all of what is
+to be placed, and places its own part.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pini_jax.errors import InputError
@@ -34,12 +37,32 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Puts a copy of every array on every device."""
-    return jax.device_put(tree, replicated(mesh))
+    return jax.tree.map(lambda x: put(x, replicated(mesh)), tree)
 
 
-def shard(mesh: Mesh, tree: Any) -> Any:
-    """Splits every array along its first axis."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("data")))
+def shard(mesh: Mesh, tree: Any, axis: int = 0) -> Any:
+    """Splits every array along an axis."""
+    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    return jax.tree.map(lambda x: put(x, split), tree)
+
+
+def put(x: Any, sharding: NamedSharding | None) -> jax.Array:
+    """Puts an array where it belongs; None is JAX's default device."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """The whole of an array, in every process."""
+    whole = x.is_fully_addressable or x.is_fully_replicated
+    return np.asarray(x if whole else multihost_utils.process_allgather(x, tiled=True))
+
+
+def agree(x: float) -> float:
+    """The first process's number, in all of them, where they must do the same."""
+    return x if jax.process_count() == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(x)))
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -89,9 +89,11 @@ def load(path: str | Path) -> Classifier:
         raise InputError(f"{path} was trained on other weights than {config.clip} holds now")
     injector = Injector(clip.text_tower, generators.build(config.noise))
     (template,) = templates.find(config.template, config.dataset)
-    built = prompts.build(clip.tokenizer, template, exported.class_names, clip.text_tower.sizes)
+    sizes = clip.text_tower.sizes
+    built = prompts.build(clip.tokenizer, template, exported.class_names, sizes)
+    text = prompts.lay_out(built, sizes, shards=1)
     encode = features.make_encoder(clip, devices)
-    return Classifier(exported.class_names, config, clip, encode, injector, exported.phi, built)
+    return Classifier(exported.class_names, config, clip, encode, injector, exported.phi, text)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -55,14 +55,23 @@ def _unseen(result: Mapping) -> list[str]:
     return lines
 
 
-def sweep_table(results: Sequence[Mapping]) -> str:
-    """Test accuracy against shots, mean and standard deviation over seeds, by prediction mode."""
-    lines = ["", "  shots  zero-shot " + "".join(f"{mode:>18}" for mode in MODES)]
-    for shots in sorted({result["shots"] for result in results}):
-        group = [result for result in results if result["shots"] == shots]
+def population_table(values: Sequence[Mapping], results: Sequence[Mapping]) -> str:
+    """Test accuracy by prediction mode, mean and standard deviation over seeds, of every setting of the others.
+
+    Args:
+        values: by which the results' runs differ, by their keys.
+    """
+    keys = [key for key in values[0] if key != "seed"]
+    groups: dict[str, list[Mapping]] = {}
+    for own, result in zip(values, results, strict=True):
+        groups.setdefault(", ".join(str(own[key]) for key in keys), []).append(result)
+    head = ", ".join(keys)
+    width = max(7, *map(len, (head, *groups)))
+    lines = ["", f"{head:>{width}}  zero-shot " + "".join(f"{mode:>18}" for mode in MODES)]
+    for label, group in groups.items():
         cells = (_mean_and_spread([result["test"][mode]["accuracy"] for result in group]) for mode in MODES)
         zero_shot = np.mean([result["zero_shot"]["accuracy"] for result in group])
-        lines.append(f"  {shots:>5}  {zero_shot:>9.1%} " + "".join(f"{cell:>18}" for cell in cells))
+        lines.append(f"{label:>{width}}  {zero_shot:>9.1%} " + "".join(f"{cell:>18}" for cell in cells))
         lines += _unseen_means(group)
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import time
@@ -18,6 +19,7 @@ from pini_jax import config as configs
 from pini_jax.config import Config
 from pini_jax.errors import InputError
 
+LOG = logging.getLogger(__name__)
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
@@ -27,6 +29,8 @@ def write(path: Path, content: Mapping, indent: int | None = 1) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
+    if jax.process_index():
+        return  # the first process writes for all
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     os.replace(partial, path)
@@ -76,7 +80,10 @@ def finished(config: Config, workdir: Path) -> dict | None:
         differ = "; ".join(_differences(found, wanted))
         raise InputError(f"{workdir} holds a run of another config ({differ}); choose another workdir")
     result = workdir / "result.json"
-    return _read(result) if result.exists() else None
+    if not result.exists():
+        return None
+    LOG.info("%s is finished: nothing to do", workdir)
+    return _read(result)
 
 
 def _differences(found: Mapping, wanted: Mapping, prefix: str = "") -> Iterator[str]:
@@ -93,7 +100,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, keep_until: int):
         _replace(path, "".join(line + "\n" for line in _lines(path) if json.loads(line)["step"] <= keep_until))
-        self._file = open(path, "a")  # noqa: SIM115, closed by __exit__
+        self._file = open(os.devnull if jax.process_index() else path, "a")  # noqa: SIM115, closed by __exit__
 
     def __enter__(self) -> MetricsFile:
         return self

@@ -6,9 +6,10 @@ import zlib
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 
-def root(seed: int) -> jax.Array:
+def root(seed: ArrayLike) -> jax.Array:
     """The key that every stream of a run is derived from."""
     return jax.random.key(seed)
 

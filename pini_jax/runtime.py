@@ -21,6 +21,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "pini_jax"
 
 
+def join_processes() -> None:
+    """Joins the other processes of this job, which run the same command: before anything is computed.
+
+    On clusters that JAX knows (Cloud TPU pods, SLURM, Open MPI, Kubernetes) it asks them who is who. Elsewhere the
+    environment says it: JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Raises:
+        InputError: it says nothing, or nobody answers.
+    """
+    try:
+        jax.distributed.initialize(
+            num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID")
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"the processes of this job could not be joined ({_last_line(error)})") from None
+    if jax.process_index():
+        logging.getLogger("pini_jax").setLevel(logging.WARNING)  # the first process speaks for all
+
+
+def _number(variable: str) -> int | None:
+    value = os.environ.get(variable)
+    return None if value is None else int(value)
+
+
 def prepare() -> None:
     """Keeps compiled programs in the cache folder, and prints our own messages as plain lines."""
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
@@ -59,6 +83,10 @@ def _line(error: Exception) -> str:
     if "Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return f"error: {' '.join(text.split())}"
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def parse_flags(argv: list[str]) -> list[str]:

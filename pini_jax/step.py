@@ -1,23 +1,26 @@
-"""One training step: a pure function of (state, frozen parameters, batch, root key)."""
+"""One training step: a pure function of (state, frozen parameters, texts, batch, constants of the run)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from pini_jax import rng
+from pini_jax import optim, rng
+from pini_jax.config import Optim
 from pini_jax.noise.gaussian import Draw, draw_batch
 from pini_jax.noise.injector import Injector, Text
 from pini_jax.objective import Objective, objective
 
+Numbers = Any  # of the host, or on a device
+
 
 class TrainState(NamedTuple):
-    """All that training changes. No key: it follows from the root and the step."""
+    """All that training changes. No key: it follows from the seed and the step."""
 
     step: Int[Array, ""]
     phi: dict
@@ -27,30 +30,48 @@ class TrainState(NamedTuple):
 class Batch(NamedTuple):
     """Image features (un-normalised), labels, and weights: 1 for an image that counts, 0 for padding."""
 
-    features: Float[Array, "b e"]
-    labels: Int[Array, "b"]
-    weights: Float[Array, "b"]
+    features: Float[Numbers, "b e"]
+    labels: Int[Numbers, "b"]
+    weights: Float[Numbers, "b"]
 
 
-def init_state(injector: Injector, optimiser, text: Text, root: Array) -> TrainState:
+class Constants(NamedTuple):
+    """The numbers that all steps of a run share: arguments of the compiled step, not part of it."""
+
+    seed: Int[Numbers, ""]
+    optim: Optim
+    steps_per_epoch: Int[Numbers, ""]
+
+    @property
+    def root(self) -> Array:
+        """The key that every stream is derived from."""
+        return rng.root(self.seed)
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        """Of the trainables."""
+        return optim.optimiser(self.optim, self.steps_per_epoch)
+
+
+def init_state(injector: Injector, text: Text, constants: Constants) -> TrainState:
     """The state before the first step."""
-    phi = injector.init(rng.stream(root, "init"), text)
-    return TrainState(jnp.zeros((), jnp.int32), phi, optimiser.init(phi))
+    phi = injector.init(rng.stream(constants.root, "init"), text)
+    return TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser.init(phi))
 
 
 def train_step(
     injector: Injector,
-    optimiser: optax.GradientTransformation,
     num_samples: int,
     state: TrainState,
     theta: Mapping,
     text: Text,
     batch: Batch,
-    root: Array,
+    constants: Constants,
 ) -> tuple[TrainState, Objective]:
     """phi <- phi - optimiser(grad_phi objective): one draw of text noise, `num_samples` of image noise."""
-    draw = draw_batch(rng.stream(root, "train", state.step), len(batch.labels), num_samples)
-    return update(injector, optimiser, state, theta, text, batch, draw)
+    key = rng.stream(constants.root, "train", state.step)
+    draw = draw_batch(key, len(batch.labels), num_samples)
+    return update(injector, constants.optimiser, state, theta, text, batch, draw)
 
 
 def update(

@@ -1,77 +1,34 @@
-"""A whole run: data, features, training and evaluation, from a config to result.json."""
+"""The whole training, of one run or of several over one frozen CLIP: from configs to result.json."""
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 import scipy.stats
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from pini_jax import backbone as backbones
-from pini_jax import checkpoint, evaluate, export, mesh, metrics, optim, results, rng
-from pini_jax import config as configs
-from pini_jax.backbone import Backbone
-from pini_jax.checkpoint import Checkpoints
+from pini_jax import checkpoint, evaluate, export, metrics, program, results
 from pini_jax.config import Config
-from pini_jax.data import classes, fewshot, records, sources, splits
-from pini_jax.data.batches import Batches
 from pini_jax.errors import InputError
-from pini_jax.noise import generators
+from pini_jax.ledger import Ledger
 from pini_jax.noise.injector import Injector, Text
-from pini_jax.objective import Objective
-from pini_jax.step import Batch, TrainState, init_state, train_step
+from pini_jax.program import Frozen, Lanes, Step
+from pini_jax.run import Reader, Run, Task, batch_reader, claim, describe, initial_state, plan, share
+from pini_jax.step import Batch, Constants, TrainState
+from pini_jax.timetable import Turn, num_lanes, timetable
 
 PREFETCH = 4
 LOG = logging.getLogger(__name__)
-Reader = Callable[[int], Batch]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Objective]]
-
-
-class Task(NamedTuple):
-    """A classification: images of some classes, and the classes' texts.
-
-    Attributes:
-        data: its test images are what is classified.
-        text: what the noise is added to.
-        zero_shot: the texts of plain CLIP.
-    """
-
-    data: records.Dataset
-    text: Text
-    zero_shot: Text
-
-
-class Run(NamedTuple):
-    """Everything that a run reads and never changes.
-
-    Attributes:
-        whole: the dataset before the selection.
-        task: what is trained: its training and validation images are the selection.
-        others: what is classified besides, unseen in training.
-    """
-
-    config: Config
-    mesh: jax.sharding.Mesh
-    backbone: Backbone
-    whole: records.Dataset
-    task: Task
-    others: dict[str, Task]
-    injector: Injector
-    batches: Batches
-    optimiser: optax.GradientTransformation
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole training."""
-        return self.config.optim.epochs * self.batches.per_epoch
 
 
 def train_and_evaluate(config: Config, workdir: Path) -> dict:
@@ -84,183 +41,158 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
         OSError: the folder cannot be written.
     """
     if (result := results.finished(config, workdir)) is not None:
-        LOG.info("%s is finished: nothing to do", workdir)
         return result
+    return train_together({workdir: config})[workdir]
+
+
+def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict]:
+    """The same for unfinished runs that differ in nothing but shots, seed and optimiser; results by their folders.
+
+    They share the frozen half and one compiled step, which takes them side by side where that is faster.
+
+    Raises:
+        InputError: as above; or some runs diverged, after the others were evaluated.
+    """
     clock = results.Clock()
-    with clock.phase("setup"):
-        run = set_up(config)
-        LOG.info("encoding images")
-        encoded = encode_splits(run)
-        state, reader = initial_state(run), batch_reader(run)
-        results.claim(config, workdir)
-        results.keep(workdir / "selection.json", describe_selection(run.task.data))
-        if sources.of(config.dataset)[0].cut:
-            results.write(workdir / "split.json", splits.rows(run.whole), indent=None)
-    LOG.info("compiling")
-    with clock.phase("compile"):
-        step = compile_step(run, state, reader(0))
-    with Checkpoints(workdir / "checkpoints", run.batches.per_epoch, run.backbone.fingerprint) as checkpoints:
-        state = checkpoints.restore(state) or state
-        start = int(state.step)
-        with clock.phase("train"):
-            state = train(run, state, step, reader, checkpoints, workdir)
+    with ExitStack() as stack:
+        with clock.phase("setup"):
+            shared = share(next(iter(configs.values())))
+            runs = [plan(config, workdir, shared) for workdir, config in configs.items()]
+            inputs = [(run, batch_reader(run), initial_state(run)) for run in runs]
+            # Nothing is written before all that can be wrong has been tried.
+            for run in runs:
+                claim(run)
+            entries = [Entry(run, read, stack.enter_context(Ledger(run, state))) for run, read, state in inputs]
+        LOG.info("compiling")
+        with clock.phase("compile"):
+            step, lanes = compile_lanes(entries)
+        train(entries, step, lanes)
     LOG.info("evaluating")
+    found = {entry.run.workdir: finish(entry, clock.seconds) for entry in entries if entry.ledger.problem is None}
+    if problems := [entry.ledger.problem for entry in entries if entry.ledger.problem is not None]:
+        raise InputError("; ".join(problems))
+    return found
+
+
+class Entry(NamedTuple):
+    """A run that trains: what it reads at a step, and where it writes."""
+
+    run: Run
+    read: Reader
+    ledger: Ledger
+
+    @property
+    def span(self) -> range:
+        """The steps that it has still to take."""
+        return range(self.ledger.start, self.run.num_steps)
+
+    @property
+    def lane(self) -> tuple[TrainState, Constants]:
+        """What the compiled step starts with."""
+        return self.ledger.state, self.run.constants
+
+
+def finish(entry: Entry, seconds: Mapping[str, float]) -> dict:
+    """Evaluates what a run has learned, and writes injector.safetensors and result.json."""
+    run, ledger, clock = entry.run, entry.ledger, results.Clock()
     with clock.phase("evaluate"):
-        evaluated = evaluate_run(run, state.phi, encoded)
-    export.save(
-        workdir / "injector.safetensors", state.phi, config, run.task.data.class_names, run.backbone.fingerprint
-    )
+        evaluated = evaluate_run(run, ledger.state.phi)
+    fingerprint, file = run.shared.backbone.fingerprint, run.workdir / "injector.safetensors"
+    export.save(file, ledger.state.phi, run.config, run.data.class_names, fingerprint)
     result = describe(run) | evaluated
     result |= {
-        "trainable_parameters": sum(x.size for x in jax.tree.leaves(state.phi)),
-        "checkpoint_bytes": checkpoint.num_bytes(state),
-        "seconds": clock.seconds,
-        "steps_per_second": (run.num_steps - start) / clock.seconds["train"],
+        "trainable_parameters": sum(x.size for x in jax.tree.leaves(ledger.state.phi)),
+        "checkpoint_bytes": checkpoint.num_bytes(ledger.state),
+        "seconds": dict(seconds) | {"train": ledger.seconds} | clock.seconds,
+        "steps_per_second": len(entry.span) / ledger.seconds if entry.span else 0.0,
         "device": results.device(),
         "versions": results.versions(),
     }
-    results.write(workdir / "result.json", result)
+    results.write(run.workdir / "result.json", result)
     return result
-
-
-# ------------------------------------------------------------------------------------------------ setup
-
-
-def set_up(config: Config) -> Run:
-    """Loads the data, the selection, the frozen half and the texts."""
-    devices = mesh.make(config.model_shards)
-    data = {name: sources.open(name, config.data_dir) for name in (config.dataset, *config.transfer)}
-    selected = fewshot.select_as(config.dataset)(data[config.dataset], config.shots, config.seed)
-    base, new = classes.split_classes(len(selected.class_names))
-    if config.classes == "base" and len(new) < 2:
-        raise InputError(
-            f"{selected.name} has {len(selected.class_names)} classes: base-to-new takes four or more"
-        )
-    trained = classes.restrict(selected, base) if config.classes == "base" else selected
-    unseen = {"new": classes.restrict(selected, new)} if config.classes == "base" else {}
-    LOG.info(
-        "%s: %d classes, %d training and %d test images (shots=%d, seed=%d, selection %.12s)",
-        *(trained.name, len(trained.class_names), len(trained.train), len(trained.test)),
-        *(config.shots, config.seed, selection_hash(trained)),
-    )
-    batches = Batches(
-        len(trained.train), batch_size(config, devices, len(trained.train)), config.views, config.seed
-    )
-    backbone = backbones.load(config, devices)
-    unseen |= {name: data[name] for name in config.transfer}
-    return Run(
-        config=config,
-        mesh=devices,
-        backbone=backbone,
-        whole=data[config.dataset],
-        task=make_task(config, backbone, trained),
-        others={name: make_task(config, backbone, dataset) for name, dataset in unseen.items()},
-        injector=Injector(backbone.text_tower, generators.build(config.noise)),
-        batches=batches,
-        optimiser=optim.optimiser(config.optim, batches.per_epoch),
-    )
-
-
-def make_task(config: Config, backbone: Backbone, data: records.Dataset) -> Task:
-    """The noise keeps the template that it was trained with, to whose tokens it belongs."""
-    return Task(
-        data=data,
-        text=backbone.text(config.template, config.dataset, data.class_names),
-        zero_shot=backbone.text(config.zero_shot_template, data.name, data.class_names),
-    )
-
-
-def batch_size(config: Config, devices: jax.sharding.Mesh, num_images: int) -> int:
-    """The images of a step: `batch_size`, or all there are, filled up to what `data` divides."""
-    mesh.check_divisible(devices, config.batch_size)
-    return min(config.batch_size, num_images + -num_images % mesh.batch_shards(devices))
-
-
-def selection_hash(data: records.Dataset) -> str:
-    """Names the images that training and validation may see."""
-    return records.list_hash(data.train + data.val)
-
-
-def describe_selection(data: records.Dataset) -> dict:
-    """What selection.json says: the images of training and validation, as rows of CoOp's files of splits."""
-    rows = splits.rows(data._replace(test=()))
-    return {"sha256": selection_hash(data), "test_sha256": records.list_hash(data.test)} | rows
-
-
-def initial_state(run: Run) -> TrainState:
-    """The state before the first step, on every device."""
-    state = init_state(run.injector, run.optimiser, run.task.text, rng.root(run.config.seed))
-    return mesh.replicate(run.mesh, state)
-
-
-def batch_reader(run: Run) -> Reader:
-    """step -> its batch of features, split over the devices: from the cached views, or of fresh ones."""
-    selection = run.task.data.train
-    labels = np.array([record.label for record in selection], np.int32)
-    cached = run.backbone.views(selection)
-
-    def read(step: int) -> Batch:
-        view, images, weights = run.batches.at(step)
-        found = cached[view][images] if cached else run.backbone.fresh(selection, view, images)
-        return Batch(*mesh.shard(run.mesh, (found, labels[images], weights)))
-
-    return read
-
-
-def compile_step(run: Run, state: TrainState, batch: Batch) -> Step:
-    """(state, batch) -> (state, parts of the objective), compiled ahead; the state passed in is used up."""
-    constants = mesh.replicate(run.mesh, (run.task.text, rng.root(run.config.seed)))
-
-    def step(state, theta, batch, constants):
-        text, root = constants
-        return train_step(run.injector, run.optimiser, run.config.num_samples, state, theta, text, batch, root)
-
-    # Left to itself the compiler may split the new state as it likes, and the next call wants it as it was.
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=mesh.replicated(run.mesh))
-    compiled = jitted.lower(state, run.backbone.theta, batch, constants).compile()
-    return lambda state, batch: compiled(state, run.backbone.theta, batch, constants)
 
 
 # ------------------------------------------------------------------------------------------------ training
 
 
-def train(
-    run: Run, state: TrainState, step: Step, reader: Reader, checkpoints: Checkpoints, workdir: Path
-) -> TrainState:
-    """All steps from the state's to the last, with lines of metrics.jsonl and checkpoints on the way."""
-    config, start, stop = run.config, int(state.step), run.num_steps
-    if start:
-        LOG.info("going on from step %d of %d", start, stop)
-    learning_rate = optim.schedule(config.optim, run.batches.per_epoch)
-    with (
-        results.MetricsFile(workdir / "metrics.jsonl", keep_until=start) as lines,
-        tqdm(total=stop, initial=start, unit="step", desc="training", dynamic_ncols=True) as bar,
-    ):
-        for done, batch in enumerate(prefetch(reader, start, stop), start + 1):
-            state, parts = step(state, batch)
-            bar.update()
-            if done % config.log_every == 0 or done == stop:
-                loss, accuracy = float(parts.loss), float(parts.accuracy)
-                if not np.isfinite(loss):
-                    raise InputError(f"training diverged: the loss of step {done} is {loss}; lower optim.lr")
-                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
-                rate = float(learning_rate(done - 1))
-                lines.write(step=done, loss=loss, accuracy=accuracy, learning_rate=rate)
-            if done % config.checkpoint_every == 0 or done == stop:
-                lines.flush()
-                checkpoints.save(state)
-    return state
+def compile_lanes(entries: Sequence[Entry]) -> tuple[Step, Lanes]:
+    """The compiled step and the lanes that it starts with: as many as take a run's step in the least time."""
+    shared, config, spans = entries[0].run.shared, entries[0].run.config, [entry.span for entry in entries]
+    theta, text = shared.backbone.theta, shared.task.text
+    frozen = Frozen(shared.mesh, shared.injector, config.num_samples, config.remat, theta, text)
+
+    def compiled(width: int) -> tuple[Step, Lanes, Batch]:
+        first = [turn.run for turn in next(timetable(spans, width), ()) if turn] or [0]
+        lanes = program.stack(shared.mesh, [entries[i].lane for i in first])
+        batch = read_batches(entries, [Turn(i, entries[i].ledger.start, opens=True) for i in first])
+        return program.compile_step(frozen, lanes, batch), lanes, batch
+
+    alone = compiled(1)
+    width = num_lanes(spans)
+    while width > 1 and not program.fits(alone[0], width):
+        width -= 1
+    if width > 1 and (taken := program.seconds(*alone)) < program.LONG:
+        together = compiled(width)
+        if program.seconds(*together) < width * taken:
+            LOG.info("%d runs in %d lanes side by side", len(entries), width)
+            return together[:2]
+    return alone[:2]
 
 
-def prefetch(reader: Reader, start: int, stop: int) -> Iterator[Batch]:
-    """The batches of steps start to stop, made ahead in a thread while the device works."""
+def read_batches(entries: Sequence[Entry], turns: Sequence[Turn | None]) -> Batch:
+    """The batches of a tick, lane by lane; a lane without a run gets another one's."""
+    someone = next(turn for turn in turns if turn)
+    taken = [turn or someone for turn in turns]
+    batches = [entries[turn.run].read(turn.step) for turn in taken]
+    size = max(entry.run.batches.batch_size for entry in entries)
+    return program.stack_batches(entries[0].run.shared.mesh, batches, size)
+
+
+def train(entries: Sequence[Entry], step: Step, lanes: Lanes) -> None:
+    """All steps of all runs, with lines of metrics.jsonl and checkpoints on the way."""
+    mesh, spans = entries[0].run.shared.mesh, [entry.span for entry in entries]
+    total = sum(entry.run.num_steps for entry in entries)
+    with progress(total, done=total - sum(map(len, spans))) as bar:
+        ticks = timetable(spans, program.width(lanes))
+        for turns, batch in prefetch(lambda turns: read_batches(entries, turns), ticks):
+            for lane, turn in enumerate(turns):
+                if turn and turn.opens:
+                    entries[turn.run].ledger.open()
+                    lanes = program.replace(lanes, lane, program.stack(mesh, [entries[turn.run].lane]))
+            lanes, parts = step(lanes, batch)
+            bar.update(sum(turn is not None for turn in turns))
+            for lane, turn in enumerate(turns):
+                if turn and (ledger := entries[turn.run].ledger).due(turn.step + 1):
+                    loss, accuracy = float(parts.loss[lane]), float(parts.accuracy[lane])
+                    bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
+                    ledger.write(turn.step + 1, loss, accuracy, functools.partial(program.take, lanes, lane))
+            if all(entry.ledger.problem for entry in entries):
+                break
+
+
+def progress(total: int, done: int) -> tqdm:
+    """A bar of steps, in the first process."""
+    hidden = jax.process_index() > 0
+    return tqdm(total=total, initial=done, unit="step", desc="training", dynamic_ncols=True, disable=hidden)
+
+
+def prefetch(
+    read: Callable[[Sequence[Turn | None]], Batch], ticks: Iterator[Sequence[Turn | None]]
+) -> Iterator[tuple[Sequence[Turn | None], Batch]]:
+    """Every tick with its batches, made ahead in a thread while the device works."""
+    if jax.process_count() > 1:
+        # Processes must start what they compute together in one order.
+        yield from ((turns, read(turns)) for turns in ticks)
+        return
     with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting: list[Future[Batch]] = []
-        for step in range(start, stop + PREFETCH):
-            if step < stop:
-                waiting.append(pool.submit(reader, step))
-            if step >= start + PREFETCH:
-                yield waiting.pop(0).result()
+        waiting: deque[tuple[Sequence[Turn | None], Future[Batch]]] = deque()
+        for turns in ticks:
+            waiting.append((turns, pool.submit(read, turns)))
+            if len(waiting) > PREFETCH:
+                first, batch = waiting.popleft()
+                yield first, batch.result()
+        for first, batch in waiting:
+            yield first, batch.result()
 
 
 # ------------------------------------------------------------------------------------------------ evaluation
@@ -275,27 +207,32 @@ class Split(NamedTuple):
 
 def encode_splits(run: Run) -> dict[str, Split]:
     """The validation and test images, and the test images of the other tasks by name."""
-    data = run.task.data
-    found = {"val": data.val, "test": data.test} | {name: task.data.test for name, task in run.others.items()}
+    shared, data = run.shared, run.data
+    found = {"val": data.val, "test": data.test}
+    found |= {name: task.data.test for name, task in shared.others.items()}
     return {
-        name: Split(run.backbone.encode(images), np.array([record.label for record in images]))
+        name: Split(shared.backbone.encode(images), np.array([record.label for record in images]))
         for name, images in found.items()
         if images
     }
 
 
-def evaluate_run(run: Run, phi: dict, splits: dict[str, Split]) -> dict:
+def evaluate_run(run: Run, phi: dict) -> dict:
     """Metrics of plain CLIP and of the noise on the test images, on the validation images, and on other tasks."""
-    plain = Injector(run.backbone.text_tower)
+    shared, splits = run.shared, encode_splits(run)
+    plain = Injector(shared.backbone.text_tower)
 
     def zero_shot(task: Task, split: Split) -> dict:
         return measure(run, plain, {}, task.zero_shot, split, "mean")
 
     def noise(task: Task, split: Split) -> dict:
-        return {mode: measure(run, run.injector, phi, task.text, split, mode) for mode in evaluate.MODES}
+        return {mode: measure(run, shared.injector, phi, task.text, split, mode) for mode in evaluate.MODES}
 
-    result: dict = {"zero_shot": zero_shot(run.task, splits["test"]), "test": noise(run.task, splits["test"])}
-    result["val"] = noise(run.task, splits["val"]) if "val" in splits else None
+    result: dict = {
+        "zero_shot": zero_shot(shared.task, splits["test"]),
+        "test": noise(shared.task, splits["test"]),
+        "val": noise(shared.task, splits["val"]) if "val" in splits else None,
+    }
     unseen = {
         name: {
             "num_classes": len(task.data.class_names),
@@ -303,7 +240,7 @@ def evaluate_run(run: Run, phi: dict, splits: dict[str, Split]) -> dict:
             "zero_shot": zero_shot(task, splits[name]),
             "test": noise(task, splits[name]),
         }
-        for name, task in run.others.items()
+        for name, task in shared.others.items()
     }
     if unseen:
         result["unseen"] = unseen
@@ -321,25 +258,16 @@ def harmonic_means(base: dict, new: dict) -> dict:
 
 def measure(run: Run, injector: Injector, phi: dict, text: Text, split: Split, mode: str) -> dict:
     """Metrics of a split."""
-    config, theta = run.config, run.backbone.theta
-    predicted = evaluate.predict(injector, phi, theta, text, split.features, mode, config.num_draws, config.seed)
+    config, shared = run.config, run.shared
+    predicted = evaluate.predict(
+        injector,
+        phi,
+        shared.backbone.theta,
+        text,
+        split.features,
+        mode,
+        config.num_draws,
+        config.seed,
+        mesh=shared.mesh,
+    )
     return metrics.metrics(predicted, split.labels)._asdict()
-
-
-def describe(run: Run) -> dict:
-    """What result.json says of a run before it starts."""
-    config, data = run.config, run.task.data
-    return {
-        "config_hash": configs.config_hash(config),
-        "dataset": config.dataset,
-        "clip": config.clip,
-        "clip_sha256": run.backbone.fingerprint,
-        "method": "pini",
-        "shots": config.shots,
-        "seed": config.seed,
-        "selection_sha256": selection_hash(data),
-        "num_classes": len(data.class_names),
-        "num_train": len(data.train),
-        "num_test": len(data.test),
-        "steps": run.num_steps,
-    }

@@ -19,9 +19,10 @@ SHORT = (
 TIMINGS = ("seconds", "steps_per_second", "device")
 
 
-def start(workdir, *overrides, devices=1, limit="true"):
+def start(workdir, *overrides, devices=1, limit="true", environment=None):
     """Starts a short run; later overrides win; `limit` is a shell command that goes before."""
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    devices_flag = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = os.environ | devices_flag | (environment or {})
     command = [sys.executable, "-m", "pini_jax.main", *SHORT, f"--workdir={workdir}", *overrides]
     shell = ["sh", "-c", f'{limit} && exec "$@"', "sh"]
     return subprocess.Popen(

@@ -17,7 +17,7 @@ from pini_jax.config import Optim
 from pini_jax.data import prompts
 from pini_jax.errors import InputError
 from pini_jax.noise import generators, injector
-from pini_jax.step import TrainState, init_state
+from pini_jax.step import Constants, TrainState, init_state
 
 CLIP = "ab" * 32
 OPTIMISER = optim.optimiser(Optim(), steps_per_epoch=4)
@@ -215,8 +215,9 @@ def test_the_released_configuration_on_vit_b_16_stays_under_20_mb():
     """By shapes alone: 512 channels in the text tower and in the joint space, 25 prompt tokens, 37 classes."""
     sizes = hugging_face.read_config({"model_type": "clip"}).text
     inject = injector.Injector(towers.TextTower(sizes, 512), generators.build(configs.Config().noise))
-    built = prompts.Prompts(*(np.zeros(shape, np.int32) for shape in (1, 25, (37, 6), 37)))
-    make = functools.partial(init_state, inject, optim.optimiser(configs.Optim(), 5))
-    state = jax.eval_shape(lambda key: make(built, key), jax.random.key(0))
+    rows = (37, 6)
+    built = prompts.Prompts(*(np.zeros(shape, np.int32) for shape in (1, 25, rows, rows, rows, 37)))
+    constants = Constants(np.uint32(0), configs.Optim(), np.int32(5))
+    state = jax.eval_shape(functools.partial(init_state, inject), built, constants)
     assert sum(x.size for x in jax.tree.leaves(state.phi)) == 5 * (512 * 512 + 512) + 2 * 25 * 512
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) < 20e6

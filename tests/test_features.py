@@ -83,10 +83,10 @@ def test_training_views_are_numbered_by_image(clip, encode):
 
 def test_a_fresh_view_is_the_cached_view_of_the_same_number(clip, encode):
     """In any batch, with repeats as they are in padding."""
-    frozen = backbone.of_clip(clip, Config(views=3, seed=5), mesh.make())
+    frozen, config = backbone.of_clip(clip, mesh.make()), Config(views=3, seed=5)
     images = np.array([4, 0, 6, 0])
-    cached = frozen.views(RECORDS)
-    np.testing.assert_allclose(frozen.fresh(RECORDS, 2, images), cached[2][images], atol=1e-5)
+    cached = frozen.views(config, RECORDS)
+    np.testing.assert_allclose(frozen.fresh(config, RECORDS, 2, images), cached[2][images], atol=1e-5)
     assert (cached[1] != cached[2]).any()
 
 

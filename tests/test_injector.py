@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_clips
 
-from pini_jax.data.prompts import build
+from pini_jax.data.prompts import build, pack
 from pini_jax.errors import InputError
 from pini_jax.noise import generators
 from pini_jax.noise.gaussian import draw_fresh, draw_replay
@@ -67,6 +67,11 @@ def whole(prompts):
     return np.array([[*prompts.start, *prompts.prefix, *suffix] for suffix in prompts.suffix])
 
 
+def ends(prompts):
+    """Places of the end tokens in the suffixes."""
+    return prompts.end % prompts.suffix.shape[1]
+
+
 def test_logits_by_hand(forward, phi, clip, prompts, features, normals):
     """Every pair of draws alone, with whole sequences, and cosines in numpy."""
     logits, p = forward(features, normals), len(prompts.prefix)
@@ -77,7 +82,8 @@ def test_logits_by_hand(forward, phi, clip, prompts, features, normals):
         tiny_clips.run_stage(tower, "embed", theta, np.stack([ids, ids])).at[:, :, 1 : 1 + p].add(noise[:, None])
     )
     tokens = tiny_clips.run_stage(tower, "encode", theta, tokens)
-    text = tiny_clips.run_stage(tower, "project", theta, tokens, 1 + p + prompts.end)
+    at_end = tokens[:, np.arange(CLASSES), 1 + p + ends(prompts)]
+    text = tiny_clips.run_stage(tower, "project", theta, at_end)
     mean, scale = generators.CrossAttention(2).apply({"params": phi["image_features"]}, features, text)
     images, text = np.asarray(features + mean + scale * normals["image_features"]), np.asarray(text)
     for n, k in np.ndindex(3, 2):
@@ -110,7 +116,7 @@ def zero_shot(clip, prompts, features):
 
 
 def test_without_generators_it_is_zero_shot_clip(zero_shot, clip, prompts, features):
-    end = 1 + len(prompts.prefix) + prompts.end
+    end = 1 + len(prompts.prefix) + ends(prompts)
     text = tiny_clips.run_stage(clip.text_tower, "__call__", clip.theta["text"], whole(prompts), end)
     expected = cosine_logits(clip.theta, features[None, None], text[None])
     assert zero_shot.shape == (1, 1, BATCH, CLASSES)
@@ -155,14 +161,14 @@ def test_noise_of_bidirectional_text_by_hand(bidirectional, clip):
     assert table["mean"].shape == (3, tower.sizes.transformer.width) and p == 3
     normals = np.random.default_rng(3).standard_normal((2, *table["mean"].shape), np.float32)
     prefix, suffix = injector.prompt_tokens(phi, clip.theta, prompts, draw_replay({"prompt_tokens": normals}))
-    text = jax.jit(encode_prompts, static_argnums=0)(tower, clip.theta, prefix, suffix, prompts.end)
+    text = jax.jit(encode_prompts, static_argnums=0)(tower, clip.theta, prefix, suffix, prompts)
 
     ids, noise = whole(prompts), table["mean"] + table["scale"] * normals
     assert ids.shape == (CLASSES, tower.sizes.context_length)
     tokens = tiny_clips.run_stage(tower, "embed", theta, np.stack([ids, ids])).at[:, :, :p].add(noise[:, None])
     tokens = tiny_clips.run_stage(tower, "encode", theta, tokens)
-    last = np.full(CLASSES, ids.shape[1] - 1)
-    np.testing.assert_allclose(text, tiny_clips.run_stage(tower, "project", theta, tokens, last), atol=2e-5)
+    last = tiny_clips.run_stage(tower, "project", theta, tokens[:, :, -1])
+    np.testing.assert_allclose(text, last, atol=2e-5)
 
 
 @pytest.mark.parametrize("template", ["{}", "{} x"])
@@ -177,10 +183,42 @@ def test_encode_prompts_keeps_draws_apart(clip, prompts):
     prefix, suffix = Injector(clip.text_tower).prompt_tokens({}, clip.theta, prompts)
     other = prefix + 0.1 * jax.random.normal(KEY, prefix.shape)
     encode = jax.jit(encode_prompts, static_argnums=0)
-    both = encode(clip.text_tower, clip.theta, jnp.concatenate([prefix, other]), suffix, prompts.end)
-    alone = encode(clip.text_tower, clip.theta, other, suffix, prompts.end)
+    both = encode(clip.text_tower, clip.theta, jnp.concatenate([prefix, other]), suffix, prompts)
+    alone = encode(clip.text_tower, clip.theta, other, suffix, prompts)
     assert both.shape == (2, CLASSES, clip.embed_dim)
     np.testing.assert_allclose(both[1], alone[0], atol=1e-5)
+
+
+def test_packed_prompts_have_the_same_features_and_gradients(injector, phi, clip, prompts, features, normals):
+    """Several classes in a row, with several draws of the prefix, kept or computed again on the way back."""
+
+    def loss(tower, prompts):
+        one = dataclasses.replace(injector, text_tower=tower)
+
+        def of(phi):
+            logits = one.logits(phi, clip.theta, prompts, features, draw_replay(normals))
+            return (logits**2).mean(), logits
+
+        return jax.jit(jax.value_and_grad(of, has_aux=True))(phi)
+
+    (_, expected), gradient = loss(clip.text_tower, prompts)
+    packed = pack(prompts)
+    assert len(packed.suffix) < CLASSES and packed.suffix.size < prompts.suffix.size
+    for tower in (clip.text_tower, clip.text_tower.clone(remat=True)):
+        (_, logits), ours = loss(tower, packed)
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, gradient)
+
+
+def test_classes_may_have_prefixes_of_their_own(clip, prompts):
+    """Where noise is drawn per class, whole sequences run, up to the longest one's end."""
+    prefix, suffix = Injector(clip.text_tower).prompt_tokens({}, clip.theta, prompts)
+    noise = jax.random.normal(KEY, (2, CLASSES, *prefix.shape[1:]))
+    encode = jax.jit(encode_prompts, static_argnums=0)
+    own = encode(clip.text_tower, clip.theta, prefix[:, None] + noise, suffix, prompts)
+    for k, c in np.ndindex(2, CLASSES):
+        alone = encode(clip.text_tower, clip.theta, prefix + noise[k, c], suffix, prompts)
+        np.testing.assert_allclose(own[k, c], alone[0, c], atol=1e-5)
 
 
 def test_cosines_ignore_lengths_and_stay_in_float32():

@@ -3,8 +3,10 @@
 import dataclasses
 import os
 import re
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +142,48 @@ def test_split_towers_give_the_same_features(tmp_path):
         assert 0 < error < 1e-5
 
 
+# Prints what devices exchange in a training step: the kind, and the shapes.
+EXCHANGED = """
+import re
+import jax, numpy as np, tiny_clips
+from pini_jax import backbone, mesh, program
+from pini_jax.config import Optim
+from pini_jax.data import prompts
+from pini_jax.step import Batch, Constants, init_state
+
+clip, devices, injector = tiny_clips.load(), mesh.make(), tiny_clips.make_injector()
+names = [f"cat of the {i}" for i in range(50)]
+built = prompts.build(clip.tokenizer, "x x the {}.", names, clip.text_tower.sizes)
+text = backbone._place(devices, prompts.lay_out(built, clip.text_tower.sizes, 8))
+constants = Constants(np.array(1, np.uint32), Optim(), np.array(4))
+state = jax.jit(init_state, static_argnums=0)(injector, text, constants)
+lanes = program.stack(devices, [(state, constants)])
+ones = Batch(np.ones((16, clip.embed_dim), np.float32), np.zeros(16, np.int32), np.ones(16, np.float32))
+batch = program.stack_batches(devices, [ones], 16)
+theta = mesh.replicate(devices, {"text": clip.theta["text"], "logit_scale": clip.theta["logit_scale"]})
+step = program.compile_step(program.Frozen(devices, injector, 1, "auto", theta, text), lanes, batch)
+assert [x.data.shape[0] for x in text.suffix.addressable_shards] == [len(text.suffix) // 8] * 8
+for line in step.compiled.as_text().splitlines():
+    if found := re.search(r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute)\\(", line):
+        shapes = re.findall(r"\\[([\\d,]*)\\]", found[1])
+        print(found[2], max(np.prod([int(n) for n in shape.split(",") if n]) for shape in shapes))
+"""
+
+
+def test_devices_exchange_text_features_and_gradients_alone():
+    """Classes are split: tokens stay where they are, and only the features of all classes come together."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    done = subprocess.run([sys.executable, "-c", EXCHANGED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    exchanged = [line.split() for line in done.stdout.splitlines()]
+    assert 2 <= len(exchanged) <= 4 and {kind for kind, _ in exchanged} == {"all-reduce"}
+    features = 50 * tiny_clips.load().embed_dim
+    assert max(int(size) for _, size in exchanged) == features
+
+
 class Mesh:
     """As many devices as the tests below speak of."""
 
@@ -184,3 +228,39 @@ def test_every_split_is_one_of_a_parameter():
     assert sharding.spec(Mesh(1, 2), "text/token/embedding", odd) == PartitionSpec()
     assert sharding.spec(Mesh(1, 2), "text/token/embedding", (520, 16)) == PartitionSpec("model", None)
     assert sharding.spec(Mesh(1, 2), "image/blocks_0/conv_1/conv/kernel", (3, 3, 4, 4)) == PartitionSpec()
+
+
+def test_two_processes_are_one_run(tmp_path):
+    """Each with two devices: the files are the first one's, and say the same as those of one process."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    short = ("--config.optim.epochs=10", "--config.log_every=5", "--config.checkpoint_every=20")
+    job = [
+        runs.start(
+            tmp_path / "two",
+            *(*short, "--distributed"),
+            devices=2,
+            environment={
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(i),
+                "XDG_CACHE_HOME": str(tmp_path / f"cache_{i}"),
+            },
+        )
+        for i in range(2)
+    ]
+    first, second = (runs.finish(process) for process in job)
+    assert "PiNI, mean noise" in first and "PiNI" not in second
+    runs.finish(runs.start(tmp_path / "one", *short))
+    two, one = (load_file(tmp_path / name / "injector.safetensors") for name in ("two", "one"))
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)
+    for mode, values in runs.result(tmp_path / "one")["test"].items():
+        assert runs.result(tmp_path / "two")["test"][mode]["nll"] == pytest.approx(values["nll"], abs=1e-5)
+
+
+def test_processes_that_nobody_told_of_each_other(tmp_path):
+    process = runs.start(tmp_path, "--distributed")
+    output, _ = process.communicate()
+    assert process.returncode == 1 and "processes of this job could not be joined" in output.splitlines()[-1]

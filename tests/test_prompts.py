@@ -55,16 +55,21 @@ def tokens_of(tokenizer, template, name):
     return tokenizer.encode(template.replace("{}", name.replace("_", " ")))
 
 
+def ends(built):
+    """Places of the end tokens in their rows, of prompts with a class in every row."""
+    return built.end % built.suffix.shape[1]
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_parts_are_the_tokenised_prompt(clip, template):
     built = prompts.build(clip, TEMPLATES[template], NAMES, CAUSAL)
     assert tuple(built.start) == clip.start_ids
-    for name, suffix, end in zip(NAMES, built.suffix, built.end, strict=True):
+    for name, suffix, end in zip(NAMES, built.suffix, ends(built), strict=True):
         whole = tokens_of(clip, TEMPLATES[template], name)
         assert [*built.start, *built.prefix, *suffix[: end + 1]] == whole
         assert suffix[end] == clip.end_id and (suffix[end:] == clip.end_id).all()
     # no longer than the longest name needs
-    assert built.end.max() == built.suffix.shape[1] - 1
+    assert ends(built).max() == built.suffix.shape[1] - 1
 
 
 @pytest.mark.parametrize("sizes", WHOLE)
@@ -73,7 +78,7 @@ def test_a_tower_that_sees_what_fills_up_gets_whole_sequences(siglip, template, 
     built = prompts.build(siglip, TEMPLATES[template], NAMES, WHOLE[sizes])
     assert built.start.shape == (0,)
     assert len(built.prefix) + built.suffix.shape[1] == WHOLE[sizes].context_length
-    for name, suffix, end in zip(NAMES, built.suffix, built.end, strict=True):
+    for name, suffix, end in zip(NAMES, built.suffix, ends(built), strict=True):
         whole = tokens_of(siglip, TEMPLATES[template], name)
         row = [*built.prefix, *suffix]
         assert row == whole + [siglip.pad_id] * (77 - len(whole))
@@ -83,7 +88,7 @@ def test_a_tower_that_sees_what_fills_up_gets_whole_sequences(siglip, template, 
 def test_a_start_token_counts_in_whole_sequences(clip):
     built = prompts.build(clip._replace(pad_id=0), "a photo of a {}.", NAMES, text(causal=False))
     assert len(built.start) + len(built.prefix) + built.suffix.shape[1] == 77
-    for suffix, end in zip(built.suffix, built.end, strict=True):
+    for suffix, end in zip(built.suffix, ends(built), strict=True):
         assert suffix[end] == clip.end_id and (suffix[end + 1 :] == 0).all()
 
 
@@ -127,7 +132,7 @@ def test_underscores_are_spaces(clip):
 def test_arrays_are_what_the_towers_read(siglip, sizes):
     built = prompts.build(siglip, "{}", NAMES, sizes)
     assert {x.dtype for x in built} == {np.dtype(np.int32)}
-    assert [x.ndim for x in built] == [1, 1, 2, 1]
+    assert [x.ndim for x in built] == [1, 1, 2, 2, 2, 1]
     assert built.suffix.shape[0] == built.end.shape[0] == len(NAMES)
 
 
@@ -141,7 +146,7 @@ def test_the_context_may_be_filled_to_the_last_token(request, kind, sizes):
         changed = text(sizes.transformer.causal, sizes.pool, context_length)
         return prompts.build(words, "the {}", NAMES, changed)
 
-    assert build(length).end.max() == build(length).suffix.shape[1] - 1
+    assert ends(build(length)).max() == build(length).suffix.shape[1] - 1
     with pytest.raises(InputError, match=f"Queen_Anne's_lace.*{length} tokens.*{length - 1}"):
         build(length - 1)
 
@@ -163,3 +168,45 @@ def test_other_braces_are_text(clip, template):
 def test_what_is_no_list_of_names_is_refused(clip, names, words):
     with pytest.raises(InputError, match=words):
         prompts.build(clip, "a {}", names, CAUSAL)
+
+
+LENGTHS = {
+    "few": [3, 5, 4],
+    "one": [7],
+    "equal": [4] * 40,
+    "long": [2, 70, 3],
+    "many": [3, 4, 5, 13, 3, 6] * 60,
+}
+
+
+def made_of(lengths):
+    """Prompts of one class per row, with tokens that occur once."""
+    c, s = len(lengths), max(lengths)
+    ids = np.arange(c * s).reshape(c, s)
+    return prompts.Prompts(
+        np.zeros(1), np.zeros(2), ids, ids % s, ids // s, ids[np.arange(c), np.array(lengths) - 1]
+    )
+
+
+@pytest.mark.parametrize("shards", [1, 8])
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_packed_rows_hold_every_suffix_whole_and_once(kind, shards):
+    lengths = LENGTHS[kind]
+    single, packed = made_of(lengths), prompts.pack(made_of(lengths), shards)
+    assert len(packed.suffix) % shards == 0
+    np.testing.assert_array_equal(packed.suffix.ravel()[packed.end], single.end)
+    for i, length in enumerate(lengths):
+        (row,) = {int(r) for r, _ in np.argwhere(packed.owner == i)}
+        where = np.flatnonzero(packed.owner[row] == i)
+        assert list(np.diff(where)) == [1] * (length - 1) and len(where) == length
+        np.testing.assert_array_equal(packed.suffix[row][where], single.suffix[i, :length])
+        np.testing.assert_array_equal(packed.place[row][where], np.arange(length))
+    assert (packed.owner >= 0).sum() == sum(lengths)
+
+
+def test_packed_rows_are_almost_full():
+    """ImageNet's suffixes: 4.2 tokens in the mean, 13 the longest."""
+    lengths = np.clip(3 + np.random.default_rng(0).poisson(1.2, 1000), 3, 13)
+    lengths[0] = 13
+    assert prompts.pack(made_of(lengths.tolist())).suffix.size <= 1.03 * lengths.sum()
+    assert prompts.pack(made_of([4] * 36)).suffix.size == 4 * 36

@@ -27,9 +27,16 @@ def test_table_holds_every_number():
         assert text in table
 
 
-def test_sweep_is_mean_and_spread_over_seeds():
-    table = report.sweep_table([result(1, 1, 0.5), result(1, 2, 0.6), result(16, 1, 0.9)])
+def test_population_is_mean_and_spread_over_seeds():
+    values = [{"shots": 1, "seed": 1}, {"shots": 1, "seed": 2}, {"shots": 16, "seed": 1}]
+    table = report.population_table(values, [result(1, 1, 0.5), result(1, 2, 0.6), result(16, 1, 0.9)])
     rows = [line.split() for line in table.splitlines()[2:]]
     assert [row[0] for row in rows] == ["1", "16"]
     assert rows[0][2:5] == ["55.0%", "+-", "5.0"]
     assert rows[1][2:5] == ["90.0%", "+-", "0.0"]
+
+
+def test_population_over_other_settings():
+    values = [{"optim.lr": lr, "views": views} for lr in (0.1, 0.2) for views in (1, 8)]
+    table = report.population_table(values, [result(4, 1, accuracy) for accuracy in (0.1, 0.2, 0.3, 0.4)])
+    assert "optim.lr, views" in table and "0.2, 8" in table and "40.0% +- 0.0" in table

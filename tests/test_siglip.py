@@ -36,7 +36,7 @@ def test_every_class_is_encoded_whole(clip, built):
     last = np.full(len(whole), whole.shape[1] - 1)
     expected = run_stage(clip.text_tower, "__call__", clip.theta["text"], whole, last)
     tokens = Injector(clip.text_tower).prompt_tokens({}, clip.theta, built)
-    ours = encode_prompts(clip.text_tower, clip.theta, *tokens, built.end)[0]
+    ours = encode_prompts(clip.text_tower, clip.theta, *tokens, built)[0]
     np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
 
 

@@ -7,19 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pini_jax import optim, rng
+from pini_jax import rng
 from pini_jax.config import Optim
 from pini_jax.noise.gaussian import draw_batch
 from pini_jax.objective import objective
-from pini_jax.step import Batch, init_state, train_step
+from pini_jax.step import Batch, Constants, init_state, train_step
 
-ROOT = rng.root(1)
 LR = 0.1
-
-
-@pytest.fixture(scope="module")
-def optimiser():
-    return optim.optimiser(Optim(lr=LR, warmup_lr=LR, weight_decay=0.0), steps_per_epoch=100)
+CONSTANTS = Constants(1, Optim(lr=LR, warmup_lr=LR, weight_decay=0.0), steps_per_epoch=100)
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +24,22 @@ def batch(clip):
 
 
 @pytest.fixture(scope="module")
-def init(injector, optimiser, clip, prompts):
-    """root -> state."""
-    compiled = jax.jit(functools.partial(init_state, injector, optimiser))
-    return lambda root: compiled(prompts, root)
+def init(injector, clip, prompts):
+    """constants -> state."""
+    compiled = jax.jit(functools.partial(init_state, injector))
+    return lambda constants: compiled(prompts, constants)
 
 
 @pytest.fixture(scope="module")
 def state(init):
-    return init(ROOT)
+    return init(CONSTANTS)
 
 
 @pytest.fixture(scope="module")
-def step(injector, optimiser, clip, prompts):
-    """(state, batch, root) -> (state, parts), with three draws of image noise."""
-    compiled = jax.jit(functools.partial(train_step, injector, optimiser, 3))
-    return lambda state, batch, root=ROOT: compiled(state, clip.theta, prompts, batch, root)
+def step(injector, clip, prompts):
+    """(state, batch, constants) -> (state, parts), with three draws of image noise."""
+    compiled = jax.jit(functools.partial(train_step, injector, 3))
+    return lambda state, batch, constants=CONSTANTS: compiled(state, clip.theta, prompts, batch, constants)
 
 
 def assert_equal(a, b):
@@ -64,10 +59,10 @@ def names(state):
     return {path for path in paths if path != "['image_features']['key']['bias']"}
 
 
-def test_init_is_a_function_of_the_root(state, init, names):
+def test_init_is_a_function_of_the_seed(state, init, names):
     assert int(state.step) == 0
-    assert_equal(init(ROOT), state)
-    assert differing(init(rng.root(2)).phi, state.phi) >= names
+    assert_equal(init(CONSTANTS), state)
+    assert differing(init(CONSTANTS._replace(seed=2)).phi, state.phi) >= names
 
 
 def test_a_step_is_pure_and_deterministic(step, state, batch):
@@ -83,9 +78,9 @@ def test_every_parameter_learns(step, state, batch, names):
     assert differing(step(state, batch)[0].phi, state.phi) == names
 
 
-def test_roots_and_steps_draw_other_noise(step, state, batch):
+def test_seeds_and_steps_draw_other_noise(step, state, batch):
     """Only the draw changes, and the loss with it."""
-    losses = {float(step(state, batch, rng.root(seed))[1].loss) for seed in range(3)}
+    losses = {float(step(state, batch, CONSTANTS._replace(seed=seed))[1].loss) for seed in range(3)}
     losses |= {float(step(state._replace(step=jnp.int32(i)), batch)[1].loss) for i in (1, 2)}
     assert len(losses) == 5
 
@@ -105,7 +100,7 @@ def test_a_step_goes_down_the_gradient(step, injector, clip, prompts, batch, sta
     state = state._replace(step=jnp.int32(7))
     taken, parts = step(state, batch)
     updates = jax.tree.map(lambda new, old: (new - old) / -LR, taken.phi, state.phi)
-    draw = draw_batch(rng.stream(ROOT, "train", 7), len(batch.labels), 3)
+    draw = draw_batch(rng.stream(CONSTANTS.root, "train", 7), len(batch.labels), 3)
 
     @jax.jit
     def loss(t):

@@ -161,19 +161,22 @@ def test_shared_prefix_equals_whole_sequences(text_tower, theta, sizes, ids, dra
     theta, end = theta["text"], np.array([3, 0, 2, 1])
     prefix = jax.random.normal(jax.random.key(5), (draws, length, sizes.text.transformer.width))
 
-    suffix = text_tower.bind({"params": theta}).embed(ids[:, :4], length)
-    shared = stage(text_tower, "encode_suffixes", theta, prefix, suffix)
-    shared = stage(text_tower, "project", theta, shared, end)
+    places = np.broadcast_to(length + np.arange(4), (len(ids), 4))
+    suffix = text_tower.bind({"params": theta}).embed(ids[:, :4], places)
+    shared = stage(text_tower, "encode_suffixes", theta, prefix, suffix, np.zeros((len(ids), 4), int))
+    shared = stage(text_tower, "project", theta, shared[:, np.arange(len(ids)), end])
     lead = (draws, len(ids))
     before = jnp.broadcast_to(prefix[:, None], (*lead, *prefix.shape[1:]))
     whole = jnp.concatenate([before, jnp.broadcast_to(suffix, (*lead, *suffix.shape[1:]))], axis=-2)
-    whole = stage(text_tower, "project", theta, stage(text_tower, "encode", theta, whole), length + end)
+    whole = stage(text_tower, "encode", theta, whole)
+    whole = stage(text_tower, "project", theta, whole[:, np.arange(len(ids)), length + end])
     np.testing.assert_allclose(shared, whole, atol=1e-5 * np.abs(whole).max())
 
 
-def test_embed_offset_is_the_position(text_tower, theta, ids):
+def test_tokens_may_stand_at_given_places(text_tower, theta, ids):
     embed = text_tower.bind({"params": theta["text"]}).embed
-    parts = [embed(ids[:, :3]), embed(ids[:, 3:], 3)]
+    places = np.broadcast_to(np.arange(3, ids.shape[1]), ids[:, 3:].shape)
+    parts = [embed(ids[:, :3]), embed(ids[:, 3:], places)]
     np.testing.assert_array_equal(embed(ids), jnp.concatenate(parts, axis=1))
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pini_jax.clip import architecture
+from pini_jax.clip.attention import attend
 from pini_jax.clip.resnet import ResNetTower
 
 ACTIVATIONS = {
@@ -32,22 +33,6 @@ ACTIVATIONS = {
 def stage(tower: nn.Module, name: str, params, *inputs):
     """Runs one stage of a tower: stage(params, inputs), with nothing else in between."""
     return tower.apply({"params": params}, *inputs, method=name)
-
-
-def _softmax(scores: Array) -> Array:
-    return jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(scores.dtype)
-
-
-def _causal(length: int) -> Array:
-    return jnp.tril(jnp.ones((length, length), bool))
-
-
-def _attend(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
-    """softmax(q k^T) v of every head; all are [..., tokens, heads, channels], queries already scaled."""
-    scores = jnp.einsum("...qhz,...jhz->...hqj", query, key)
-    if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
-    return jnp.einsum("...hqj,...jhz->...qhz", _softmax(scores), value)
 
 
 def _layer_norm(sizes: architecture.Transformer, dtype: jnp.dtype) -> nn.LayerNorm:
@@ -70,39 +55,47 @@ class Block(nn.Module):
         self.mlp_out = nn.Dense(width, dtype=self.dtype)
 
     def _heads(self, x: Array) -> tuple[Array, Array, Array]:
-        """Queries, scaled by 1/sqrt(channels), keys and values [..., tokens, heads, channels]."""
+        """Queries, keys and values [..., tokens, heads, channels]."""
         query, key, value = jnp.moveaxis(self.qkv(self.norm_1(x)), -3, 0)
-        return query * query.shape[-1] ** -0.5, key, value
+        return query, key, value
 
     def _finish(self, x: Array, attended: Array) -> Array:
         x = x + self.out(attended)
         return x + self.mlp_out(ACTIVATIONS[self.sizes.activation](self.mlp_in(self.norm_2(x))))
 
-    def _self_attention(self, query: Array, key: Array, value: Array) -> Array:
-        return _attend(query, key, value, _causal(query.shape[-3]) if self.sizes.causal else None)
-
     def __call__(self, x: Array) -> Array:
-        return self._finish(x, self._self_attention(*self._heads(x)))
+        return self._finish(x, attend(*self._heads(x), causal=self.sizes.causal))
 
-    def shared_prefix(self, prefix: Array, suffix: Array) -> tuple[Array, Array]:
-        """The block over the sequences [prefix, suffix_1], ..., [prefix, suffix_c]; the prefix runs once."""
+    def shared_prefix(self, prefix: Array, suffix: Array, mask: Array) -> tuple[Array, Array]:
+        """The block over the prefix [k p d] and rows of suffixes [k r s d], which see it and, by mask, each other.
+
+        The prefix runs once per draw: nothing in it depends on what follows.
+        """
         prefix_query, prefix_key, prefix_value = self._heads(prefix)
         query, key, value = self._heads(suffix)
-        to_prefix = jnp.einsum("kcqhz,kjhz->kchqj", query, prefix_key)
-        to_suffix = jnp.einsum("kcqhz,kcjhz->kchqj", query, key)
-        to_suffix = jnp.where(_causal(query.shape[-3]), to_suffix, -jnp.inf)
-        weights = _softmax(jnp.concatenate([to_prefix, to_suffix], axis=-1))
-        p = prefix.shape[-2]
-        attended = jnp.einsum("kchqj,kjhz->kcqhz", weights[..., :p], prefix_value)
-        attended += jnp.einsum("kchqj,kcjhz->kcqhz", weights[..., p:], value)
-        prefix = self._finish(prefix, self._self_attention(prefix_query, prefix_key, prefix_value))
+
+        def join(shared: Array, own: Array) -> Array:
+            shared = jnp.broadcast_to(shared[:, None], (*own.shape[:2], *shared.shape[1:]))
+            return jnp.concatenate([shared, own], axis=-3)
+
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (prefix.shape[-2], 0)), constant_values=True)
+        attended = attend(query, join(prefix_key, key), join(prefix_value, value), mask)
+        prefix = self._finish(prefix, attend(prefix_query, prefix_key, prefix_value, causal=True))
         return prefix, self._finish(suffix, attended)
 
 
-def _scan(block: Block, body, carry):
-    """carry <- body(block of layer i, carry) for every layer in order."""
+def _scan(block: Block, body, carry, remat: bool):
+    """carry <- body(block of layer i, carry) for every layer in order.
+
+    Args:
+        remat: whether only the carries are kept for the way back, and the rest is computed again.
+    """
+
+    def one(block, carry, _):
+        return body(block, carry), None
+
     scan = nn.scan(
-        lambda block, carry, _: (body(block, carry), None),
+        nn.remat(one, prevent_cse=False) if remat else one,
         variable_axes={"params": 0},
         split_rngs={"params": True},
         length=block.sizes.layers,
@@ -133,8 +126,7 @@ class PoolingHead(nn.Module):
         probe = jnp.broadcast_to(self.probe.astype(self.dtype), (*tokens.shape[:-2], 1, tokens.shape[-1]))
         projected = self.qkv(jnp.concatenate([probe, tokens], axis=-2))
         query, key, value = jnp.moveaxis(projected, -3, 0)
-        query = query[..., :1, :, :] * query.shape[-1] ** -0.5
-        x = self.out(_attend(query, key[..., 1:, :, :], value[..., 1:, :, :]))[..., 0, :]
+        x = self.out(attend(query[..., :1, :, :], key[..., 1:, :, :], value[..., 1:, :, :]))[..., 0, :]
         return x + self.mlp_out(ACTIVATIONS[self.sizes.activation](self.mlp_in(self.norm(x))))
 
 
@@ -144,6 +136,7 @@ class ImageTower(nn.Module):
     sizes: architecture.Image
     embed_dim: int
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     def setup(self):
         sizes, transformer = self.sizes, self.sizes.transformer
@@ -179,7 +172,7 @@ class ImageTower(nn.Module):
 
     def encode(self, tokens: Float[Array, "*k b n d"]) -> Float[Array, "*k b n d"]:
         """All blocks."""
-        return _scan(self.blocks, lambda block, x: block(x), tokens)
+        return _scan(self.blocks, lambda block, x: block(x), tokens, self.remat)
 
     def _pool(self, tokens: Float[Array, "*k b n d"]) -> Float[Array, "*k b d"]:
         patches = tokens[..., int(self.sizes.class_token) :, :]
@@ -204,11 +197,16 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """T(ids) = W norm(encode(token(ids) + position))_end."""
+    """T(ids) = W norm(encode(token(ids) + position))_end.
+
+    Attributes:
+        remat: whether the way back computes each layer again instead of keeping it: less memory, more work.
+    """
 
     sizes: architecture.Text
     embed_dim: int
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     def setup(self):
         transformer = self.sizes.transformer
@@ -222,38 +220,45 @@ class TextTower(nn.Module):
         self.norm_out = _layer_norm(transformer, jnp.float32)
         self.projection = nn.Dense(self.embed_dim, use_bias=self.sizes.projection_bias, dtype=jnp.float32)
 
-    def embed(self, ids: Int[Array, "*c s"], offset: int = 0) -> Float[Array, "*c s d"]:
-        """Token and position embeddings of ids that stand at positions offset, offset + 1, ..."""
-        position = self.position[offset : offset + ids.shape[-1]]
+    def embed(self, ids: Int[Array, "*c s"], places: Int[Array, "*c s"] | None = None) -> Float[Array, "*c s d"]:
+        """Embeddings of tokens and of the places where they stand: 0, 1, ... unless given."""
+        position = self.position[: ids.shape[-1]] if places is None else self.position[places]
         return self.token(ids) + position.astype(self.dtype)
 
     def encode(self, tokens: Float[Array, "*c s d"]) -> Float[Array, "*c s d"]:
         """All blocks over whole sequences."""
-        return _scan(self.blocks, lambda block, x: block(x), tokens)
+        return _scan(self.blocks, lambda block, x: block(x), tokens, self.remat)
 
     def encode_suffixes(
-        self, prefix: Float[Array, "k p d"], suffix: Float[Array, "c s d"]
-    ) -> Float[Array, "k c s d"]:
+        self, prefix: Float[Array, "k p d"], suffix: Float[Array, "r s d"], owner: Int[Array, "r s"]
+    ) -> Float[Array, "k r s d"]:
         """encode([prefix, suffix_c])[p:] for every draw of the prefix and every class, exactly.
 
-        Where attention is causal the prefix does not depend on what follows it: it runs once per draw, and
-        each class's suffix attends to the prefix's keys and values. Otherwise every whole sequence runs.
-        """
-        lead = prefix.shape[0], suffix.shape[0]
-        suffix = jnp.broadcast_to(suffix, (lead[0], *suffix.shape))
-        if self.sizes.transformer.causal:
-            return _scan(self.blocks, lambda block, carry: block.shared_prefix(*carry), (prefix, suffix))[1]
-        before = jnp.broadcast_to(prefix[:, None], (*lead, *prefix.shape[1:]))
-        return self.encode(jnp.concatenate([before, suffix], axis=-2))[..., prefix.shape[1] :, :]
+        Where attention is causal the prefix does not depend on what follows it: it runs once per draw. Suffixes
+        see its keys and values, and those before them of their own class; a row may hold several. Otherwise, or
+        where classes have prefixes of their own [k r p d], a row is one class and runs whole.
 
-    def project(self, tokens: Float[Array, "*c s d"], end: Int[Array, "*c"]) -> Float[Array, "*c e"]:
-        """The end token's embedding into the joint space, un-normalised, in float32."""
-        end = jnp.broadcast_to(end, tokens.shape[:-2])
-        token = jnp.take_along_axis(tokens, end[..., None, None], axis=-2)[..., 0, :]
+        Args:
+            owner: the class that a token belongs to.
+        """
+        k, (r, s, d) = prefix.shape[0], suffix.shape
+        suffix = jnp.broadcast_to(suffix, (k, r, s, d))
+        if self.sizes.transformer.causal and prefix.ndim == 3:
+            mask = (owner[:, :, None] == owner[:, None, :]) & jnp.tril(jnp.ones((s, s), bool))
+            return _scan(
+                self.blocks, lambda block, carry: block.shared_prefix(*carry, mask), (prefix, suffix), self.remat
+            )[1]
+        before = prefix if prefix.ndim == 4 else prefix[:, None]
+        before = jnp.broadcast_to(before, (k, r, *prefix.shape[-2:]))
+        return self.encode(jnp.concatenate([before, suffix], axis=-2))[..., -s:, :]
+
+    def project(self, token: Float[Array, "*c d"]) -> Float[Array, "*c e"]:
+        """A class's end token into the joint space, un-normalised, in float32."""
         return self.projection(self.norm_out(token))
 
     def __call__(self, ids: Int[Array, "*c s"], end: Int[Array, "*c"]) -> Float[Array, "*c e"]:
-        return self.project(self.encode(self.embed(ids)), end)
+        tokens = self.encode(self.embed(ids))
+        return self.project(jnp.take_along_axis(tokens, end[..., None, None], axis=-2)[..., 0, :])
 
 
 def image_tower(sizes: architecture.Architecture, dtype: jnp.dtype) -> ImageTower | ResNetTower:

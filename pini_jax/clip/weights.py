@@ -20,6 +20,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
+from pini_jax import mesh as meshes
 from pini_jax.clip import sharding, towers
 from pini_jax.clip.architecture import Architecture
 from pini_jax.clip.tensors import Tensors
@@ -206,7 +207,7 @@ def load(
     placed = {}
     for parameter in order:
         where = sharding.of(mesh, parameter, shapes[parameter])
-        placed[parameter] = jax.device_put(read(parameter), where).block_until_ready()
+        placed[parameter] = meshes.put(read(parameter), where).block_until_ready()
     return unflatten_dict(placed, sep="/")
 
 

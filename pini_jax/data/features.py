@@ -38,7 +38,10 @@ def make_encoder(clip: Pretrained, mesh: jax.sharding.Mesh) -> Encode:
 
     Its parameters stay where `pretrained.load` has put them.
     """
-    forward = jax.jit(lambda theta, pixels: clip.image_tower.apply({"params": theta}, pixels))
+    forward = jax.jit(
+        lambda theta, pixels: clip.image_tower.apply({"params": theta}, pixels),
+        out_shardings=meshes.replicated(mesh),
+    )
 
     def encode(pixels: Float[np.ndarray, "b h w 3"]) -> Float[Array, "b e"]:
         whole = _fill_up(pixels, meshes.batch_shards(mesh))

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float
 
 from pini_jax import rng
 from pini_jax.clip.towers import TextTower, stage
@@ -26,7 +26,7 @@ class Injector:
     """What is static about the method; its functions are pure in (phi, theta, inputs, draw).
 
         prefix, suffix = injector.prompt_tokens(phi, theta, prompts, draw)     # + prompt_tokens noise
-        text = encode_prompts(text_tower, theta, prefix, suffix, prompts.end)  # frozen; or given
+        text = encode_prompts(text_tower, theta, prefix, suffix, prompts)      # frozen; or given
         images = injector.image_features(phi, text, features, draw)            # + image_features noise
         logits = cosine_logits(theta, images, text)                            # frozen
 
@@ -76,11 +76,11 @@ class Injector:
 
     def prompt_tokens(
         self, phi: Phi, theta: Mapping, prompts: Prompts, draw: Draw = draw_mean
-    ) -> tuple[Float[Array, "k a+p d"], Float[Array, "c s d"]]:
-        """Embedded prompts: the a start tokens and the prefix, with noise on the latter, and the suffixes."""
+    ) -> tuple[Float[Array, "k a+p d"], Float[Array, "r s d"]]:
+        """Embedded prompts: the a start tokens and the prefix, with noise on the latter, and rows of suffixes."""
         shared = jnp.concatenate([prompts.start, prompts.prefix])
         prefix = stage(self._tower, "embed", theta["text"], shared)[None]
-        suffix = stage(self._tower, "embed", theta["text"], prompts.suffix, len(shared))
+        suffix = stage(self._tower, "embed", theta["text"], prompts.suffix, len(shared) + prompts.place)
         if "prompt_tokens" in self.generators:
             noise = draw("prompt_tokens", self._gaussian("prompt_tokens", phi, self._prompt_shape(prompts)))
             prefix = (prefix + jnp.pad(noise, ((0, 0), (len(prompts.start), 0), (0, 0)))).astype(suffix.dtype)
@@ -91,7 +91,7 @@ class Injector:
         if not isinstance(text, Prompts):
             return text
         prefix, suffix = self.prompt_tokens(phi, theta, text, draw)
-        return encode_prompts(self._tower, theta, prefix, suffix, text.end)
+        return encode_prompts(self._tower, theta, prefix, suffix, text)
 
     def image_features(
         self, phi: Phi, text: Float[Array, "k c e"], features: Float[Array, "b e"], draw: Draw = draw_mean
@@ -114,12 +114,13 @@ def encode_prompts(
     text_tower: TextTower,
     theta: Mapping,
     prefix: Float[Array, "k p d"],
-    suffix: Float[Array, "c s d"],
-    end: Int[ArrayLike, "c"],
+    suffix: Float[Array, "r s d"],
+    prompts: Prompts,
 ) -> Float[Array, "k c e"]:
     """Text features of every class for every draw of the prefix, un-normalised."""
-    tokens = stage(text_tower, "encode_suffixes", theta["text"], prefix, suffix)
-    return stage(text_tower, "project", theta["text"], tokens, end)
+    tokens = stage(text_tower, "encode_suffixes", theta["text"], prefix, suffix, prompts.owner)
+    ends = tokens.reshape(len(tokens), -1, tokens.shape[-1])[:, prompts.end]
+    return stage(text_tower, "project", theta["text"], ends)
 
 
 def cosine_logits(

@@ -1,0 +1,101 @@
+"""The compiled step: lanes do not meet, and memory decides what is kept."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from pini_jax import mesh, program
+from pini_jax.config import Optim
+from pini_jax.data import prompts
+from pini_jax.step import Batch, Constants, init_state, train_step
+
+MESH = mesh.make()
+
+
+@pytest.fixture(scope="module")
+def text(clip):
+    """Enough classes for layers to be worth something."""
+    names = [f"the cat of {i}" for i in range(40)]
+    built = prompts.build(clip.tokenizer, "x x the {}.", names, clip.text_tower.sizes)
+    return prompts.pack(built)
+
+
+@pytest.fixture(scope="module")
+def runs(injector, text):
+    """Three, with seeds, learning rates, epochs and numbers of images of their own."""
+    constants = [
+        Constants(np.array(seed, np.uint32), Optim(lr=0.1 * seed, warmup_lr=0.05, epochs=seed), np.array(seed))
+        for seed in (1, 2, 3)
+    ]
+    init = jax.jit(init_state, static_argnums=0)
+    return [(init(injector, text, one), one) for one in constants]
+
+
+@pytest.fixture(scope="module")
+def batches(clip):
+    rng = np.random.default_rng(0)
+    sizes = (2, 5, 4)
+    return [
+        Batch(rng.standard_normal((b, clip.embed_dim), np.float32), rng.integers(0, 40, b), np.ones(b, np.float32))
+        for b in sizes
+    ]
+
+
+def frozen(theta, injector, text, remat="auto"):
+    return program.Frozen(MESH, injector, 2, remat, theta, text)
+
+
+def test_lanes_are_the_steps_of_runs_alone(clip, injector, text, runs, batches):
+    """After three steps; a run changes its lane in between."""
+    lanes, batch = program.stack(MESH, runs), program.stack_batches(MESH, batches, 5)
+    assert program.width(lanes) == 3 and batch.labels.shape == (3, 5)
+    step = program.compile_step(frozen(clip.theta, injector, text), lanes, batch)
+    alone = jax.jit(train_step, static_argnums=(0, 1))
+    states = [state for state, _ in runs]
+    for i in range(3):
+        if i == 2:
+            lanes = program.replace(lanes, 1, program.stack(MESH, runs[:1]))
+            states[1] = runs[0][0]
+        lanes, parts = step(lanes, batch)
+        for lane, (one, (_, constants)) in enumerate(zip(batches, runs, strict=True)):
+            constants = runs[0][1] if (i, lane) == (2, 1) else constants
+            states[lane], expected = alone(injector, 2, states[lane], clip.theta, text, one, constants)
+            np.testing.assert_allclose(parts.loss[lane], expected.loss, rtol=1e-5)
+            taken = program.take(lanes, lane)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), taken, states[lane])
+
+
+@pytest.fixture(scope="module")
+def bytes_of(clip, injector, text, runs, batches):
+    """remat -> temporary bytes of the step, of a tower with as many layers as real ones have."""
+    sizes = clip.text_tower.sizes
+    deep = dataclasses.replace(sizes, transformer=dataclasses.replace(sizes.transformer, layers=12))
+    tower = clip.text_tower.clone(sizes=deep)
+    ids, end = np.zeros((1, 4), np.int32), np.zeros(1, np.int32)
+    theta = jax.eval_shape(tower.init, jax.random.key(0), ids, end)["params"]
+    theta = {"text": theta, "logit_scale": np.float32(1)}
+    lanes, batch = program.stack(MESH, runs[:1]), program.stack_batches(MESH, batches[:1], 5)
+    deeper = dataclasses.replace(injector, text_tower=tower)
+    return lambda remat: program.compile_step(frozen(theta, deeper, text, remat), lanes, batch).temporary_bytes
+
+
+@pytest.fixture(scope="module")
+def never_and_always(bytes_of):
+    return bytes_of("never"), bytes_of("always")
+
+
+@pytest.mark.parametrize(
+    ("backend", "memory", "kept"), [("cpu", 1e12, False), ("gpu", 1e12, True), ("gpu", 1e4, False)]
+)
+def test_layers_are_kept_where_memory_holds_them(bytes_of, never_and_always, monkeypatch, backend, memory, kept):
+    never, always = never_and_always
+    assert always < 0.5 * never
+    monkeypatch.setattr(program.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(program, "memory_at_hand", lambda: memory)
+    assert bytes_of("auto") == (never if kept else always)
+
+
+def test_there_is_memory():
+    assert 1e7 < program.memory_at_hand() < 1e14
