@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pini_jax import mesh as meshes
+from pini_jax.data.prompts import Prompts
 from pini_jax.noise.injector import Injector, Text
 from pini_jax.objective import Objective
 from pini_jax.step import Batch, Constants, TrainState, train_step
@@ -19,6 +21,8 @@ from pini_jax.step import Batch, Constants, TrainState, train_step
 # What of the memory at hand a step may fill.
 SHARE = 0.5
 TRIALS = 3
+# A CPU's allocator returns what is larger to the system, and new pages take as long as computing a layer again.
+CPU_ROOM = 2**25
 LONG = 1.0  # seconds: a step that fills any device by itself
 
 
@@ -97,22 +101,11 @@ def compile_step(frozen: Frozen, lanes: Lanes, batch: Batch) -> Step:
 
     Layers are kept for the way back where that fits the memory at hand, and else computed again.
     """
-    # A CPU takes as long to get new pages for what is kept as to compute it again.
-    if frozen.remat == "never" or (frozen.remat == "auto" and jax.default_backend() != "cpu"):
-        step = _compile(frozen, False, lanes, batch)
-        if frozen.remat == "never" or fits(step):
-            return step
-    return _compile(frozen, True, lanes, batch)
-
-
-def fits(step: Step, times: int = 1) -> bool:
-    """Whether the memory at hand holds what so many of these steps compute on the way."""
-    return times * step.temporary_bytes <= SHARE * memory_at_hand()
-
-
-def _compile(frozen: Frozen, remat: bool, lanes: Lanes, batch: Batch) -> Step:
     tower = frozen.injector.text_tower
-    injector = Injector(tower and tower.clone(remat=remat), frozen.injector.generators)
+    remat = frozen.remat == "always"
+    if frozen.remat == "auto" and isinstance(frozen.text, Prompts):
+        remat = width(lanes) * kept_bytes(frozen.injector, frozen.text) > _room()
+    injector = dataclasses.replace(frozen.injector, text_tower=tower and tower.clone(remat=remat))
 
     def one(lane: Lanes, theta: dict, text: Text, batch: Batch) -> tuple[Lanes, Objective]:
         state, parts = train_step(injector, frozen.num_samples, lane.states, theta, text, batch, lane.constants)
@@ -130,6 +123,28 @@ def _compile(frozen: Frozen, remat: bool, lanes: Lanes, batch: Batch) -> Step:
     compiled = jitted.lower(lanes, frozen.theta, frozen.text, batch).compile()
     memory = compiled.memory_analysis()
     return Step(frozen, compiled, memory.temp_size_in_bytes if memory else 0)
+
+
+def kept_bytes(injector: Injector, prompts: Prompts) -> int:
+    """About what the way back needs, on all devices: per token and layer 9 widths, and 4 of the MLP."""
+    tower = injector.text_tower
+    if tower is None:
+        return 0
+    sizes = tower.sizes.transformer
+    tokens = prompts.suffix.size + len(prompts.start) + len(prompts.prefix)
+    return tokens * sizes.layers * (9 * sizes.width + 4 * sizes.mlp_width) * jnp.dtype(tower.dtype).itemsize
+
+
+def _room() -> float:
+    """Bytes beyond which layers are computed again."""
+    if jax.default_backend() == "cpu":
+        return CPU_ROOM
+    return SHARE * memory_at_hand() * jax.device_count()
+
+
+def fits(step: Step, times: int) -> bool:
+    """Whether the memory at hand holds what so many of these steps compute on the way."""
+    return times * step.temporary_bytes <= SHARE * memory_at_hand()
 
 
 def memory_at_hand() -> float:

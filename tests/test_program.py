@@ -68,17 +68,23 @@ def test_lanes_are_the_steps_of_runs_alone(clip, injector, text, runs, batches):
 
 
 @pytest.fixture(scope="module")
-def bytes_of(clip, injector, text, runs, batches):
-    """remat -> temporary bytes of the step, of a tower with as many layers as real ones have."""
+def deep(clip, injector):
+    """Of as many layers as real towers have: the injector, and the shapes of theta."""
     sizes = clip.text_tower.sizes
-    deep = dataclasses.replace(sizes, transformer=dataclasses.replace(sizes.transformer, layers=12))
-    tower = clip.text_tower.clone(sizes=deep)
+    tower = clip.text_tower.clone(
+        sizes=dataclasses.replace(sizes, transformer=dataclasses.replace(sizes.transformer, layers=12))
+    )
     ids, end = np.zeros((1, 4), np.int32), np.zeros(1, np.int32)
     theta = jax.eval_shape(tower.init, jax.random.key(0), ids, end)["params"]
-    theta = {"text": theta, "logit_scale": np.float32(1)}
+    return dataclasses.replace(injector, text_tower=tower), {"text": theta, "logit_scale": np.float32(1)}
+
+
+@pytest.fixture(scope="module")
+def bytes_of(deep, text, runs, batches):
+    """remat -> temporary bytes of the step."""
     lanes, batch = program.stack(MESH, runs[:1]), program.stack_batches(MESH, batches[:1], 5)
-    deeper = dataclasses.replace(injector, text_tower=tower)
-    return lambda remat: program.compile_step(frozen(theta, deeper, text, remat), lanes, batch).temporary_bytes
+    injector, theta = deep
+    return lambda remat: program.compile_step(frozen(theta, injector, text, remat), lanes, batch).temporary_bytes
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +93,22 @@ def never_and_always(bytes_of):
 
 
 @pytest.mark.parametrize(
-    ("backend", "memory", "kept"), [("cpu", 1e12, False), ("gpu", 1e12, True), ("gpu", 1e4, False)]
+    ("backend", "memory", "kept"),
+    [("cpu", 1e9, True), ("cpu", 1e4, False), ("gpu", 1e9, True), ("gpu", 1e4, False)],
 )
 def test_layers_are_kept_where_memory_holds_them(bytes_of, never_and_always, monkeypatch, backend, memory, kept):
     never, always = never_and_always
     assert always < 0.5 * never
     monkeypatch.setattr(program.jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(program, "memory_at_hand", lambda: memory)
+    # a CPU has another measure than its memory
+    monkeypatch.setattr(program, "memory_at_hand", lambda: memory if backend == "gpu" else None)
+    monkeypatch.setattr(program, "CPU_ROOM", memory if backend == "cpu" else None)
     assert bytes_of("auto") == (never if kept else always)
+
+
+def test_what_is_kept_is_about_what_the_compiler_keeps(deep, text, never_and_always):
+    never, always = never_and_always
+    assert 0.5 < program.kept_bytes(deep[0], text) / (never - always) < 2
 
 
 def test_there_is_memory():
