@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import scipy.stats
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
@@ -253,7 +253,7 @@ def harmonic_means(base: dict, new: dict) -> dict:
     """2 / (1 / base + 1 / new) of the accuracies, of plain CLIP and by prediction mode."""
     pairs = {"zero_shot": (base["zero_shot"], new["zero_shot"])}
     pairs |= {mode: (base["test"][mode], new["test"][mode]) for mode in evaluate.MODES}
-    return {name: float(scipy.stats.hmean([x["accuracy"] for x in pair])) for name, pair in pairs.items()}
+    return {name: statistics.harmonic_mean([x["accuracy"] for x in pair]) for name, pair in pairs.items()}
 
 
 def measure(run: Run, injector: Injector, phi: dict, text: Text, split: Split, mode: str) -> dict:
