@@ -35,6 +35,7 @@ class Backbone(NamedTuple):
         fingerprint: names all of it, the weights or the file.
         text: (template or name of templates, name of the dataset, class names) -> the classes' prompts, or their
             text features.
+        check: [images, ...] -> InputError for those whose evaluation views can be neither made nor remembered.
         encode: images -> features of their evaluation views.
         encode_text: what `text` gives -> text features.
         views: (config, images) -> [features of each cached training view].
@@ -45,6 +46,7 @@ class Backbone(NamedTuple):
     text_tower: TextTower | None
     fingerprint: str
     text: Callable[[str, str, Sequence[str]], Text]
+    check: Callable[[Sequence[Records]], None]
     encode: Callable[[Records], Float[np.ndarray, "b e"]]
     encode_text: Callable[[Text], Float[Array, "1 c e"]]
     views: Callable[[Config, Records], list[Float[np.ndarray, "b e"]]]
@@ -91,13 +93,17 @@ def of_clip(clip: pretrained.Pretrained, mesh: jax.sharding.Mesh) -> Backbone:
 
         return encoder(*pixels.batches(read, images.tolist(), len(images)))
 
+    def check(splits: Sequence[Records]) -> None:
+        unknown = {record for records in splits if not features.cached(records, clip) for record in records}
+        features.refuse_unreadable(sorted(unknown, key=lambda record: record.id))
+
     def encode(records: Records) -> Float[np.ndarray, "b e"]:
         return features.features(records, clip, encoder)
 
     def encode_text(text: Text) -> Float[Array, "1 c e"]:
         return plain({}, theta, text)
 
-    return Backbone(theta, clip.text_tower, clip.fingerprint, text, encode, encode_text, views, fresh)
+    return Backbone(theta, clip.text_tower, clip.fingerprint, text, check, encode, encode_text, views, fresh)
 
 
 def _place(mesh: jax.sharding.Mesh, built: prompts.Prompts) -> prompts.Prompts:
@@ -130,6 +136,7 @@ def _of_pack(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
         text_tower=None,
         fingerprint=pack.sha256,
         text=lambda template, dataset, class_names: text[:, np.array([labels[name] for name in class_names])],
+        check=lambda splits: None,
         encode=encode,
         encode_text=jnp.asarray,
         views=lambda config, records: [encode(records)],

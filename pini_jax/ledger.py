@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from pini_jax import optim, results
 from pini_jax.checkpoint import Checkpoints
+from pini_jax.errors import InputError
 from pini_jax.run import Run
 from pini_jax.step import TrainState
 
@@ -33,7 +34,11 @@ class Ledger:
         self._begun = 0.0
         folder, fingerprint = run.workdir / "checkpoints", run.shared.backbone.fingerprint
         self._checkpoints = self._files.enter_context(Checkpoints(folder, run.batches.per_epoch, fingerprint))
-        self.state = self._checkpoints.restore(fresh) or fresh
+        try:
+            self.state = self._checkpoints.restore(fresh) or fresh
+        except InputError:
+            self._files.close()
+            raise
         self.start = int(self.state.step)
         self.seconds = 0.0
         self.problem: str | None = None

@@ -65,6 +65,13 @@ def agree(x: float) -> float:
     return x if jax.process_count() == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(x)))
 
 
+def everywhere(flags: list[bool]) -> list[bool]:
+    """Which of them are true in all processes."""
+    if jax.process_count() == 1 or not flags:
+        return flags
+    return multihost_utils.process_allgather(np.array(flags)).all(axis=0).tolist()
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts a batch is split."""
     return mesh.shape["data"]

@@ -20,7 +20,8 @@ def train_and_evaluate(members: Sequence[Member], workdir: Path) -> list[dict]:
     is finished is not repeated; the others go on from their last checkpoints.
 
     Raises:
-        InputError: a run cannot be made, or has diverged; the others are finished first.
+        InputError: a run cannot be made, or has diverged; those that share no step with it, and those beside one
+            that diverged, are finished first.
         OSError: a folder cannot be written.
     """
     folders = {workdir / member.name: member.config for member in members}

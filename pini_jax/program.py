@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,6 +20,7 @@ from pini_jax.noise.injector import Injector, Text
 from pini_jax.objective import Objective
 from pini_jax.step import Batch, Constants, TrainState, train_step
 
+MEMORY = Path("/proc/meminfo")  # of Linux
 # What of the memory at hand a step may fill.
 SHARE = 0.5
 TRIALS = 3
@@ -151,8 +154,10 @@ def memory_at_hand() -> float:
     """Bytes that the first device, or the host where it computes itself, has free."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
-        return meshes.agree(statistics["bytes_limit"] - statistics["bytes_in_use"])
-    return meshes.agree(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return meshes.agree(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+    available = re.findall(r"MemAvailable:\s*(\d+) kB", MEMORY.read_text()) if MEMORY.exists() else []
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return meshes.agree(1024 * int(available[0]) if available else whole)
 
 
 def seconds(step: Step, lanes: Lanes, batch: Batch) -> float:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from pini_jax import checkpoint, evaluate, export, metrics, program, results
 from pini_jax.config import Config
+from pini_jax.data import records
 from pini_jax.errors import InputError
 from pini_jax.ledger import Ledger
 from pini_jax.noise.injector import Injector, Text
@@ -51,7 +52,7 @@ def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict]:
     They share the frozen half and one compiled step, which takes them side by side where that is faster.
 
     Raises:
-        InputError: as above; or some runs diverged, after the others were evaluated.
+        InputError: as above, for any of them, before one is begun; or some diverged, and the others are evaluated.
     """
     clock = results.Clock()
     with ExitStack() as stack:
@@ -60,6 +61,7 @@ def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict]:
             runs = [plan(config, workdir, shared) for workdir, config in configs.items()]
             inputs = [(run, batch_reader(run), initial_state(run)) for run in runs]
             # Nothing is written before all that can be wrong has been tried.
+            shared.backbone.check([images for run in runs for images in to_classify(run).values()])
             for run in runs:
                 claim(run)
             entries = [Entry(run, read, stack.enter_context(Ledger(run, state))) for run, read, state in inputs]
@@ -133,7 +135,8 @@ def compile_lanes(entries: Sequence[Entry]) -> tuple[Step, Lanes]:
         width -= 1
     if width > 1 and (taken := program.seconds(*alone)) < program.LONG:
         together = compiled(width)
-        if program.seconds(*together) < width * taken:
+        ticks = sum(1 for _ in timetable(spans, width))
+        if ticks * program.seconds(*together) < sum(map(len, spans)) * taken:
             LOG.info("%d runs in %d lanes side by side", len(entries), width)
             return together[:2]
     return alone[:2]
@@ -141,11 +144,10 @@ def compile_lanes(entries: Sequence[Entry]) -> tuple[Step, Lanes]:
 
 def read_batches(entries: Sequence[Entry], turns: Sequence[Turn | None]) -> Batch:
     """The batches of a tick, lane by lane; a lane without a run gets another one's."""
-    someone = next(turn for turn in turns if turn)
-    taken = [turn or someone for turn in turns]
-    batches = [entries[turn.run].read(turn.step) for turn in taken]
+    found = [turn and entries[turn.run].read(turn.step) for turn in turns]
+    someones = next(batch for batch in found if batch)
     size = max(entry.run.batches.batch_size for entry in entries)
-    return program.stack_batches(entries[0].run.shared.mesh, batches, size)
+    return program.stack_batches(entries[0].run.shared.mesh, [batch or someones for batch in found], size)
 
 
 def train(entries: Sequence[Entry], step: Step, lanes: Lanes) -> None:
@@ -159,6 +161,8 @@ def train(entries: Sequence[Entry], step: Step, lanes: Lanes) -> None:
                 if turn and turn.opens:
                     entries[turn.run].ledger.open()
                     lanes = program.replace(lanes, lane, program.stack(mesh, [entries[turn.run].lane]))
+            if all(turn is None or entries[turn.run].ledger.problem for turn in turns):
+                continue
             lanes, parts = step(lanes, batch)
             bar.update(sum(turn is not None for turn in turns))
             for lane, turn in enumerate(turns):
@@ -205,15 +209,18 @@ class Split(NamedTuple):
     labels: Int[np.ndarray, "b"]
 
 
-def encode_splits(run: Run) -> dict[str, Split]:
+def to_classify(run: Run) -> dict[str, Sequence[records.Record]]:
     """The validation and test images, and the test images of the other tasks by name."""
-    shared, data = run.shared, run.data
-    found = {"val": data.val, "test": data.test}
-    found |= {name: task.data.test for name, task in shared.others.items()}
+    found = {"val": run.data.val, "test": run.data.test}
+    found |= {name: task.data.test for name, task in run.shared.others.items()}
+    return {name: images for name, images in found.items() if images}
+
+
+def encode_splits(run: Run) -> dict[str, Split]:
+    """Features and labels of all that is classified."""
     return {
-        name: Split(shared.backbone.encode(images), np.array([record.label for record in images]))
-        for name, images in found.items()
-        if images
+        name: Split(run.shared.backbone.encode(images), np.array([record.label for record in images]))
+        for name, images in to_classify(run).items()
     }
 
 

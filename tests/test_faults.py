@@ -1,11 +1,13 @@
 """What goes wrong is one clear line, and nothing that was there is lost."""
 
+import itertools
 import os
 import re
 import shutil
 
 import pytest
 import runs
+from PIL import Image
 
 from pini_jax import config as configs
 from pini_jax import train
@@ -137,3 +139,17 @@ def test_checkpoint_of_another_clip(finished, tmp_path):
     content[-1] ^= 1  # the last bit of some weight
     weights.write_bytes(content)
     assert "was trained on another CLIP" in fails(tmp_path / "run", setting)
+
+
+def test_unreadable_test_image_before_the_training(tmp_path):
+    """With all others that cannot be read, and before anything is written."""
+    for split, name in itertools.product(("train", "test"), ("cat", "dog")):
+        (tmp_path / "images" / split / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (8, 8), (40 * i, 90, 10)).save(tmp_path / "images" / split / name / f"{i}.png")
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / "test" / name / "1.png").write_bytes(b"no image")
+    settings = {"clip": "tiny_clip", "dataset": f"folder:{tmp_path / 'images'}", "shots": 1, "views": 1}
+    with pytest.raises(InputError, match=r"cat/1.png.*dog/1.png"):
+        train.train_and_evaluate(configs.resolve(settings), tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())

@@ -33,7 +33,7 @@ def result(folder):
 
 
 def side_by_side(patch, faster=True):
-    """Makes lanes look faster than one run after another, or slower."""
+    """Makes a step of all lanes look faster than that of one run, or as slow as those of all."""
     patch.setattr(
         program, "seconds", lambda step, lanes, batch: 0.5 if (program.width(lanes) == 1) == faster else 1e-3
     )
@@ -90,6 +90,24 @@ def test_lanes_are_taken_only_where_they_are_faster(together, tmp_path, monkeypa
     assert "side by side" not in caplog.text
     for folder in tmp_path.iterdir():
         assert_same(folder, together / folder.name)
+
+
+@pytest.mark.parametrize(("step_of_lanes", "chosen"), [(1.1, True), (1.3, False)])
+def test_lanes_that_stay_empty_count(tmp_path, monkeypatch, caplog, step_of_lanes, chosen):
+    """4 and 8 steps: 8 ticks of two lanes, or 12 of one run after another."""
+    caplog.set_level(logging.INFO, "pini_jax")
+    monkeypatch.setattr(
+        program, "seconds", lambda step, lanes, batch: 0.1 * (step_of_lanes if program.width(lanes) > 1 else 0.8)
+    )
+    monkeypatch.setattr(train, "train", stop)
+    settings = SETTINGS | {"population": {"shots": (1, 4)}}
+    with pytest.raises(KeyboardInterrupt):
+        population.train_and_evaluate(config.members(settings), tmp_path)
+    assert ("2 runs in 2 lanes side by side" in caplog.text) == chosen
+
+
+def stop(*_):
+    raise KeyboardInterrupt
 
 
 def test_what_was_cut_off_goes_on_where_it_was(together, tmp_path, monkeypatch, caplog):

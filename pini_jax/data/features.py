@@ -73,13 +73,13 @@ def features(
     Raises:
         InputError: an image is missing or cannot be decoded.
     """
-    batch = min(BATCH, len(records)) or 1
-    entry = cache_folder() / "features" / _key(records, clip, None if augment is None else (augment, seed, view))
-    chunks = [
-        _Chunk(entry, start, min(start + batch * CHUNK, len(records)))
-        for start in range(0, len(records), batch * CHUNK)
-    ]
-    found = {chunk: array for chunk in chunks if (array := _read(chunk)) is not None}
+    batch = _batch(records)
+    chunks = _chunks(records, clip, None if augment is None else (augment, seed, view))
+    read = [_read(chunk) for chunk in chunks]
+    # Several processes compute together what any of them lacks.
+    known = meshes.everywhere([array is not None for array in read])
+    pairs = zip(chunks, read, known, strict=True)
+    found = {chunk: array for chunk, array, held in pairs if held and array is not None}
     missing = [chunk for chunk in chunks if chunk not in found]
 
     def pixels(index: int) -> Float[np.ndarray, "h w 3"]:
@@ -98,6 +98,11 @@ def features(
         refuse_unreadable(records)  # all of them, not the first alone
         raise
     return np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(found[chunk] for chunk in chunks)])
+
+
+def cached(records: Sequence[Record], clip: Pretrained) -> bool:
+    """Whether the features of all evaluation views are in the cache."""
+    return all(chunk.path.exists() for chunk in _chunks(records, clip, None))
 
 
 def refuse_unreadable(records: Sequence[Record]) -> None:
@@ -120,6 +125,17 @@ class _Chunk(NamedTuple):
     def digest(self, array: np.ndarray) -> str:
         """A hash of the features, and of what they are features of."""
         return _hash(f"{self.entry.name} {self.start} {self.stop} {array.dtype}".encode() + array.tobytes())
+
+
+def _batch(records: Sequence[Record]) -> int:
+    return min(BATCH, len(records)) or 1
+
+
+def _chunks(
+    records: Sequence[Record], clip: Pretrained, view: tuple[transforms.Augment, int, int] | None
+) -> list[_Chunk]:
+    entry, size = cache_folder() / "features" / _key(records, clip, view), _batch(records) * CHUNK
+    return [_Chunk(entry, start, min(start + size, len(records))) for start in range(0, len(records), size)]
 
 
 def _compute(

@@ -1,0 +1,265 @@
+"""Members per second of a population, against running them one after another: python -m benchmarks.population.
+
+15 members (5 seeds by 3 learning rates) of the released configuration, cached features, batches of 32 images;
+class names are as long as those of the dataset. The text tower is that of a ViT-B/16 with random weights, or the
+bundled CLIP's. `alone` and `lanes` are milliseconds of a member's step, by the compiled steps of one lane and of
+15, which take turns; `chosen` is the number of lanes that the runner decides for. `sequential` and `population`
+are members per second of whole trainings, with batches, lines and checkpoints: each member by itself, and all
+together as the runner has them. Compiling is in none of it, and is paid once by a population. In the row of shots
+the members are of different length (shots 1, 2, 4, 8, 16 by 3 seeds). Times are the median, and in brackets the
+lowest and the highest; the trainings are taken once. With --save the line of JSON is also kept in
+results/population.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import string
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image as Pictures
+
+from benchmarks import inputs, random_clip, timing
+from benchmarks.inputs import Lengths
+from benchmarks.timing import Times
+from pini_jax import config as configs
+from pini_jax import program, results, runtime, train
+from pini_jax import run as runs
+from pini_jax.clip.architecture import Architecture, Image, Transformer
+from pini_jax.config import Config
+from pini_jax.ledger import Ledger
+from pini_jax.timetable import Turn
+
+RESULT = Path(__file__).parent / "results" / "population.json"
+# Features are cached: the image tower is as small as can be.
+SIZES = Architecture(Image(32, 16, Transformer(64, 1, 1, 64)), inputs.VIT_B_16.text, inputs.VIT_B_16.embed_dim)
+SEEDS, RATES = (1, 2, 3, 4, 5), (5e-4, 1e-3, 2e-3)
+SHOTS = (1, 2, 4, 8, 16)
+TEST_IMAGES = 1  # of a class
+ROUND = 1.0  # seconds of a measurement, at least
+TARGET = 8.0  # times as fast as sequential, on a GPU with 10 classes
+COLUMNS = ("members", "classes", "alone, ms", "lanes, ms", "ratio", "chosen", "sequential", "population", "ratio ")
+
+
+class Case(NamedTuple):
+    """A population.
+
+    Attributes:
+        clip: `tiny_clip`, or "" for the text tower of a ViT-B/16.
+        repeats: of the steps.
+        epochs: of the whole trainings; 0 takes none.
+        accelerated: the same where there is an accelerator.
+    """
+
+    name: str
+    clip: str
+    classes: int
+    shots: int
+    members: Mapping[str, Sequence[Any]]
+    repeats: int
+    epochs: int
+    accelerated: int
+
+
+GRID = {"seed": SEEDS, "optim.lr": RATES}
+CASES = {
+    case.name: case
+    for case in (
+        Case("bundled", "tiny_clip", 10, 16, GRID, 9, 40, 100),
+        Case("bundled, shots", "tiny_clip", 10, 16, {"shots": SHOTS, "seed": SEEDS[:3]}, 0, 40, 100),
+        Case("ViT-B/16", "", 10, 16, GRID, 5, 1, 40),
+        Case("ViT-B/16, 37", "", 37, 4, GRID, 3, 0, 40),
+        Case("ViT-B/16, 100", "", 100, 1, GRID, 2, 0, 40),
+    )
+}
+
+
+# ------------------------------------------------------------------------------------------------ data
+
+
+def class_names(lengths: Lengths) -> list[str]:
+    """Words of one letter, which any tokenizer takes for a token; a full stop and the end token come behind."""
+    letters, names = string.ascii_lowercase + string.digits, []
+    for size, number in sorted(lengths.suffix.items()):
+        names += [" ".join(letters[i // 36**n % 36] for n in range(size - 2)) for i in range(number)]
+    return names
+
+
+def write_images(folder: Path, names: Sequence[str], shots: int) -> None:
+    """Images of noise in class folders."""
+    chance = np.random.default_rng(inputs.SEED)
+    for name in names:
+        for split, number in (("train", shots), ("test", TEST_IMAGES)):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for i in range(number):
+                pixels = chance.integers(0, 256, (32, 32, 3), np.uint8)
+                Pictures.fromarray(pixels).save(place / f"{i:02d}.png")
+
+
+def members(case: Case, folder: Path) -> list[Config]:
+    """The runs of a case, whose data are written to `folder`."""
+    lengths = inputs.LENGTHS[case.classes]
+    write_images(folder / "images", class_names(lengths), case.shots)
+    if not case.clip:
+        (folder / "clip").mkdir()
+        random_clip.write(folder / "clip", SIZES)
+    settings = dict(
+        clip=case.clip or str(folder / "clip"),
+        dataset=f"folder:{folder / 'images'}",
+        template=" ".join("x" * lengths.prefix) + " {}.",
+        zero_shot_template="{}.",
+        shots=case.shots,
+        views=1,
+        optim=dict(epochs=max(1, case.epochs if jax.default_backend() == "cpu" else case.accelerated)),
+        population=case.members,
+    )
+    return [member.config for member in configs.members(settings)]
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+def compiled(entries: Sequence[train.Entry]) -> tuple[program.Step, program.Lanes, Any]:
+    """The step that takes all of these side by side, with its lanes and batches."""
+    run = entries[0].run
+    theta, text = run.shared.backbone.theta, run.shared.task.text
+    frozen = program.Frozen(
+        run.shared.mesh, run.shared.injector, run.config.num_samples, run.config.remat, theta, text
+    )
+    lanes = program.stack(run.shared.mesh, [entry.lane for entry in entries])
+    batch = train.read_batches(entries, [Turn(i, 0, opens=True) for i in range(len(entries))])
+    return program.compile_step(frozen, lanes, batch), lanes, batch
+
+
+def seconds_of(step: program.Step, lanes: program.Lanes, batch: Any, ticks: int) -> float:
+    """Of a tick, where so many follow each other as in training: none waits to be asked for."""
+    lanes = jax.block_until_ready(jax.tree.map(jnp.copy, lanes))
+    start = time.perf_counter()
+    for _ in range(ticks):
+        lanes, parts = step(lanes, batch)
+    jax.block_until_ready((lanes, parts))
+    return (time.perf_counter() - start) / ticks
+
+
+def measure_steps(entries: Sequence[train.Entry], repeats: int) -> dict[str, Times]:
+    """Seconds of a member's step, alone and in lanes."""
+    steps = {"alone": compiled(entries[:1]), "lanes": compiled(entries)}
+    members = {"alone": 1, "lanes": len(entries)}
+    ticks = {name: max(1, round(ROUND / seconds_of(*one, 1))) for name, one in steps.items()}
+    rounds = [{name: seconds_of(*one, ticks[name]) for name, one in steps.items()} for _ in range(repeats)]
+    return {name: timing.summarise([taken[name] / members[name] for taken in rounds]) for name in steps}
+
+
+# ------------------------------------------------------------------------------------------------ trainings
+
+
+@contextlib.contextmanager
+def entered(shared: runs.Shared, members: Sequence[Config], workdir: Path) -> Iterator[list[train.Entry]]:
+    """Runs that are about to train, in folders of their own."""
+    with contextlib.ExitStack() as stack:
+        entries = []
+        for i, config in enumerate(members):
+            folder = workdir / str(i)
+            results.finished(config, folder)  # makes it
+            run = runs.plan(config, folder, shared)
+            runs.claim(run)
+            ledger = stack.enter_context(Ledger(run, runs.initial_state(run)))
+            entries.append(train.Entry(run, runs.batch_reader(run), ledger))
+        yield entries
+
+
+def train_all(entries: Sequence[train.Entry], step: program.Step, lanes: program.Lanes) -> float:
+    """Seconds from the first step to the last checkpoint."""
+    start = time.perf_counter()
+    train.train(entries, step, lanes)
+    return time.perf_counter() - start
+
+
+def train_sequentially(entries: Sequence[train.Entry]) -> float:
+    """The same, one after another; steps of the same batch size are compiled once."""
+    steps: dict[int, program.Step] = {}
+    taken = 0.0
+    for entry in entries:
+        size = entry.run.batches.batch_size
+        if size not in steps:
+            steps[size] = compiled([entry])[0]
+        lanes = program.stack(entry.run.shared.mesh, [entry.lane])
+        taken += train_all([entry], steps[size], lanes)
+    return taken
+
+
+def measure(case: Case) -> dict:
+    """The row of a case."""
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = members(case, Path(folder))
+        shared = runs.share(chosen[0])
+        made: dict[str, Any] = dict(name=case.name, classes=case.classes, members=len(chosen))
+        with entered(shared, chosen, Path(folder) / "population") as entries:
+            if case.repeats:
+                times = measure_steps(entries, case.repeats)
+                made |= {name: one._asdict() for name, one in times.items()}
+            step, lanes = train.compile_lanes(entries)
+            made["chosen"] = program.width(lanes)
+            epochs = case.epochs if jax.default_backend() == "cpu" else case.accelerated
+            if epochs:
+                made["population"] = len(chosen) / train_all(entries, step, lanes)
+        if epochs:
+            with entered(shared, chosen, Path(folder) / "sequential") as entries:
+                made["sequential"] = len(chosen) / train_sequentially(entries)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ what is told
+
+
+def line(row: Mapping) -> list[str]:
+    """Its cells."""
+
+    def ms(name: str) -> str:
+        shown = {key: 1e3 * x for key, x in row[name].items()} if name in row else {}
+        return "{median:,.2f} ({lowest:,.2f}-{highest:,.2f})".format(**shown) if shown else ""
+
+    steps = f"{row['alone']['median'] / row['lanes']['median']:.2f}" if "lanes" in row else ""
+    whole = [f"{row[name]:.3f}" if name in row else "" for name in ("sequential", "population")]
+    ratio = f"{row['population'] / row['sequential']:.2f}" if "population" in row else ""
+    numbers = f"{row['members']} x {row['name']}", str(row["classes"])
+    return [*numbers, ms("alone"), ms("lanes"), steps, str(row["chosen"]), *whole, ratio]
+
+
+def main() -> None:
+    """Prints the table, then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--save", action="store_true", help=f"keep the result in {RESULT.name}")
+    chosen = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+        runtime.prepare()
+        logging.getLogger("pini_jax").setLevel(logging.ERROR)
+        for name in chosen.cases:
+            with contextlib.redirect_stderr(io.StringIO()):  # bars
+                rows.append(measure(CASES[name]))
+    print(timing.table(COLUMNS, [line(row) for row in rows]))
+    print(f"target: never slower than sequential; on a GPU, with 10 classes, {TARGET:.0f} times as fast")
+    found = timing.machine() | dict(rows=rows)
+    print(json.dumps(found))
+    if chosen.save:
+        timing.keep(RESULT, found, ("name",))
+
+
+if __name__ == "__main__":
+    main()

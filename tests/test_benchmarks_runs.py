@@ -1,0 +1,77 @@
+"""What the benchmarks of whole runs stand on: lengths of names, exponents, and that a population is real runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import inputs, population, scaling, startup
+from pini_jax import program, run
+
+
+@pytest.mark.parametrize("classes", [10, 300, 10_000])
+def test_lengths_are_imagenets(classes):
+    lengths, known = scaling.lengths(classes).suffix, inputs.LENGTHS[1000].suffix
+    assert sum(lengths.values()) == classes
+    assert lengths.keys() <= known.keys()
+    means = [sum(n * count for n, count in x.items()) / sum(x.values()) for x in (lengths, known)]
+    assert means[0] == pytest.approx(means[1], rel=0.05)
+
+
+def test_exponents_are_those_of_power_laws():
+    sizes = np.array([10, 30, 100])
+    assert scaling.exponent(sizes, 5 * sizes**1.5) == pytest.approx(1.5)
+    rows = [
+        dict(axis="classes", size=n, seconds=dict(median=n / 10), temporary_mb=n**0.5, peak_mb=7)
+        for n in (300, 3000)
+    ]
+    rows += [dict(axis="draws", size=k, seconds=dict(median=1 + k / 8)) for k in (1, 8)]
+    found = scaling.fits(rows)
+    assert (found["time"], found["temporary, tail"]) == (pytest.approx(1), pytest.approx(0.5))
+    assert found["k=8 / k=1"] == pytest.approx(2 / 1.125)
+
+
+@pytest.mark.parametrize("classes", [10, 37, 100])
+def test_names_are_different_and_as_long_as_the_lengths(classes):
+    lengths = inputs.LENGTHS[classes]
+    names = population.class_names(lengths)
+    assert len(set(names)) == classes
+    assert sorted(len(name.split()) + 2 for name in names) == sorted(
+        np.repeat([*lengths.suffix], [*lengths.suffix.values()])
+    )
+
+
+def test_a_population_trains_as_runs_do(tmp_path, monkeypatch):
+    small = population.CASES["bundled"]._replace(
+        members={"seed": (1, 2), "optim.lr": (1e-3, 2e-3)}, shots=1, epochs=2
+    )
+    members = population.members(small, tmp_path)
+    shared = run.share(members[0])
+    known = inputs.LENGTHS[small.classes]
+    assert len(shared.task.text.prefix) == known.prefix
+    assert (shared.task.text.owner >= 0).sum() == sum(size * count for size, count in known.suffix.items())
+    with population.entered(shared, members, tmp_path / "runs") as entries:
+        step, lanes, _ = population.compiled(entries)
+        assert program.width(lanes) == 4
+        assert population.train_all(entries, step, lanes) > 0
+        together = [entry.ledger.state for entry in entries]
+    with population.entered(shared, members, tmp_path / "alone") as entries:
+        population.train_sequentially(entries)
+        for entry, state in zip(entries, together, strict=True):
+            assert int(entry.ledger.state.step) == int(state.step) == 2
+            np.testing.assert_allclose(
+                entry.ledger.state.phi["prompt_tokens"]["mean"], state.phi["prompt_tokens"]["mean"], atol=1e-5
+            )
+
+
+def test_phases_add_up(tmp_path, monkeypatch):
+    says = "\n".join([*startup.PHASES, json.dumps(dict.fromkeys(startup.WITHIN, 0.5))])
+    child = tmp_path / "child"
+    child.write_text(f"#!/bin/sh\ncat <<'END'\n{says}\nEND\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(startup.sys, "executable", str(child))
+    found = startup.measure(tmp_path)
+    assert found["total"] == pytest.approx(sum(found[phase] for phase in startup.PHASES))
+    child.write_text("#!/bin/sh\necho imports\n")
+    with pytest.raises(ChildProcessError, match="ended before 'shared'"):
+        startup.measure(tmp_path)
