@@ -210,6 +210,22 @@ def test_packed_prompts_have_the_same_features_and_gradients(injector, phi, clip
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, gradient)
 
 
+def test_many_rows_are_encoded_in_parts(injector, phi, clip, prompts, features, normals, monkeypatch):
+    """Of two rows, the last of which is filled up."""
+
+    def loss(phi):
+        logits = injector.logits(phi, clip.theta, prompts, features, draw_replay(normals))
+        return (logits**2).mean(), logits
+
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    (_, expected), whole = jax.jit(gradient)(phi)
+    monkeypatch.setattr("pini_jax.noise.injector.ROWS_AT_ONCE", 2)
+    (_, logits), parts = jax.jit(lambda phi: gradient(phi))(phi)
+    assert len(prompts.suffix) == 3
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), parts, whole)
+
+
 def test_classes_may_have_prefixes_of_their_own(clip, prompts):
     """Where noise is drawn per class, whole sequences run, up to the longest one's end."""
     prefix, suffix = Injector(clip.text_tower).prompt_tokens({}, clip.theta, prompts)

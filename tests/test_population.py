@@ -99,6 +99,7 @@ def test_lanes_that_stay_empty_count(tmp_path, monkeypatch, caplog, step_of_lane
     monkeypatch.setattr(
         program, "seconds", lambda step, lanes, batch: 0.1 * (step_of_lanes if program.width(lanes) > 1 else 0.8)
     )
+    monkeypatch.setattr(program, "compile_step", lambda frozen, lanes, batch: program.Step(frozen, stop, 0))
     monkeypatch.setattr(train, "train", stop)
     settings = SETTINGS | {"population": {"shots": (1, 4)}}
     with pytest.raises(KeyboardInterrupt):

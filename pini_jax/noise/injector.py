@@ -17,6 +17,8 @@ from pini_jax.data.prompts import Prompts
 from pini_jax.errors import InputError
 from pini_jax.noise.gaussian import Draw, Gaussian, draw_mean
 
+# Of suffixes, on one CPU: more of them leave its caches. Every part runs the prefix again, which is little.
+ROWS_AT_ONCE = 72
 Phi = Mapping[str, Mapping]
 Text = Prompts | Float[Array, "1 c e"]  # of the classes: to be encoded, or features that are given
 
@@ -118,9 +120,29 @@ def encode_prompts(
     prompts: Prompts,
 ) -> Float[Array, "k c e"]:
     """Text features of every class for every draw of the prefix, un-normalised."""
-    tokens = stage(text_tower, "encode_suffixes", theta["text"], prefix, suffix, prompts.owner)
-    ends = tokens.reshape(len(tokens), -1, tokens.shape[-1])[:, prompts.end]
+
+    def encode(rows: tuple[Array, Array]) -> Float[Array, "k r s d"]:
+        return stage(text_tower, "encode_suffixes", theta["text"], prefix, *rows)
+
+    rows = suffix, jnp.asarray(prompts.owner)
+    if len(suffix) > ROWS_AT_ONCE and _is_one_cpu() and prefix.ndim == 3:
+        parts = jax.lax.map(encode, jax.tree.map(_in_parts, rows))
+        tokens = jnp.moveaxis(parts, 0, 1)
+    else:
+        tokens = encode(rows)
+    ends = tokens.reshape(len(prefix), -1, tokens.shape[-1])[:, prompts.end]
     return stage(text_tower, "project", theta["text"], ends)
+
+
+def _is_one_cpu() -> bool:
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def _in_parts(x: Float[Array, "r ..."]) -> Float[Array, "parts n ..."]:
+    """Parts of one size, of which the last is filled up with the last row."""
+    size = -(-len(x) // -(-len(x) // ROWS_AT_ONCE))
+    filled = jnp.concatenate([x, jnp.repeat(x[-1:], -len(x) % size, axis=0)])
+    return filled.reshape(-1, size, *x.shape[1:])
 
 
 def cosine_logits(
