@@ -1,4 +1,4 @@
-"""What the benchmarks of whole runs stand on: lengths of names, exponents, and that a population is real runs."""
+"""What the benchmarks of whole runs stand on: lengths of names, exponents and phases."""
 
 import json
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from benchmarks import inputs, population, scaling, startup
-from pini_jax import program, run
 
 
 @pytest.mark.parametrize("classes", [10, 300, 10_000])
@@ -39,29 +38,6 @@ def test_names_are_different_and_as_long_as_the_lengths(classes):
     assert sorted(len(name.split()) + 2 for name in names) == sorted(
         np.repeat([*lengths.suffix], [*lengths.suffix.values()])
     )
-
-
-def test_a_population_trains_as_runs_do(tmp_path, monkeypatch):
-    small = population.CASES["bundled"]._replace(
-        members={"seed": (1, 2), "optim.lr": (1e-3, 2e-3)}, shots=1, epochs=2
-    )
-    members = population.members(small, tmp_path)
-    shared = run.share(members[0])
-    known = inputs.LENGTHS[small.classes]
-    assert len(shared.task.text.prefix) == known.prefix
-    assert (shared.task.text.owner >= 0).sum() == sum(size * count for size, count in known.suffix.items())
-    with population.entered(shared, members, tmp_path / "runs") as entries:
-        step, lanes, _ = population.compiled(entries)
-        assert program.width(lanes) == 4
-        assert population.train_all(entries, step, lanes) > 0
-        together = [entry.ledger.state for entry in entries]
-    with population.entered(shared, members, tmp_path / "alone") as entries:
-        population.train_sequentially(entries)
-        for entry, state in zip(entries, together, strict=True):
-            assert int(entry.ledger.state.step) == int(state.step) == 2
-            np.testing.assert_allclose(
-                entry.ledger.state.phi["prompt_tokens"]["mean"], state.phi["prompt_tokens"]["mean"], atol=1e-5
-            )
 
 
 def test_phases_add_up(tmp_path, monkeypatch):
