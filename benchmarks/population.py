@@ -40,7 +40,6 @@ from pini_jax import run as runs
 from pini_jax.clip.architecture import Architecture, Image, Transformer
 from pini_jax.config import Config
 from pini_jax.ledger import Ledger
-from pini_jax.timetable import Turn
 
 RESULT = Path(__file__).parent / "results" / "population.json"
 # Features are cached: the image tower is as small as can be.
@@ -132,18 +131,6 @@ def members(case: Case, folder: Path) -> list[Config]:
 # ------------------------------------------------------------------------------------------------ steps
 
 
-def compiled(entries: Sequence[train.Entry]) -> tuple[program.Step, program.Lanes, Any]:
-    """The step that takes all of these side by side, with its lanes and batches."""
-    run = entries[0].run
-    theta, text = run.shared.backbone.theta, run.shared.task.text
-    frozen = program.Frozen(
-        run.shared.mesh, run.shared.injector, run.config.num_samples, run.config.remat, theta, text
-    )
-    lanes = program.stack(run.shared.mesh, [entry.lane for entry in entries])
-    batch = train.read_batches(entries, [Turn(i, 0, opens=True) for i in range(len(entries))])
-    return program.compile_step(frozen, lanes, batch), lanes, batch
-
-
 def seconds_of(step: program.Step, lanes: program.Lanes, batch: Any, ticks: int) -> float:
     """Of a tick, where so many follow each other as in training: none waits to be asked for."""
     lanes = jax.block_until_ready(jax.tree.map(jnp.copy, lanes))
@@ -156,7 +143,10 @@ def seconds_of(step: program.Step, lanes: program.Lanes, batch: Any, ticks: int)
 
 def measure_steps(entries: Sequence[train.Entry], repeats: int) -> dict[str, Times]:
     """Seconds of a member's step, alone and in lanes."""
-    steps = {"alone": compiled(entries[:1]), "lanes": compiled(entries)}
+    steps = {
+        "alone": train.compile_for(entries[:1], [0]),
+        "lanes": train.compile_for(entries, range(len(entries))),
+    }
     members = {"alone": 1, "lanes": len(entries)}
     ticks = {name: max(1, round(ROUND / seconds_of(*one, 1))) for name, one in steps.items()}
     rounds = [{name: seconds_of(*one, ticks[name]) for name, one in steps.items()} for _ in range(repeats)]
@@ -195,7 +185,7 @@ def train_sequentially(entries: Sequence[train.Entry]) -> float:
     for entry in entries:
         size = entry.run.batches.batch_size
         if size not in steps:
-            steps[size] = compiled([entry])[0]
+            steps[size] = train.compile_for([entry], [0])[0]
         lanes = program.stack(entry.run.shared.mesh, [entry.lane])
         taken += train_all([entry], steps[size], lanes)
     return taken

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from pini_jax.errors import InputError
+from pini_jax.errors import InputError, last_line
 from pini_jax.step import TrainState
 
 KEEP = 2
@@ -29,12 +29,6 @@ def _digest(state: TrainState) -> str:
 def num_bytes(state: TrainState) -> int:
     """Bytes of the arrays in a checkpoint; on disk a few kilobytes of metadata come on top."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-
-
-def _line(error: Exception) -> str:
-    """The last line of an error's text, which holds its cause, cut to a readable length."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1][-300:]
 
 
 class Checkpoints:
@@ -82,7 +76,7 @@ class Checkpoints:
             self._orbax.save_checkpointables(step, content, force=True, overwrite=True, custom_metadata=metadata)
         except Exception as error:  # the storage library has errors of its own
             raise OSError(
-                f"checkpoint {step} could not be written, earlier ones are kept ({_line(error)})"
+                f"checkpoint {step} could not be written, earlier ones are kept ({last_line(error)})"
             ) from error
 
     def restore(self, like: TrainState) -> TrainState | None:

@@ -74,7 +74,8 @@ class Config:
         augment: the distribution of the training views.
         optim: the optimiser.
         remat: whether the way back through a tower computes each layer again instead of keeping it: `always`,
-            `never`, or `auto`, where keeping does not fit the memory at hand (on a CPU always: it is no slower).
+            `never`, or `auto`, where keeping does not fit the memory at hand (on a CPU: beyond 32 MB, where it
+            is no faster).
         model_shards: devices that share one copy of the towers, for towers too large for one; batches are split
             over groups of so many.
         num_draws: draws that `marginal` prediction averages over.

@@ -13,7 +13,7 @@ import absl.logging
 import jax
 from absl import flags
 
-from pini_jax.errors import InputError
+from pini_jax.errors import InputError, last_line
 
 
 def cache_folder() -> Path:
@@ -35,7 +35,7 @@ def join_processes() -> None:
             num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID")
         )
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"the processes of this job could not be joined ({_last_line(error)})") from None
+        raise InputError(f"the processes of this job could not be joined ({last_line(error)})") from None
     if jax.process_index():
         logging.getLogger("pini_jax").setLevel(logging.WARNING)  # the first process speaks for all
 
@@ -83,10 +83,6 @@ def _line(error: Exception) -> str:
     if "Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return f"error: {' '.join(text.split())}"
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -117,17 +117,22 @@ def finish(entry: Entry, seconds: Mapping[str, float]) -> dict:
 # ------------------------------------------------------------------------------------------------ training
 
 
-def compile_lanes(entries: Sequence[Entry]) -> tuple[Step, Lanes]:
-    """The compiled step and the lanes that it starts with: as many as take a run's step in the least time."""
-    shared, config, spans = entries[0].run.shared, entries[0].run.config, [entry.span for entry in entries]
+def compile_for(entries: Sequence[Entry], first: Sequence[int]) -> tuple[Step, Lanes, Batch]:
+    """The step of as many lanes as there are numbers of runs in `first`, with their lanes and batches."""
+    shared, config = entries[0].run.shared, entries[0].run.config
     theta, text = shared.backbone.theta, shared.task.text
     frozen = Frozen(shared.mesh, shared.injector, config.num_samples, config.remat, theta, text)
+    lanes = program.stack(shared.mesh, [entries[i].lane for i in first])
+    batch = read_batches(entries, [Turn(i, entries[i].ledger.start, opens=True) for i in first])
+    return program.compile_step(frozen, lanes, batch), lanes, batch
+
+
+def compile_lanes(entries: Sequence[Entry]) -> tuple[Step, Lanes]:
+    """The compiled step and the lanes that it starts with: as many as take a run's step in the least time."""
+    spans = [entry.span for entry in entries]
 
     def compiled(width: int) -> tuple[Step, Lanes, Batch]:
-        first = [turn.run for turn in next(timetable(spans, width), ()) if turn] or [0]
-        lanes = program.stack(shared.mesh, [entries[i].lane for i in first])
-        batch = read_batches(entries, [Turn(i, entries[i].ledger.start, opens=True) for i in first])
-        return program.compile_step(frozen, lanes, batch), lanes, batch
+        return compile_for(entries, [turn.run for turn in next(timetable(spans, width), ()) if turn] or [0])
 
     alone = compiled(1)
     width = num_lanes(spans)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pini_jax.data import findings, splits
+from pini_jax.data.classes import is_text
 from pini_jax.data.findings import Findings, Problem
 from pini_jax.data.records import Dataset, Record
 from pini_jax.errors import InputError
@@ -95,7 +96,7 @@ def _scan(tree: Tree, folder: str, prefix: str, above: tuple[str, ...]) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
             id = prefix + entry.name
-            if not _is_text(entry.name):
+            if not is_text(entry.name):
                 tree.garbled.append(id.encode("utf-8", "backslashreplace").decode())
             elif entry.name.startswith(".") or entry.name == "__MACOSX":
                 tree.ignored.append(id)
@@ -112,14 +113,6 @@ def _scan(tree: Tree, folder: str, prefix: str, above: tuple[str, ...]) -> None:
                 tree.images.append(id)
             else:
                 (tree.broken if entry.is_symlink() else tree.ignored).append(id)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:

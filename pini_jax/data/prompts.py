@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from pini_jax.clip.architecture import Text
 from pini_jax.clip.tokenizer import Tokenizer
+from pini_jax.data.classes import is_text
 from pini_jax.errors import InputError
 
 LOG = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], text:
         raise InputError(f"template {template!r} must hold {{}} exactly once, where the class name goes")
     if not class_names:
         raise InputError("there are no classes to make prompts of")
-    if broken := [name for name in class_names if not _is_text(name)]:
+    if broken := [name for name in class_names if not is_text(name)]:
         raise InputError(f"class names that are no valid text: {', '.join(map(ascii, broken))}")
     rows = [tokenizer.encode(template.replace("{}", name.replace("_", " "))) for name in class_names]
     for name, row in zip(class_names, rows, strict=True):
@@ -140,14 +141,6 @@ def _best_fit(lengths: Sequence[int], num_rows: int, length: int) -> list[list[i
         rows[row].append(i)
         with_room[left - lengths[i]].append(row)
     return rows
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _fill(
