@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 check: .venv/installed-test
 	$(BIN)/ruff check

@@ -26,11 +26,10 @@ import jax.numpy as jnp
 from benchmarks import inputs, random_clip, timing
 from benchmarks.timing import Times, Work
 from pini_jax import mesh
-from pini_jax.clip import pretrained
+from pini_jax.clip import pretrained, zero_shot
 from pini_jax.clip.architecture import Architecture, Text, Transformer
 from pini_jax.data import features, prompts
 from pini_jax.data.prompts import Prompts
-from pini_jax.noise.injector import Injector
 
 RESULT = Path(__file__).parent / "results" / "encode.json"
 SIDES = (1024, 2048, 4096)  # of the square matrices
@@ -98,7 +97,7 @@ def works(folder: Path, dtype: str) -> dict[str, Work]:
     """By name, compiled; the result of each is waited for."""
     clip, texts = pretrained.load(str(folder), dtype=jnp.dtype(dtype)), inputs.make_texts(inputs.VIT_B_16)
     sizes, theta = clip.text_tower.sizes, {key: part for key, part in clip.theta.items() if key != "image"}
-    shared = jax.jit(functools.partial(Injector(clip.text_tower).text_features, {}))
+    shared = functools.partial(zero_shot.encode_classes, clip.text_tower)
     whole = jax.jit(lambda theta, ids, end: clip.text_tower.apply({"params": theta["text"]}, ids, end))
     product = jax.jit(jnp.matmul)
     encode, pixels = features.make_encoder(clip, mesh.make()), inputs.make_pixels(inputs.VIT_B_16)

@@ -99,7 +99,7 @@ class Numbers(NamedTuple):
     """The random numbers of a training step.
 
     Attributes:
-        phi: the trainables, as `Injector.init` has them.
+        phi: the trainables, as the released noise has them.
         normals: one draw of each site for each of a few steps.
     """
 

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from pini_jax.clip import architecture, hub, hugging_face, pretrained, weights
-from pini_jax.noise.injector import cosine_logits
+from pini_jax.clip.zero_shot import cosine_logits
 
 VOCABULARY = 700  # more than the bundled tokenizer has
 

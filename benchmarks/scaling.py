@@ -97,9 +97,9 @@ def serve(folder: str, classes: int, devices: int, variants: Sequence[tuple[int,
     numbers = inputs.make_numbers(SIZES, prompts, steps=0)
     training = step.Training(clip, prompts, numbers, inputs.LR)
     text = training.frozen.text
-    rows = {name: mesh.shard(placed, getattr(text, name)) for name in ("suffix", "place", "owner")}
-    text = type(text)(**mesh.replicate(placed, text._asdict()) | rows)
-    training.frozen = training.frozen._replace(text=text)
+    rows = {name: mesh.shard(placed, getattr(text.prompts, name)) for name in ("suffix", "place", "owner")}
+    text = mesh.replicate(placed, text)
+    training.frozen = training.frozen._replace(text=text._replace(prompts=text.prompts._replace(**rows)))
     before = peak()
     works = {str(i): Variant(training, numbers.features, *pair) for i, pair in enumerate(variants)}
     start = time.perf_counter()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -33,10 +34,11 @@ from pini_jax.config import Config, Optim
 from pini_jax.data import features
 from pini_jax.data import prompts as layouts
 from pini_jax.data.prompts import Prompts
-from pini_jax.noise import generators
+from pini_jax.methods.method import Batch, Text
+from pini_jax.noise import sites
 from pini_jax.noise.gaussian import draw_replay
 from pini_jax.noise.injector import Injector
-from pini_jax.step import Batch, Constants, TrainState, update
+from pini_jax.step import Constants, TrainState, update
 
 RESULT = Path(__file__).parent / "results" / "step.json"
 REPEATS = {10: 9, 37: 7, 100: 5, 397: 3, 1000: 3}
@@ -64,8 +66,10 @@ class Training:
         sizes = clip.text_tower.sizes
         theta = {key: part for key, part in clip.theta.items() if key != "image"}
         packed = layouts.lay_out(prompts, sizes, mesh.batch_shards(self.mesh))
-        injector = Injector(clip.text_tower, generators.build(Config().noise))
-        self.frozen = program.Frozen(self.mesh, injector, 1, "auto", theta, packed)
+        injector = Injector(clip.text_tower, sites.build(Config().noise))
+        # Plain CLIP's features of the classes are nothing to this noise.
+        text = Text(np.zeros((1, len(packed.end), clip.embed_dim), np.float32), packed)
+        self.frozen = program.Frozen(self.mesh, injector, 1, "auto", theta, text)
         constants = Constants(inputs.SEED, Optim(lr=lr, warmup_lr=lr), steps_per_epoch=1000)
         phi = jax.tree.map(jnp.array, numbers.phi)
         self.state = TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser.init(phi))
@@ -81,7 +85,7 @@ class Training:
 
     @functools.cached_property
     def _compiled(self) -> program.Step:
-        empty = np.zeros((len(self.labels), self.frozen.injector.text_tower.embed_dim), np.float32)
+        empty = np.zeros((len(self.labels), self.frozen.method.text_tower.embed_dim), np.float32)
         return program.compile_step(self.frozen, self.lanes, self._stacked(empty))
 
     def step(self, found: Float[Array, "b e"]) -> float:
@@ -91,11 +95,11 @@ class Training:
 
     @functools.cached_property
     def _replay(self):
-        tower = self.frozen.injector.text_tower.clone(remat=True)
-        injector = Injector(tower, self.frozen.injector.generators)
+        method = self.frozen.method
+        injector = dataclasses.replace(method, text_tower=method.text_tower.clone(remat=True))
 
         @jax.jit
-        def one(state: TrainState, theta: dict, text: Prompts, batch: Batch, normals: dict):
+        def one(state: TrainState, theta: dict, text: Text, batch: Batch, normals: dict):
             return update(injector, self.constants.optimiser, state, theta, text, batch, draw_replay(normals))
 
         return one

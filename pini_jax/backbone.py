@@ -5,33 +5,36 @@ There are two: the towers of a CLIP, and a pack of features that was made elsewh
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pini_jax import mesh as meshes
-from pini_jax.clip import pretrained
+from pini_jax.clip import pretrained, zero_shot
 from pini_jax.clip.towers import TextTower
 from pini_jax.config import Config
 from pini_jax.data import features, packs, pixels, prompts, templates
 from pini_jax.data.records import Record
 from pini_jax.errors import InputError
-from pini_jax.noise.injector import Injector, Text
+from pini_jax.evaluate import Images
 
 Records = Sequence[Record]
+Built = prompts.Prompts | Float[Array, "1 c e"]  # of the classes: to be encoded, or features that are given
 
 
 class Backbone(NamedTuple):
     """What is frozen.
 
     Attributes:
-        theta: the parameters that a training step reads: of the text tower, if there is one, and of the logits.
-        text_tower: None where text features are given.
+        theta: the parameters of the towers, if there are any, and of the logits.
+        text_tower, image_tower: None where features are given.
         fingerprint: names all of it, the weights or the file.
         text: (template or name of templates, name of the dataset, class names) -> the classes' prompts, or their
             text features.
@@ -39,18 +42,35 @@ class Backbone(NamedTuple):
         encode: images -> features of their evaluation views.
         encode_text: what `text` gives -> text features.
         views: (config, images) -> [features of each cached training view].
-        fresh: (config, images, view number, positions) -> features of these images' training views, made anew.
+        fresh: (images, config, view number) -> features of this training view, made when they are asked for.
+        pixels: (images, config or None, view number) -> the view of that number, or for evaluation.
     """
 
     theta: dict
     text_tower: TextTower | None
+    image_tower: nn.Module | None
     fingerprint: str
-    text: Callable[[str, str, Sequence[str]], Text]
+    text: Callable[[str, str, Sequence[str]], Built]
     check: Callable[[Sequence[Records]], None]
     encode: Callable[[Records], Float[np.ndarray, "b e"]]
-    encode_text: Callable[[Text], Float[Array, "1 c e"]]
+    encode_text: Callable[[Built], Float[Array, "1 c e"]]
     views: Callable[[Config, Records], list[Float[np.ndarray, "b e"]]]
-    fresh: Callable[[Config, Records, int, Int[np.ndarray, "b"]], Float[Array, "b e"]]
+    fresh: Callable[[Records, Config, int], Images]
+    pixels: Callable[[Records, Config | None, int], pixels.Views]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Features of views that are read and encoded when they are asked for."""
+
+    views: pixels.Views
+    encode: features.Encode
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, ids: Int[np.ndarray, "b"]) -> Float[Array, "b e"]:
+        return self.encode(self.views[ids])
 
 
 def load(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
@@ -68,15 +88,14 @@ def load(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
 def of_clip(clip: pretrained.Pretrained, mesh: jax.sharding.Mesh) -> Backbone:
     """The towers of a CLIP."""
     encoder = features.make_encoder(clip, mesh)
-    theta = {key: part for key, part in clip.theta.items() if key != "image"}
-    plain = jax.jit(Injector(clip.text_tower).text_features)
+    tower, theta = clip.text_tower, clip.theta
 
-    def text(template: str, dataset: str, class_names: Sequence[str]) -> Text:
+    def text(template: str, dataset: str, class_names: Sequence[str]) -> Built:
         texts = templates.find(template, dataset)
         sizes, shards = clip.text_tower.sizes, meshes.batch_shards(mesh)
         built = [prompts.build(clip.tokenizer, template, class_names, sizes) for template in texts]
         placed = [_place(mesh, prompts.lay_out(one, sizes, shards)) for one in built]
-        return placed[0] if len(placed) == 1 else _ensemble([plain({}, theta, one) for one in placed])
+        return placed[0] if len(placed) == 1 else zero_shot.ensemble([encode_text(one) for one in placed])
 
     def views(config: Config, records: Records) -> list[Float[np.ndarray, "b e"]]:
         if not config.views:
@@ -86,12 +105,13 @@ def of_clip(clip: pretrained.Pretrained, mesh: jax.sharding.Mesh) -> Backbone:
             for view in range(config.views)
         ]
 
-    def fresh(config: Config, records: Records, view: int, images: Int[np.ndarray, "b"]) -> Float[Array, "b e"]:
-        def read(i: int) -> Float[np.ndarray, "h w 3"]:
-            augmented = pixels.view_pixels(records[i], clip.preprocessing, config.augment, config.seed, view, i)
-            return clip.preprocessing.normalise(augmented)
+    def views_of(records: Records, config: Config | None, view: int) -> pixels.Views:
+        if config is None:
+            return pixels.Views(records, clip.preprocessing)
+        return pixels.Views(records, clip.preprocessing, config.augment, config.seed, view)
 
-        return encoder(*pixels.batches(read, images.tolist(), len(images)))
+    def fresh(records: Records, config: Config, view: int) -> Encoded:
+        return Encoded(views_of(records, config, view), encoder)
 
     def check(splits: Sequence[Records]) -> None:
         unknown = {record for records in splits if not features.cached(records, clip) for record in records}
@@ -100,24 +120,28 @@ def of_clip(clip: pretrained.Pretrained, mesh: jax.sharding.Mesh) -> Backbone:
     def encode(records: Records) -> Float[np.ndarray, "b e"]:
         return features.features(records, clip, encoder)
 
-    def encode_text(text: Text) -> Float[Array, "1 c e"]:
-        return plain({}, theta, text)
+    def encode_text(text: Built) -> Float[Array, "1 c e"]:
+        return zero_shot.encode_classes(tower, theta, text) if isinstance(text, prompts.Prompts) else text
 
-    return Backbone(theta, clip.text_tower, clip.fingerprint, text, check, encode, encode_text, views, fresh)
+    return Backbone(
+        theta=theta,
+        text_tower=tower,
+        image_tower=clip.image_tower,
+        fingerprint=clip.fingerprint,
+        text=text,
+        check=check,
+        encode=encode,
+        encode_text=encode_text,
+        views=views,
+        fresh=fresh,
+        pixels=views_of,
+    )
 
 
 def _place(mesh: jax.sharding.Mesh, built: prompts.Prompts) -> prompts.Prompts:
     """Rows of suffixes split over the devices, the rest on each."""
     rows = {key: meshes.shard(mesh, getattr(built, key)) for key in ("suffix", "place", "owner")}
     return prompts.Prompts(**meshes.replicate(mesh, built._asdict()) | rows)
-
-
-def _ensemble(texts: Sequence[Float[Array, "1 c e"]]) -> Float[Array, "1 c e"]:
-    """mean_t T(prompt_t) / |T(prompt_t)|: the text features of several templates.
-
-    Source: Radford et al. 2021, Section 3.1.4 (prompt ensembling).
-    """
-    return jnp.stack([x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in texts]).mean(0)
 
 
 def _of_pack(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
@@ -128,17 +152,19 @@ def _of_pack(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
     def encode(records: Records) -> Float[np.ndarray, "b e"]:
         return np.stack([pack.images[record.id] for record in records])
 
-    def fresh(*_) -> Float[Array, "b e"]:
-        raise InputError("a feature pack has one view of every image")
+    def none(*_) -> Any:
+        raise InputError("a feature pack has one view of every image, and no pixels")
 
     return Backbone(
         theta={"logit_scale": scale},
         text_tower=None,
+        image_tower=None,
         fingerprint=pack.sha256,
         text=lambda template, dataset, class_names: text[:, np.array([labels[name] for name in class_names])],
         check=lambda splits: None,
         encode=encode,
         encode_text=jnp.asarray,
         views=lambda config, records: [encode(records)],
-        fresh=fresh,
+        fresh=none,
+        pixels=none,
     )

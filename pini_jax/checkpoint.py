@@ -34,8 +34,8 @@ def num_bytes(state: TrainState) -> int:
 class Checkpoints:
     """The last `KEEP` checkpoints of a run; each appears at once, by a rename, or not at all.
 
-    A checkpoint holds {"trainables", "optimiser", "position": {step, epoch, batch}}, a hash of its content, and
-    the hash of the CLIP that it belongs to.
+    A checkpoint holds {"trainables", "optimiser", "position": {step, epoch, batch}}, with "buffers" if there are
+    any, a hash of its content, and the hash of the CLIP that it belongs to.
     """
 
     def __init__(self, folder: Path, batches_per_epoch: int, clip_sha256: str):
@@ -57,11 +57,12 @@ class Checkpoints:
 
     def _content(self, state: TrainState) -> dict:
         epoch, batch = state.step // self._batches_per_epoch, state.step % self._batches_per_epoch
-        return {
+        content = {
             "trainables": state.phi,
             "optimiser": state.opt_state,
             "position": {"step": state.step, "epoch": epoch, "batch": batch},
         }
+        return content | ({"buffers": state.buffers} if state.buffers else {})
 
     def save(self, state: TrainState) -> None:
         """Writes the state under its step, and deletes the oldest checkpoint.
@@ -106,7 +107,8 @@ class Checkpoints:
         saved = ocp.checkpointables_metadata(self._orbax.directory / str(step)).custom_metadata
         if saved["clip_sha256"] != self._clip_sha256:
             raise InputError(f"checkpoint {step} was trained on another CLIP; choose another workdir")
-        state = TrainState(content["position"]["step"], content["trainables"], content["optimiser"])
+        step_taken, buffers = content["position"]["step"], content.get("buffers", {})
+        state = TrainState(step_taken, content["trainables"], content["optimiser"], buffers)
         if _digest(state) != saved["sha256"]:
             raise ValueError("its content does not match its hash")
         return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import itertools
@@ -14,29 +15,39 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from pini_jax.data import sources, templates
 from pini_jax.data.transforms import Augment
 from pini_jax.errors import InputError, did_you_mean
-from pini_jax.noise import generators
+from pini_jax.methods import registry
+from pini_jax.methods.method import Method
+from pini_jax.noise import sites
+from pini_jax.objective import BOUNDS, Objective
 
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """SGD for the trainables; the defaults are the released configuration.
+    """The optimiser of the trainables; the defaults are the released configuration.
 
     Attributes:
+        name: `sgd`, `adam` or `adamw`.
+        schedule: of the learning rate: `released` (an epoch of warm-up, then a cosine by epochs), `cosine` (by
+            steps), or `constant`.
         lr: learning rate after warm-up.
-        momentum: how much of the last update goes into the next.
-        weight_decay: pull towards zero, added to the gradient.
+        momentum: of SGD, how much of the last update goes into the next.
+        weight_decay: pull towards zero, added to the gradient, or with `adamw` to the update.
+        epsilon: of Adam.
         epochs: passes over the selected images.
-        warmup_lr: learning rate of the first epoch.
+        warmup_lr: learning rate of the first epoch, where the schedule has a warm-up.
     """
 
+    name: str = "sgd"
+    schedule: str = "released"
     lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    epsilon: float = 1e-8
     epochs: int = 100
     warmup_lr: float = 1e-5
 
@@ -44,7 +55,7 @@ class Optim:
 def _released_noise() -> dict[str, dict[str, Any]]:
     # With every option, so that the command line can set them.
     chosen = {"prompt_tokens": "table", "image_features": "cross_attention"}
-    return generators.with_defaults({site: {"generator": name} for site, name in chosen.items()})
+    return sites.with_defaults({site: {"generator": name} for site, name in chosen.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +78,12 @@ class Config:
         zero_shot_template: prompt of the zero-shot baseline, or a name, perhaps of an ensemble.
         shots: training images per class.
         seed: of the selection, the initialisation, the batches, the views and the noise.
-        noise: {site: {"generator": name, option: value}}; the sites and generators of `noise.generators.SITES`.
-        num_samples: k, draws of image noise per image and step.
+        method: `pini`, learned noise; or what it is compared with, a name of `methods.registry.METHODS`.
+        options: of a method other than `pini`; the fields of its class.
+        noise: {site: {"generator": name, option: value}}; the sites and generators of `noise.sites.SITES`. Of
+            `pini` alone.
+        objective: the loss.
+        num_samples: k, draws of noise per image and step; of the prompt's noise there is always one.
         batch_size: images per step.
         views: augmented copies of every image whose features are cached; 0 makes fresh ones every epoch.
         augment: the distribution of the training views.
@@ -95,7 +110,10 @@ class Config:
     zero_shot_template: str = "coop"
     shots: int = 16
     seed: int = 1
+    method: str = "pini"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     noise: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=_released_noise)
+    objective: Objective = Objective()
     num_samples: int = 1
     batch_size: int = 32
     views: int = 0
@@ -111,13 +129,22 @@ class Config:
 # Values that cannot be: (what is read, whether it is fine, what it must be).
 CHECKS = (
     ("shots", lambda c: c.shots >= 1, "at least 1"),
-    ("noise", lambda c: len(c.noise) > 0, "at least one site (zero-shot accuracy is in every result)"),
+    (
+        "noise",
+        lambda c: c.method != "pini" or len(c.noise) > 0,
+        "at least one site (plain CLIP is method='zero_shot', and in every result)",
+    ),
     ("num_samples", lambda c: c.num_samples >= 1, "at least 1"),
     (
         "num_samples",
-        lambda c: c.num_samples == 1 or "image_features" in c.noise,
-        "1 where no noise is drawn per image",
+        lambda c: c.num_samples == 1 or c.method != "pini" or bool(c.noise.keys() - {"prompt_tokens"}),
+        "1 where there is no noise but the prompt's",
     ),
+    ("objective.bound", lambda c: c.objective.bound in BOUNDS, "elbo or multi_sample"),
+    ("objective.kl_weight", lambda c: 0 <= c.objective.kl_weight < math.inf, "0 or more"),
+    ("objective.kl_scale", lambda c: 0 < c.objective.kl_scale < math.inf, "positive"),
+    ("objective.temperature", lambda c: 0 < c.objective.temperature < math.inf, "positive"),
+    ("objective.label_smoothing", lambda c: 0 <= c.objective.label_smoothing < 1, "in [0, 1)"),
     ("num_draws", lambda c: c.num_draws >= 1, "at least 1"),
     ("batch_size", lambda c: c.batch_size >= 1, "at least 1"),
     ("image_size", lambda c: c.image_size >= 0, "0 (the checkpoint's own) or more"),
@@ -139,15 +166,17 @@ CHECKS = (
         "empty where features are given, and images otherwise",
     ),
     (
-        "noise",
-        lambda c: not (c.dataset.startswith("features:") and "prompt_tokens" in c.noise),
-        "at image_features only where features are given: prompt_tokens needs the text tower",
-    ),
-    (
         "zero_shot_template",
         lambda c: c.zero_shot_template == "coop" or not c.dataset.startswith("features:"),
         "left alone where features are given: their text features are fixed",
     ),
+    ("optim.name", lambda c: c.optim.name in ("sgd", "adam", "adamw"), "sgd, adam or adamw"),
+    (
+        "optim.schedule",
+        lambda c: c.optim.schedule in ("released", "cosine", "constant"),
+        "released, cosine or constant",
+    ),
+    ("optim.epsilon", lambda c: 0 < c.optim.epsilon < math.inf, "positive"),
     ("optim.lr", lambda c: 0 < c.optim.lr < math.inf, "positive"),
     ("optim.warmup_lr", lambda c: 0 <= c.optim.warmup_lr < math.inf, "0 or more"),
     ("optim.momentum", lambda c: 0 <= c.optim.momentum < 1, "in [0, 1)"),
@@ -188,14 +217,38 @@ def take_argument(arguments: str, key: str) -> tuple[str, str]:
     return values[-1], ",".join("".join(pair) for pair in pairs if pair[0] != key)
 
 
+def with_method(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
+    """The same data and towers with another method, set as its paper has it, and else by default.
+
+    Its template is the zero-shot one's, unless its paper has one of its own.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    config = ml_collections.ConfigDict(config)
+    config.method, config.options = name, registry.options(name)
+    own = to_dict(Config())
+    for key in ("optim", "objective", "batch_size", "num_samples"):
+        config[key] = own[key]
+    if name != "pini":
+        config.noise, config.template = {}, config.zero_shot_template
+    config.update_from_flattened_dict(dict(registry.METHODS[name].paper))
+    return config
+
+
 def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_collections.ConfigDict:
     """Applies the `shots=4,optim.lr=0.01` of --config=configs/NAME.py:shots=4,optim.lr=0.01.
+
+    `method=NAME` comes first, and brings the settings of that method's paper.
 
     Raises:
         InputError: an argument is no key=value, or its key is unknown.
     """
+    given = [argument for argument in arguments.split(",") if argument]
+    if methods := [argument for argument in given if argument.startswith("method=")]:
+        config = with_method(config, methods[-1].partition("=")[2])
     known = flatten_dict(config.to_dict(), sep=".")
-    for argument in filter(None, arguments.split(",")):
+    for argument in given:
         key, equals, value = argument.partition("=")
         if not equals or key not in known:
             raise InputError(f"argument {argument!r} is no key=value of a known key{did_you_mean(key, known)}")
@@ -234,14 +287,43 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
         ]
     if problems:
         raise InputError("config: " + "; ".join(problems))
-    generators.build(config.noise)
+    config = dataclasses.replace(
+        config,
+        noise=config.noise if config.method == "pini" else {},
+        options=registry.with_defaults(config.method, config.options),
+    )
     for dataset in (config.dataset, *config.transfer):
         sources.of(dataset)
     for template in (config.template, config.zero_shot_template):
         templates.find(template, config.dataset)
-    if len(templates.find(config.template, config.dataset)) > 1:
-        raise InputError(f"config: template={config.template!r} must be one text: noise belongs to its tokens")
-    return dataclasses.replace(config, noise=generators.with_defaults(config.noise))
+    _check_needs(config)
+    return dataclasses.replace(config, noise=sites.with_defaults(config.noise))
+
+
+def make_method(config: Config, towers: registry.Towers = registry.NO_TOWERS) -> Method:
+    """The method of a config over these towers.
+
+    Raises:
+        InputError: an unknown method, site, generator or option.
+    """
+    return registry.build(config.method, config.options, config.noise, config.objective, towers)
+
+
+def _check_needs(config: Config) -> None:
+    """Raises InputError where the data do not have what the method needs."""
+    method = make_method(config)
+    if config.method == "pini" and not sites.build(config.noise):
+        raise InputError("config: noise has control=none at every site: plain CLIP is method='zero_shot'")
+    towers = method.needs & {"prompts", "pixels"}
+    if towers and config.dataset.startswith("features:"):
+        wanting = [site for site in config.noise if site not in ("text_features", "image_features")]
+        what = f"noise at {', '.join(wanting)}" if wanting else f"method={config.method!r}"
+        raise InputError(f"config: {what} needs the towers, and a feature pack has none")
+    if "prompts" in method.needs and len(templates.find(config.template, config.dataset)) > 1:
+        raise InputError(f"config: template={config.template!r} must be one text, whose tokens the method changes")
+    if method.is_per_class and (config.classes == "base" or config.transfer):
+        what = "a table of text_features" if config.method == "pini" else f"method={config.method!r}"
+        raise InputError(f"config: {what} belongs to the classes it was trained on: no others can be tested")
 
 
 class Member(NamedTuple):
@@ -263,6 +345,8 @@ class Member(NamedTuple):
 def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Member]:
     """The run of these settings; or, where `population` is {key: (value, ...), ...}, one of every combination.
 
+    An entry {title: {name: {key: value, ...}, ...}} of `population` has named values, each of several settings.
+
     Raises:
         InputError: all problems at once.
     """
@@ -274,6 +358,8 @@ def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Mem
     if not isinstance(population, Mapping):
         raise InputError(f"population={population!r} must be {{key: (value, ...), ...}}")
     for key, values in population.items():
+        if isinstance(values, Mapping) and values and all(isinstance(x, Mapping) for x in values.values()):
+            continue
         if key not in known:
             raise InputError(f"population has no key {key!r}{did_you_mean(str(key), known)}")
         if not isinstance(values, (tuple, list)) or not values or len(set(map(repr, values))) < len(values):
@@ -281,7 +367,21 @@ def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Mem
     combinations = [
         dict(zip(population, values, strict=True)) for values in itertools.product(*population.values())
     ]
-    return [Member(values, resolve(unflatten_dict(known | values, sep="."))) for values in combinations]
+    return [Member(values, resolve(_changed(one, population, values))) for values in combinations]
+
+
+def _changed(settings: Mapping, population: Mapping, values: Mapping[str, Any]) -> dict:
+    """The settings of one combination; what a named value sets takes the place of all that was there."""
+    changed = copy.deepcopy(dict(settings))
+    for title, value in values.items():
+        named = population[title]
+        for key, own in named[value].items() if isinstance(named, Mapping) else [(title, value)]:
+            *path, last = key.split(".")
+            branch = changed
+            for part in path:
+                branch = branch[part]
+            branch[last] = own
+    return changed
 
 
 def _value(config: Any, key: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,29 +12,48 @@ import jax
 import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
 from pini_jax import config as configs
 from pini_jax.config import Config
 from pini_jax.errors import InputError
-from pini_jax.noise.injector import Phi
+from pini_jax.methods.method import Variables
 
 KEY = "pini_jax"  # of the file's metadata
 
 
 class Exported(NamedTuple):
-    """A trained injector: its parameters, and what it was trained with."""
+    """A trained injector: what it knows, and what it was trained with."""
 
-    phi: dict
+    variables: Variables
     config: Config
     class_names: tuple[str, ...]
     clip_sha256: str
 
 
-def save(path: Path, phi: Phi, config: Config, class_names: Sequence[str], clip_sha256: str) -> None:
-    """Writes phi at once, with its config, its classes and the hash of the CLIP that it was trained on."""
-    tensors = {path: np.ascontiguousarray(leaf) for path, leaf in flatten_dict(phi, sep="/").items()}
+def save(path: Path, variables: Variables, config: Config, class_names: Sequence[str], clip_sha256: str) -> None:
+    """Writes variables at once, with their config, classes and the hash of the CLIP that they belong to."""
     described = {"config": configs.to_dict(config), "class_names": class_names, "clip_sha256": clip_sha256}
+    trees = {key: tree for key, tree in variables._asdict().items() if tree}
+    _write(path, flatten_dict(trees, sep="/"), described)
+
+
+def save_embeddings(
+    path: Path, embeddings: Float[np.ndarray, "c e"], logit_scale: float, class_names: Sequence[str]
+) -> None:
+    """Writes the classes' embeddings of unit norm: p(c | x) = softmax_c(logit_scale cos(V(x), embedding_c)).
+
+    For whatever serves a CLIP already: it needs nothing else of this project.
+    """
+    unit = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    _write(
+        path, {"embeddings": unit, "logit_scale": np.array(logit_scale, np.float32)}, {"class_names": class_names}
+    )
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping) -> None:
+    tensors = {key: np.asarray(array, order="C") for key, array in arrays.items()}
     if jax.process_index():
         return  # the first process writes for all
     partial = path.with_name(f".{path.name}.partial")
@@ -64,4 +83,6 @@ def load(path: Path) -> Exported:
         config, names, sha256 = (described[key] for key in ("config", "class_names", "clip_sha256"))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no injector: its metadata is damaged ({error!r})") from None
-    return Exported(unflatten_dict(tensors, sep="/"), configs.resolve(config), tuple(names), sha256)
+    trees = unflatten_dict(tensors, sep="/")
+    variables = Variables(trees.get("phi", {}), trees.get("buffers", {}))
+    return Exported(variables, configs.resolve(config), tuple(names), sha256)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pini_jax import config as configs
-from pini_jax import results, train
+from pini_jax import optim, results, train
 from pini_jax.config import Config, Member
 from pini_jax.errors import InputError
+from pini_jax.methods import registry
 
 
 def train_and_evaluate(members: Sequence[Member], workdir: Path) -> list[dict]:
@@ -27,6 +28,9 @@ def train_and_evaluate(members: Sequence[Member], workdir: Path) -> list[dict]:
     folders = {workdir / member.name: member.config for member in members}
     if len(folders) < len(members):
         raise InputError("population: two members have the same name")
+    if members[0].values:
+        workdir.mkdir(parents=True, exist_ok=True)
+        results.write(workdir / "population.json", {member.name: member.values for member in members})
     found = {folder: results.finished(config, folder) for folder, config in folders.items()}
     problems = []
     for group in _groups({folder: folders[folder] for folder, result in found.items() if result is None}):
@@ -35,7 +39,7 @@ def train_and_evaluate(members: Sequence[Member], workdir: Path) -> list[dict]:
         except InputError as error:
             problems.append(str(error))
     if problems:
-        raise InputError("; ".join(problems))
+        raise InputError("; ".join(dict.fromkeys(problems)))
     return [result for result in found.values() if result is not None]
 
 
@@ -43,6 +47,8 @@ def _groups(folders: dict[Path, Config]) -> list[dict[Path, Config]]:
     """Runs that differ in nothing but what a compiled step takes as its arguments."""
     groups: dict[str, dict[Path, Config]] = {}
     for folder, config in folders.items():
-        common = dataclasses.replace(config, shots=1, seed=0, optim=configs.Optim())
+        words = {word: getattr(config.optim, word) for word in optim.WORDS}
+        shots = config.shots if registry.METHODS[config.method].keeps_support else 1
+        common = dataclasses.replace(config, shots=shots, seed=0, optim=configs.Optim(**words))
         groups.setdefault(json.dumps(configs.to_dict(common), sort_keys=True), {})[folder] = config
     return list(groups.values())

@@ -16,29 +16,29 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import app, flags
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
+from pini_jax import config as configs
 from pini_jax import evaluate, export, mesh, runtime
-from pini_jax.clip import pretrained
+from pini_jax.clip import pretrained, zero_shot
 from pini_jax.config import Config
-from pini_jax.data import features, prompts, templates
-from pini_jax.data.records import Record, open_image
-from pini_jax.data.transforms import test_view
+from pini_jax.data import features, pixels, prompts, templates
+from pini_jax.data.records import Record
 from pini_jax.errors import InputError
-from pini_jax.noise import generators
-from pini_jax.noise.injector import Injector, Text
+from pini_jax.methods.method import Method, Text, Variables
+from pini_jax.methods.registry import Towers
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A frozen CLIP with a trained injector."""
+    """A frozen CLIP with a trained method."""
 
     class_names: tuple[str, ...]
     config: Config
     clip: pretrained.Pretrained
     encode: features.Encode
-    injector: Injector
-    phi: dict
+    method: Method
+    variables: Variables
     text: Text
 
     def __call__(self, images: Sequence[str | Path], mode: str = "mean") -> Float[np.ndarray, "b c"]:
@@ -50,19 +50,18 @@ class Classifier:
         if not images:
             return np.zeros((0, len(self.class_names)), np.float32)
         records = [Record(str(path), Path(path), label=-1) for path in images]
-        views = [test_view(open_image(record), self.clip.preprocessing) for record in records]
-        encoded = np.asarray(self.encode(self.clip.preprocessing.normalise(np.stack(views))))
-        log_probabilities = evaluate.predict(
-            self.injector,
-            self.phi,
+        views = pixels.Views(records, self.clip.preprocessing)[np.arange(len(records))]
+        predicted = evaluate.predict(
+            self.method,
+            self.variables,
             self.clip.theta,
             self.text,
-            encoded,
+            views if "pixels" in self.method.needs else np.asarray(self.encode(views)),
             mode,
             self.config.num_draws,
             self.config.seed,
         )
-        return np.exp(log_probabilities)
+        return np.exp(predicted.log_probabilities)
 
 
 def load(path: str | Path) -> Classifier:
@@ -87,13 +86,28 @@ def load(path: str | Path) -> Classifier:
     clip = pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, devices)
     if clip.fingerprint != exported.clip_sha256:
         raise InputError(f"{path} was trained on other weights than {config.clip} holds now")
-    injector = Injector(clip.text_tower, generators.build(config.noise))
-    (template,) = templates.find(config.template, config.dataset)
-    sizes = clip.text_tower.sizes
-    built = prompts.build(clip.tokenizer, template, exported.class_names, sizes)
-    text = prompts.lay_out(built, sizes, shards=1)
+    method = configs.make_method(config, Towers(clip.text_tower, clip.image_tower))
+    text = _texts(config, clip, exported.class_names, "prompts" in method.needs)
     encode = features.make_encoder(clip, devices)
-    return Classifier(exported.class_names, config, clip, encode, injector, exported.phi, text)
+    return Classifier(exported.class_names, config, clip, encode, method, exported.variables, text)
+
+
+def _texts(config: Config, clip: pretrained.Pretrained, class_names: Sequence[str], to_encode: bool) -> Text:
+    """The classes as in training: prompts with plain CLIP's zero-shot features beside them, or features alone."""
+    tower, theta = clip.text_tower, clip.theta
+
+    def build(template: str) -> prompts.Prompts:
+        built = prompts.build(clip.tokenizer, template, class_names, tower.sizes)
+        return prompts.lay_out(built, tower.sizes, shards=1)
+
+    def encode(name: str) -> Float[Array, "1 c e"]:
+        templated = [build(template) for template in templates.find(name, config.dataset)]
+        return zero_shot.ensemble([zero_shot.encode_classes(tower, theta, one) for one in templated])
+
+    if not to_encode:
+        return Text(encode(config.template))
+    (template,) = templates.find(config.template, config.dataset)
+    return Text(encode(config.zero_shot_template), build(template))
 
 
 def main(argv: Sequence[str]) -> None:

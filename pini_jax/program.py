@@ -8,17 +8,16 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pini_jax import mesh as meshes
-from pini_jax.data.prompts import Prompts
-from pini_jax.noise.injector import Injector, Text
-from pini_jax.objective import Objective
-from pini_jax.step import Batch, Constants, TrainState, train_step
+from pini_jax.methods.method import Batch, Method, Text
+from pini_jax.objective import Parts
+from pini_jax.step import Constants, TrainState, train_step
 
 MEMORY = Path("/proc/meminfo")  # of Linux
 # What of the memory at hand a step may fill.
@@ -40,7 +39,7 @@ class Frozen(NamedTuple):
     """What a step reads and never changes: the same for all lanes."""
 
     mesh: jax.sharding.Mesh
-    injector: Injector
+    method: Method
     num_samples: int
     remat: str
     theta: dict
@@ -58,7 +57,7 @@ class Step(NamedTuple):
     compiled: Callable
     temporary_bytes: int
 
-    def __call__(self, lanes: Lanes, batch: Batch) -> tuple[Lanes, Objective]:
+    def __call__(self, lanes: Lanes, batch: Batch) -> tuple[Lanes, Parts]:
         return self.compiled(lanes, self.frozen.theta, self.frozen.text, batch)
 
 
@@ -76,8 +75,8 @@ def stack_batches(mesh: jax.sharding.Mesh, batches: Sequence[Batch], size: int) 
         return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1), mode="edge")
 
     filled = [
-        Batch(fill(features), fill(labels), np.pad(weights, (0, size - len(weights))))
-        for features, labels, weights in batches
+        Batch(fill(images), fill(labels), np.pad(weights, (0, size - len(weights))))
+        for images, labels, weights in batches
     ]
     return meshes.shard(mesh, jax.tree.map(lambda *leaves: np.stack(leaves), *filled), axis=1)
 
@@ -104,17 +103,21 @@ def compile_step(frozen: Frozen, lanes: Lanes, batch: Batch) -> Step:
 
     Layers are kept for the way back where that fits the memory at hand, and else computed again.
     """
-    tower = frozen.injector.text_tower
     remat = frozen.remat == "always"
-    if frozen.remat == "auto" and isinstance(frozen.text, Prompts):
-        remat = width(lanes) * kept_bytes(frozen.injector, frozen.text) > _room()
-    injector = dataclasses.replace(frozen.injector, text_tower=tower and tower.clone(remat=remat))
+    if frozen.remat == "auto":
+        images = frozen.num_samples * batch.labels.shape[-1]
+        remat = width(lanes) * kept_bytes(frozen.method, frozen.text, images) > _room()
+    method = dataclasses.replace(
+        frozen.method,
+        text_tower=_with_remat(frozen.method.text_tower, remat),
+        image_tower=_with_remat(frozen.method.image_tower, remat),
+    )
 
-    def one(lane: Lanes, theta: dict, text: Text, batch: Batch) -> tuple[Lanes, Objective]:
-        state, parts = train_step(injector, frozen.num_samples, lane.states, theta, text, batch, lane.constants)
+    def one(lane: Lanes, theta: dict, text: Text, batch: Batch) -> tuple[Lanes, Parts]:
+        state, parts = train_step(method, frozen.num_samples, lane.states, theta, text, batch, lane.constants)
         return Lanes(state, lane.constants), parts
 
-    def step(lanes: Lanes, theta: dict, text: Text, batch: Batch) -> tuple[Lanes, Objective]:
+    def step(lanes: Lanes, theta: dict, text: Text, batch: Batch) -> tuple[Lanes, Parts]:
         if len(batch.labels) > 1:
             return jax.vmap(one, in_axes=(0, None, None, 0))(lanes, theta, text, batch)
         # A run alone has no lanes to compute over.
@@ -128,14 +131,29 @@ def compile_step(frozen: Frozen, lanes: Lanes, batch: Batch) -> Step:
     return Step(frozen, compiled, memory.temp_size_in_bytes if memory else 0)
 
 
-def kept_bytes(injector: Injector, prompts: Prompts) -> int:
-    """About what the way back needs, on all devices: per token and layer 9 widths, and 4 of the MLP."""
-    tower = injector.text_tower
-    if tower is None:
-        return 0
+def _with_remat(tower: Any, remat: bool) -> Any:
+    """The tower that computes its layers again, if it is one of equal layers."""
+    return tower.clone(remat=remat) if hasattr(tower, "remat") else tower
+
+
+def kept_bytes(method: Method, text: Text, images: int) -> int:
+    """About what the way back needs, on all devices: per token and layer 9 widths, and 4 of the MLP.
+
+    Args:
+        images: in a step, every draw counted.
+    """
+    total = 0
+    if (prompts := text.prompts) is not None:
+        tokens = prompts.suffix.size + len(prompts.start) + len(prompts.prefix)
+        total += tokens * _bytes_of_token(method.text_tower)
+    if "pixels" in method.needs and hasattr(method.image_tower, "remat"):
+        total += images * (method.image_tower.sizes.num_patches + 1) * _bytes_of_token(method.image_tower)
+    return total
+
+
+def _bytes_of_token(tower: Any) -> int:
     sizes = tower.sizes.transformer
-    tokens = prompts.suffix.size + len(prompts.start) + len(prompts.prefix)
-    return tokens * sizes.layers * (9 * sizes.width + 4 * sizes.mlp_width) * jnp.dtype(tower.dtype).itemsize
+    return sizes.layers * (9 * sizes.width + 4 * sizes.mlp_width) * jnp.dtype(tower.dtype).itemsize
 
 
 def _room() -> float:

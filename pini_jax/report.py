@@ -1,15 +1,57 @@
-"""Result files to tables."""
+"""Result files to tables and figures: python -m pini_jax.report runs/sweep [runs/other ...] [--output=FOLDER].
+
+Reads every run below the folders, and writes report.md and PNG files to `output` (the first folder's `report`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from absl import app, flags
 
+from pini_jax import runtime
+from pini_jax.collection import Entry, by_label, by_shots, read
+from pini_jax.errors import InputError
 from pini_jax.evaluate import MODES
 
 ROW = "  {:<24}{:>10}{:>9}{:>9}"
 UNSEEN = "  {:<24}{:>10}{:>9}{:>9}{:>9}"
+
+
+def markdown(entries: Sequence[Entry]) -> str:
+    """Tables over labels and shots: accuracy by prediction mode, and usable information.
+
+    Mean +- standard deviation over seeds; the last column is the mean over shots.
+    """
+    random = any(x.result["test"]["mean"] != x.result["test"]["marginal"] for x in entries)
+    groups = by_label(entries)
+    tables = []
+    for mode in MODES if random else MODES[:1]:
+        rows = {"zero-shot": by_shots(entries, "zero_shot", "accuracy")}
+        rows |= {label: by_shots(group, "test", mode, "accuracy") for label, group in groups.items()}
+        tables.append(
+            _shots_table(f"accuracy, % ({mode})" if random else "accuracy, %", rows, scale=100, digits=1)
+        )
+    rows = {label: by_shots(group, "information", "usable_information") for label, group in groups.items()}
+    tables.append(_shots_table("usable information, nats", rows, scale=1, digits=2))
+    return "\n\n".join(tables)
+
+
+def _shots_table(title: str, rows: Mapping[str, Mapping[int, list[float]]], scale: float, digits: int) -> str:
+    shots = sorted({k for row in rows.values() for k in row})
+    lines = [f"| {title} | " + " | ".join(map(str, shots)) + " | mean |", "|---|" + "---|" * (len(shots) + 1)]
+    for label, row in rows.items():
+        cells = []
+        for k in shots:
+            values = scale * np.array(row.get(k, []))
+            spread = f" +- {values.std():.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean() + 0.0:.{digits}f}{spread}" if len(values) else "-")
+        means = [scale * np.mean(row[k]) for k in shots if k in row]
+        whole = f"{np.mean(means):.{digits}f}" if len(means) == len(shots) else ""
+        lines.append(f"| {label} | " + " | ".join(cells) + f" | {whole} |")
+    return "\n".join(lines)
 
 
 def _row(name: str, metrics: Mapping) -> str:
@@ -18,13 +60,13 @@ def _row(name: str, metrics: Mapping) -> str:
 
 def table(result: Mapping, num_draws: int) -> str:
     """A run's result as a small table: zero-shot CLIP, then the trained noise by prediction mode."""
-    rows = {
-        "zero-shot CLIP": result["zero_shot"],
-        "PiNI, mean noise": result["test"]["mean"],
-        "PiNI, one sample": result["test"]["sample"],
-        f"PiNI, {num_draws} samples": result["test"]["marginal"],
-    }
-    seconds = result["seconds"]
+    rows = {"zero-shot CLIP": result["zero_shot"]}
+    if result["method"] == "pini":
+        titles = "PiNI, mean noise", "PiNI, one sample", f"PiNI, {num_draws} samples"
+        rows |= {title: result["test"][mode] for title, mode in zip(titles, MODES, strict=True)}
+    else:
+        rows[result["method"]] = result["test"]["mean"]
+    seconds, information = result["seconds"], result["information"]
     return "\n".join(
         [
             "",
@@ -33,6 +75,8 @@ def table(result: Mapping, num_draws: int) -> str:
             ROW.format("", "accuracy", "NLL", "ECE"),
             *(_row(name, metrics) for name, metrics in rows.items()),
             *_unseen(result),
+            f"  usable information {information['usable_information']:+.3f} nats, "
+            f"H(T) - H(T|E) {information['mutual_information']:+.3f} (+- {information['standard_error']:.3f})",
             f"  {result['trainable_parameters']:,} trained parameters, "
             f"checkpoint of {result['checkpoint_bytes'] / 1e6:.2f} MB",
             f"  {result['steps']:,} steps, {result['steps_per_second']:.0f} per second; seconds: "
@@ -92,3 +136,27 @@ def _unseen_means(group: Sequence[Mapping]) -> list[str]:
 
 def _mean_and_spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.1%} +- {100 * np.std(values):.1f}"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes report.md and the figures, and prints the tables."""
+    runtime.prepare()
+    folders = [Path(name) for name in argv[1:]]
+    with runtime.errors_as_lines():
+        from pini_jax import figures  # matplotlib: only what draws waits for it
+
+        if not folders:
+            raise InputError("name one folder of runs or more")
+        entries = read(folders)
+        output = Path(flags.FLAGS.output or folders[0] / "report")
+        output.mkdir(parents=True, exist_ok=True)
+        text = markdown(entries)
+        drawn = figures.draw(entries, output)
+        (output / "report.md").write_text(text + "\n\n" + "\n".join(f"![]({name})" for name in drawn) + "\n")
+    print(text)
+    print(f"\n{output / 'report.md'} with {', '.join(drawn)}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output", "", "Folder of report.md and the figures.")
+    app.run(main)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from pini_jax import backbone as backbones
 from pini_jax import config as configs
@@ -18,9 +19,10 @@ from pini_jax.config import Config
 from pini_jax.data import classes, fewshot, records, sources, splits
 from pini_jax.data.batches import Batches
 from pini_jax.errors import InputError
-from pini_jax.noise import generators
-from pini_jax.noise.injector import Injector, Text
-from pini_jax.step import Batch, Constants, TrainState, init_state
+from pini_jax.evaluate import Images
+from pini_jax.methods.method import NO_SUPPORT, Batch, Method, Support, Text
+from pini_jax.methods.registry import Towers
+from pini_jax.step import Constants, TrainState, init_state
 
 LOG = logging.getLogger(__name__)
 Reader = Callable[[int], Batch]
@@ -31,8 +33,8 @@ class Task(NamedTuple):
 
     Attributes:
         data: its test images are what is classified.
-        text: what the noise is added to.
-        zero_shot: the texts of plain CLIP.
+        text: what the method reads.
+        zero_shot: what plain CLIP does.
     """
 
     data: records.Dataset
@@ -54,7 +56,7 @@ class Shared(NamedTuple):
     whole: records.Dataset
     task: Task
     others: dict[str, Task]
-    injector: Injector
+    method: Method
 
 
 class Run(NamedTuple):
@@ -72,8 +74,8 @@ class Run(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole training."""
-        return self.config.optim.epochs * self.batches.per_epoch
+        """Steps of the whole training; none where `init` solves for all that is to be learned."""
+        return 0 if self.shared.method.is_fitted else self.config.optim.epochs * self.batches.per_epoch
 
     @property
     def constants(self) -> Constants:
@@ -101,7 +103,7 @@ def share(config: Config) -> Shared:
         whole=data[config.dataset],
         task=make_task(config, backbone, trained),
         others={name: make_task(config, backbone, dataset) for name, dataset in unseen.items()},
-        injector=Injector(backbone.text_tower, generators.build(config.noise)),
+        method=configs.make_method(config, Towers(backbone.text_tower, backbone.image_tower)),
     )
 
 
@@ -119,14 +121,15 @@ def select(config: Config, whole: records.Dataset) -> tuple[records.Dataset, dic
 
 
 def make_task(config: Config, backbone: Backbone, data: records.Dataset) -> Task:
-    """The noise keeps the template that it was trained with, to whose tokens it belongs.
+    """A method keeps the template that it was trained with: its noise belongs to those tokens.
 
-    Texts that no noise goes into are encoded once and for all.
+    Texts that it does not encode itself are encoded once and for all.
     """
     text = backbone.text(config.template, config.dataset, data.class_names)
-    zero_shot = backbone.text(config.zero_shot_template, data.name, data.class_names)
-    noised = "prompt_tokens" in config.noise
-    return Task(data, text if noised else backbone.encode_text(text), backbone.encode_text(zero_shot))
+    zero_shot = Text(backbone.encode_text(backbone.text(config.zero_shot_template, data.name, data.class_names)))
+    if "prompts" in configs.make_method(config).needs:
+        return Task(data, Text(zero_shot.features, prompts=text), zero_shot)
+    return Task(data, Text(backbone.encode_text(text)), zero_shot)
 
 
 def plan(config: Config, workdir: Path, shared: Shared) -> Run:
@@ -177,7 +180,7 @@ def describe(run: Run) -> dict:
         "dataset": config.dataset,
         "clip": config.clip,
         "clip_sha256": run.shared.backbone.fingerprint,
-        "method": "pini",
+        "method": config.method,
         "shots": config.shots,
         "seed": config.seed,
         "selection_sha256": selection_hash(run.data),
@@ -191,19 +194,40 @@ def describe(run: Run) -> dict:
 def initial_state(run: Run) -> TrainState:
     """The state before the first step, on every device."""
     shared = run.shared
-    state = jax.jit(init_state, static_argnums=0)(shared.injector, shared.task.text, run.constants)
+    theta, text = shared.backbone.theta, shared.task.text
+    state = jax.jit(init_state, static_argnums=0)(shared.method, theta, text, run.constants, support(run))
     return mesh.replicate(shared.mesh, state)
 
 
-def batch_reader(run: Run) -> Reader:
-    """step -> its batch of features: from the cached views, or of fresh ones."""
+def support(run: Run) -> Support:
+    """Features of the selection, where a method starts from them: of cached views, or else of evaluation."""
+    if "support" not in run.shared.method.needs:
+        return NO_SUPPORT
     backbone, selection = run.shared.backbone, run.data.train
-    labels = np.array([record.label for record in selection], np.int32)
-    cached = backbone.views(run.config, selection)
+    views = backbone.views(run.config, selection) or [backbone.encode(selection)]
+    return Support(np.stack(views), _labels(selection))
+
+
+def _labels(selection: Sequence[records.Record]) -> Int[np.ndarray, "m"]:
+    return np.array([record.label for record in selection], np.int32)
+
+
+def batch_reader(run: Run) -> Reader:
+    """step -> its batch of features or pixels: from the cached views, or of fresh ones."""
+    backbone, selection, config = run.shared.backbone, run.data.train, run.config
+    labels = _labels(selection)
+    cached: Sequence[Images]
+    reads_pixels = "pixels" in run.shared.method.needs
+    if reads_pixels:
+        backbone.check([selection])
+        cached = [backbone.pixels(selection, config, view).held() for view in range(config.views)]
+    else:
+        cached = backbone.views(config, selection)
+    fresh = backbone.pixels if reads_pixels else backbone.fresh
 
     def read(step: int) -> Batch:
         view, images, weights = run.batches.at(step)
-        found = cached[view][images] if cached else backbone.fresh(run.config, selection, view, images)
-        return Batch(np.asarray(found), labels[images], weights)
+        found = cached[view] if cached else fresh(selection, config, view)
+        return Batch(np.asarray(found[images]), labels[images], weights)
 
     return read

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import absl.logging
 import jax
 from absl import flags
 
 from pini_jax.errors import InputError, last_line
+
+_interrupted = False
 
 
 def cache_folder() -> Path:
@@ -54,11 +59,25 @@ def prepare() -> None:
     # Nor do coroutines that a damaged or unwritable checkpoint stopped have more to say.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda unraisable: None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _remember_interrupt)
     ours = logging.getLogger("pini_jax")
     ours.setLevel(logging.INFO)
     ours.propagate = False  # absl's handler would print every line again
     if not ours.handlers:
         ours.addHandler(logging.StreamHandler())
+
+
+def _remember_interrupt(*_) -> NoReturn:
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raises an interrupt once more that was lost: a callback of JAX that it meets while compiling swallows it."""
+    if _interrupted:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

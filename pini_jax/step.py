@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from pini_jax import optim, rng
 from pini_jax.config import Optim
+from pini_jax.methods.method import NO_SUPPORT, Batch, Method, Support, Text, Variables
 from pini_jax.noise.gaussian import Draw, draw_batch
-from pini_jax.noise.injector import Injector, Text
-from pini_jax.objective import Objective, objective
+from pini_jax.objective import Parts
 
 Numbers = Any  # of the host, or on a device
 
@@ -23,16 +23,14 @@ class TrainState(NamedTuple):
     """All that training changes. No key: it follows from the seed and the step."""
 
     step: Int[Array, ""]
-    phi: dict
+    phi: Mapping
     opt_state: optax.OptState
+    buffers: Mapping = {}
 
-
-class Batch(NamedTuple):
-    """Image features (un-normalised), labels, and weights: 1 for an image that counts, 0 for padding."""
-
-    features: Float[Numbers, "b e"]
-    labels: Int[Numbers, "b"]
-    weights: Float[Numbers, "b"]
+    @property
+    def variables(self) -> Variables:
+        """What the method knows."""
+        return Variables(self.phi, self.buffers)
 
 
 class Constants(NamedTuple):
@@ -53,43 +51,44 @@ class Constants(NamedTuple):
         return optim.optimiser(self.optim, self.steps_per_epoch)
 
 
-def init_state(injector: Injector, text: Text, constants: Constants) -> TrainState:
+def init_state(
+    method: Method, theta: Mapping, text: Text, constants: Constants, support: Support = NO_SUPPORT
+) -> TrainState:
     """The state before the first step."""
-    phi = injector.init(rng.stream(constants.root, "init"), text)
-    return TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser.init(phi))
+    phi, buffers = method.init(rng.stream(constants.root, "init"), theta, text, support)
+    return TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser.init(phi), buffers)
 
 
 def train_step(
-    injector: Injector,
+    method: Method,
     num_samples: int,
     state: TrainState,
     theta: Mapping,
     text: Text,
     batch: Batch,
     constants: Constants,
-) -> tuple[TrainState, Objective]:
-    """phi <- phi - optimiser(grad_phi objective): one draw of text noise, `num_samples` of image noise."""
+) -> tuple[TrainState, Parts]:
+    """phi <- phi - optimiser(grad_phi loss), with `num_samples` draws of the noise, but one of the prompt's."""
     key = rng.stream(constants.root, "train", state.step)
-    draw = draw_batch(key, len(batch.labels), num_samples)
-    return update(injector, constants.optimiser, state, theta, text, batch, draw)
+    draw = draw_batch(key, len(batch.labels), method.num_draws(num_samples))
+    return update(method, constants.optimiser, state, theta, text, batch, draw)
 
 
 def update(
-    injector: Injector,
+    method: Method,
     optimiser: optax.GradientTransformation,
     state: TrainState,
     theta: Mapping,
     text: Text,
     batch: Batch,
     draw: Draw,
-) -> tuple[TrainState, Objective]:
+) -> tuple[TrainState, Parts]:
     """The step given its draws; `theta` is an argument that gets no gradient, so it cannot change."""
 
-    def loss(phi: dict) -> tuple[Array, Objective]:
-        logits = injector.logits(phi, theta, text, batch.features, draw)
-        parts = objective(logits, batch.labels, batch.weights)
-        return parts.loss, parts
+    def loss(phi: Mapping) -> tuple[Array, tuple[Parts, Mapping]]:
+        parts, buffers = method.loss(Variables(phi, state.buffers), theta, text, batch, draw)
+        return parts.loss, (parts, buffers)
 
-    gradient, parts = jax.grad(loss, has_aux=True)(state.phi)
+    gradient, (parts, buffers) = jax.grad(loss, has_aux=True)(state.phi)
     updates, opt_state = optimiser.update(gradient, state.opt_state, state.phi)
-    return TrainState(state.step + 1, optax.apply_updates(state.phi, updates), opt_state), parts
+    return TrainState(state.step + 1, optax.apply_updates(state.phi, updates), opt_state, buffers), parts

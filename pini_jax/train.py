@@ -14,18 +14,20 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from tqdm import tqdm
 
-from pini_jax import checkpoint, evaluate, export, metrics, program, results
+from pini_jax import checkpoint, evaluate, export, metrics, program, results, runtime
+from pini_jax import mesh as meshes
 from pini_jax.config import Config
 from pini_jax.data import records
 from pini_jax.errors import InputError
+from pini_jax.evaluate import Images, Predictions
 from pini_jax.ledger import Ledger
-from pini_jax.noise.injector import Injector, Text
+from pini_jax.methods.method import Batch, Method, Text, Variables
 from pini_jax.program import Frozen, Lanes, Step
 from pini_jax.run import Reader, Run, Task, batch_reader, claim, describe, initial_state, plan, share
-from pini_jax.step import Batch, Constants, TrainState
+from pini_jax.step import Constants, TrainState
 from pini_jax.timetable import Turn, num_lanes, timetable
 
 PREFETCH = 4
@@ -33,7 +35,7 @@ LOG = logging.getLogger(__name__)
 
 
 def train_and_evaluate(config: Config, workdir: Path) -> dict:
-    """Trains the noise of `config`, evaluates it, and returns what it writes to result.json.
+    """Trains the method of `config`, evaluates it, and returns what it writes to result.json.
 
     Run again in the same folder it goes on from the last checkpoint; a finished run is not repeated.
 
@@ -65,10 +67,10 @@ def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict]:
             for run in runs:
                 claim(run)
             entries = [Entry(run, read, stack.enter_context(Ledger(run, state))) for run, read, state in inputs]
-        LOG.info("compiling")
         with clock.phase("compile"):
-            step, lanes = compile_lanes(entries)
-        train(entries, step, lanes)
+            compiled = compile_lanes(entries) if any(entry.span for entry in entries) else None
+        if compiled is not None:
+            train(entries, *compiled)
     LOG.info("evaluating")
     found = {entry.run.workdir: finish(entry, clock.seconds) for entry in entries if entry.ledger.problem is None}
     if problems := [entry.ledger.problem for entry in entries if entry.ledger.problem is not None]:
@@ -98,9 +100,8 @@ def finish(entry: Entry, seconds: Mapping[str, float]) -> dict:
     """Evaluates what a run has learned, and writes injector.safetensors and result.json."""
     run, ledger, clock = entry.run, entry.ledger, results.Clock()
     with clock.phase("evaluate"):
-        evaluated = evaluate_run(run, ledger.state.phi)
-    fingerprint, file = run.shared.backbone.fingerprint, run.workdir / "injector.safetensors"
-    export.save(file, ledger.state.phi, run.config, run.data.class_names, fingerprint)
+        evaluated = evaluate_run(run, ledger.state.variables)
+    export_run(run, ledger.state.variables)
     result = describe(run) | evaluated
     result |= {
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(ledger.state.phi)),
@@ -114,6 +115,18 @@ def finish(entry: Entry, seconds: Mapping[str, float]) -> dict:
     return result
 
 
+def export_run(run: Run, variables: Variables) -> None:
+    """Writes injector.safetensors; and the classes' embeddings, where they and plain image features are enough."""
+    shared, names = run.shared, run.data.class_names
+    theta, fingerprint = shared.backbone.theta, shared.backbone.fingerprint
+    export.save(run.workdir / "injector.safetensors", variables, run.config, names, fingerprint)
+    if not shared.method.moves_images:
+        adapted = shared.method.adapt(variables, theta)
+        embeddings = evaluate.encode_text(shared.method, variables, adapted, shared.task.text)[0]
+        scale = float(np.exp(theta["logit_scale"]))
+        export.save_embeddings(run.workdir / "classes.safetensors", meshes.fetch(embeddings), scale, names)
+
+
 # ------------------------------------------------------------------------------------------------ training
 
 
@@ -121,7 +134,7 @@ def compile_for(entries: Sequence[Entry], first: Sequence[int]) -> tuple[Step, L
     """The step of as many lanes as there are numbers of runs in `first`, with their lanes and batches."""
     shared, config = entries[0].run.shared, entries[0].run.config
     theta, text = shared.backbone.theta, shared.task.text
-    frozen = Frozen(shared.mesh, shared.injector, config.num_samples, config.remat, theta, text)
+    frozen = Frozen(shared.mesh, shared.method, config.num_samples, config.remat, theta, text)
     lanes = program.stack(shared.mesh, [entries[i].lane for i in first])
     batch = read_batches(entries, [Turn(i, entries[i].ledger.start, opens=True) for i in first])
     return program.compile_step(frozen, lanes, batch), lanes, batch
@@ -129,6 +142,7 @@ def compile_for(entries: Sequence[Entry], first: Sequence[int]) -> tuple[Step, L
 
 def compile_lanes(entries: Sequence[Entry]) -> tuple[Step, Lanes]:
     """The compiled step and the lanes that it starts with: as many as take a run's step in the least time."""
+    LOG.info("compiling")
     spans = [entry.span for entry in entries]
 
     def compiled(width: int) -> tuple[Step, Lanes, Batch]:
@@ -168,6 +182,7 @@ def train(entries: Sequence[Entry], step: Step, lanes: Lanes) -> None:
                     lanes = program.replace(lanes, lane, program.stack(mesh, [entries[turn.run].lane]))
             if all(turn is None or entries[turn.run].ledger.problem for turn in turns):
                 continue
+            runtime.raise_if_interrupted()
             lanes, parts = step(lanes, batch)
             bar.update(sum(turn is not None for turn in turns))
             for lane, turn in enumerate(turns):
@@ -208,9 +223,10 @@ def prefetch(
 
 
 class Split(NamedTuple):
-    """Images to classify: their features and labels."""
+    """Images to classify, as the method and plain CLIP read them, and their labels."""
 
-    features: Float[np.ndarray, "b e"]
+    images: Images
+    features: Images
     labels: Int[np.ndarray, "b"]
 
 
@@ -221,37 +237,47 @@ def to_classify(run: Run) -> dict[str, Sequence[records.Record]]:
     return {name: images for name, images in found.items() if images}
 
 
-def encode_splits(run: Run) -> dict[str, Split]:
-    """Features and labels of all that is classified."""
-    return {
-        name: Split(run.shared.backbone.encode(images), np.array([record.label for record in images]))
-        for name, images in to_classify(run).items()
-    }
+def read_splits(run: Run) -> dict[str, Split]:
+    """All that is classified."""
+    backbone, found = run.shared.backbone, {}
+    for name, images in to_classify(run).items():
+        features = backbone.encode(images)
+        reads_pixels = "pixels" in run.shared.method.needs
+        read = backbone.pixels(images, None, 0) if reads_pixels else features
+        found[name] = Split(read, features, np.array([record.label for record in images]))
+    return found
 
 
-def evaluate_run(run: Run, phi: dict) -> dict:
-    """Metrics of plain CLIP and of the noise on the test images, on the validation images, and on other tasks."""
-    shared, splits = run.shared, encode_splits(run)
-    plain = Injector(shared.backbone.text_tower)
+def evaluate_run(run: Run, variables: Variables) -> dict:
+    """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks."""
+    shared, splits = run.shared, read_splits(run)
 
-    def zero_shot(task: Task, split: Split) -> dict:
-        return measure(run, plain, {}, task.zero_shot, split, "mean")
-
-    def noise(task: Task, split: Split) -> dict:
-        return {mode: measure(run, shared.injector, phi, task.text, split, mode) for mode in evaluate.MODES}
-
-    result: dict = {
-        "zero_shot": zero_shot(shared.task, splits["test"]),
-        "test": noise(shared.task, splits["test"]),
-        "val": noise(shared.task, splits["val"]) if "val" in splits else None,
-    }
-    unseen = {
-        name: {
-            "num_classes": len(task.data.class_names),
-            "num_test": len(task.data.test),
-            "zero_shot": zero_shot(task, splits[name]),
-            "test": noise(task, splits[name]),
+    def measure(task: Task, split: Split) -> dict:
+        zero_shot = predict(run, Method(), Variables({}), task.zero_shot, split.features, "mean")
+        found = {
+            mode: predict(run, shared.method, variables, task.text, split.images, mode)
+            for mode in (evaluate.MODES if shared.method.is_random else evaluate.MODES[:1])
         }
+        found |= {mode: found["mean"] for mode in evaluate.MODES if mode not in found}
+        expected = found["marginal"].expected
+        return {
+            "zero_shot": metrics.metrics(zero_shot.log_probabilities, split.labels)._asdict(),
+            "test": {
+                mode: metrics.metrics(predicted.log_probabilities, split.labels)._asdict()
+                for mode, predicted in found.items()
+            },
+            "information": metrics.information(zero_shot.log_probabilities, expected, split.labels)._asdict(),
+            "reliability": {
+                name: of_confidence(predicted, split.labels)
+                for name, predicted in (("zero_shot", zero_shot), *found.items())
+            },
+        }
+
+    result: dict = measure(shared.task, splits["test"])
+    result["val"] = measure(shared.task, splits["val"])["test"] if "val" in splits else None
+    unseen = {
+        name: {"num_classes": len(task.data.class_names), "num_test": len(task.data.test)}
+        | measure(task, splits[name])
         for name, task in shared.others.items()
     }
     if unseen:
@@ -261,6 +287,12 @@ def evaluate_run(run: Run, phi: dict) -> dict:
     return result
 
 
+def of_confidence(predicted: Predictions, labels: Int[np.ndarray, "b"]) -> dict:
+    """What a reliability diagram shows."""
+    log_p = predicted.log_probabilities
+    return metrics.reliability(np.exp(log_p.max(-1)), log_p.argmax(-1) == labels)._asdict()
+
+
 def harmonic_means(base: dict, new: dict) -> dict:
     """2 / (1 / base + 1 / new) of the accuracies, of plain CLIP and by prediction mode."""
     pairs = {"zero_shot": (base["zero_shot"], new["zero_shot"])}
@@ -268,18 +300,11 @@ def harmonic_means(base: dict, new: dict) -> dict:
     return {name: statistics.harmonic_mean([x["accuracy"] for x in pair]) for name, pair in pairs.items()}
 
 
-def measure(run: Run, injector: Injector, phi: dict, text: Text, split: Split, mode: str) -> dict:
-    """Metrics of a split."""
-    config, shared = run.config, run.shared
-    predicted = evaluate.predict(
-        injector,
-        phi,
-        shared.backbone.theta,
-        text,
-        split.features,
-        mode,
-        config.num_draws,
-        config.seed,
-        mesh=shared.mesh,
+def predict(run: Run, method: Method, variables: Variables, text: Text, images: Images, mode: str) -> Predictions:
+    """Of a split, with the run's draws and devices."""
+    theta, config = run.shared.backbone.theta, run.config
+    return evaluate.predict(
+        *(method, variables, theta, text, images, mode),
+        *(config.num_draws, config.seed),
+        mesh=run.shared.mesh,
     )
-    return metrics.metrics(predicted, split.labels)._asdict()

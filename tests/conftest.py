@@ -38,6 +38,12 @@ def prompts():
 
 
 @pytest.fixture(scope="session")
+def text():
+    """The classes of these prompts."""
+    return tiny_clips.make_text()
+
+
+@pytest.fixture(scope="session")
 def injector():
     """The released method on it."""
     return tiny_clips.make_injector()

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks import encode, inputs, random_clip, step, timing
-from pini_jax.clip import pretrained, tokenizer, towers
+from pini_jax.clip import pretrained, tokenizer, towers, zero_shot
 from pini_jax.clip.architecture import Architecture, Image, Text, Transformer
 from pini_jax.data import coop, prompts, templates
-from pini_jax.noise.injector import Injector
 
 TINY = Architecture(
     Image(12, 4, Transformer(32, 2, 2, 96)), Text(700, 77, Transformer(16, 2, 2, 48, causal=True)), 24
@@ -71,7 +70,7 @@ def test_lengths_are_those_of_the_names(classes, name):
 
 def test_whole_prompts_mean_the_same(folder, made):
     clip, whole = pretrained.load(str(folder)), inputs.whole(made, 77)
-    shared = jax.jit(Injector(clip.text_tower).text_features)({}, clip.theta, prompts.pack(made))[0]
+    shared = zero_shot.encode_classes(clip.text_tower, clip.theta, prompts.pack(made))[0]
     apart = jax.jit(clip.text_tower.apply)({"params": clip.theta["text"]}, *whole)
     np.testing.assert_allclose(shared, apart, rtol=1e-4, atol=1e-4)
     assert np.abs(apart - apart[0]).max() > 0.1  # classes differ
@@ -96,7 +95,7 @@ def test_operations_are_those_that_xla_counts(made):
         "image": jax.eval_shape(image.init, jax.random.key(0), pixels)["params"],
         "text": jax.eval_shape(text.init, jax.random.key(0), *one)["params"],
     }
-    shared = functools.partial(Injector(text).text_features, {})
+    shared = functools.partial(zero_shot.encode_classes, text)
     found = [
         (counted(image.apply, {"params": theta["image"]}, pixels), encode.image_flops(WIDE)),
         (counted(text.apply, {"params": theta["text"]}, *one), encode.text_flops(WIDE, 77)),

@@ -16,7 +16,8 @@ from pini_jax.clip import hugging_face, towers
 from pini_jax.config import Optim
 from pini_jax.data import prompts
 from pini_jax.errors import InputError
-from pini_jax.noise import generators, injector
+from pini_jax.methods.method import Text
+from pini_jax.noise import injector, sites
 from pini_jax.step import Constants, TrainState, init_state
 
 CLIP = "ab" * 32
@@ -107,6 +108,26 @@ def test_only_trainables_optimiser_and_position_are_on_disk(folder):
 def test_num_bytes_by_hand():
     """Two tables of 5 x 16, a layer of 24 x 24 + 24, once more for the momentum; the step, and the schedule's."""
     assert num_bytes(LIKE) == 4 * (2 * (2 * 5 * 16 + 24 * 24 + 24) + 2)
+
+
+def test_buffers_are_kept_beside_what_is_trained(tmp_path):
+    """And are part of the hash: those of another checkpoint are damage."""
+    first, second = (with_buffers(make_state(step)) for step in (5, 10))
+    with checkpoints(tmp_path) as made:
+        made.save(first)
+        made.save(second)
+    assert {path.name for path in (tmp_path / "10").iterdir() if path.is_dir()} > {"trainables", "buffers"}
+    with checkpoints(tmp_path) as found:
+        assert_equal(found.restore(first), second)
+    shutil.rmtree(tmp_path / "10" / "buffers")
+    shutil.copytree(tmp_path / "5" / "buffers", tmp_path / "10" / "buffers")
+    with checkpoints(tmp_path) as found:
+        assert_equal(found.restore(second), first)
+
+
+def with_buffers(state):
+    gathered = {"norm": {"mean": jnp.full(64, state.step, jnp.float32), "var": jnp.arange(64.0)}}
+    return state._replace(buffers={"pixels": {"batch_stats": {"stem": gathered}}})
 
 
 def test_the_position_says_epoch_and_batch(folder):
@@ -214,10 +235,11 @@ def test_a_damaged_checkpoint_does_not_stop_later_ones(folder):
 def test_the_released_configuration_on_vit_b_16_stays_under_20_mb():
     """By shapes alone: 512 channels in the text tower and in the joint space, 25 prompt tokens, 37 classes."""
     sizes = hugging_face.read_config({"model_type": "clip"}).text
-    inject = injector.Injector(towers.TextTower(sizes, 512), generators.build(configs.Config().noise))
+    inject = injector.Injector(towers.TextTower(sizes, 512), sites.build(configs.Config().noise))
     rows = (37, 6)
     built = prompts.Prompts(*(np.zeros(shape, np.int32) for shape in (1, 25, rows, rows, rows, 37)))
     constants = Constants(np.uint32(0), configs.Optim(), np.int32(5))
-    state = jax.eval_shape(functools.partial(init_state, inject), built, constants)
+    text = Text(np.zeros((1, 37, 512), np.float32), built)
+    state = jax.eval_shape(functools.partial(init_state, inject), {}, text, constants)
     assert sum(x.size for x in jax.tree.leaves(state.phi)) == 5 * (512 * 512 + 512) + 2 * 25 * 512
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) < 20e6

@@ -11,6 +11,7 @@ from pini_jax import config as configs
 from pini_jax.config import Config, Optim
 from pini_jax.data.transforms import Augment
 from pini_jax.errors import InputError
+from pini_jax.objective import Objective
 
 
 def message(settings):
@@ -25,13 +26,18 @@ def message(settings):
 def test_the_defaults_are_the_released_configuration():
     config = configs.resolve({})
     assert config == Config()
-    assert config.optim == Optim(lr=1e-3, momentum=0.9, weight_decay=5e-4, epochs=100, warmup_lr=1e-5)
+    assert config.optim == Optim(
+        "sgd", "released", lr=1e-3, momentum=0.9, weight_decay=5e-4, epochs=100, warmup_lr=1e-5
+    )
     assert config.augment == Augment((0.08, 1.0), (3 / 4, 4 / 3), 0.5)
     assert (config.batch_size, config.num_samples, config.views, config.shots) == (32, 1, 0, 16)
     assert (config.template, config.zero_shot_template) == ("released", "coop")
+    assert (config.method, config.options, config.objective) == ("pini", {}, Objective("elbo", 0.0, 1.0, 0.0))
+    learned = {"control": "learned", "level": 0.0}
+    attention = {"reduction": 1, "heads": 1, "scaled": False, "sigma": "abs", "initial_scale": 1.0}
     assert dict(config.noise) == {
-        "prompt_tokens": {"generator": "table", "initial_scale": 0.02},
-        "image_features": {"generator": "cross_attention", "reduction": 1},
+        "prompt_tokens": {"generator": "table", "sigma": "free", "initial_scale": 0.02} | learned,
+        "image_features": {"generator": "cross_attention"} | attention | learned,
     }
 
 
@@ -134,6 +140,13 @@ IMPOSSIBLE = {
     "optim.momentum": [-0.1, 1.0, NAN],
     "optim.weight_decay": [-1e-4, NAN, INF],
     "optim.epochs": [0],
+    "optim.name": ["momentum", ""],
+    "optim.schedule": ["linear", ""],
+    "optim.epsilon": [0.0, -1e-8, INF],
+    "objective.bound": ["iwae", ""],
+    "objective.kl_weight": [-0.1, INF],
+    "objective.kl_scale": [0.0, -1.0],
+    "objective.label_smoothing": [-0.1, 1.0],
     "augment.scale": [(0.0, 1.0), (0.5, 0.4), (0.5, 1.1), (NAN, 1.0)],
     "augment.ratio": [(0.0, 1.0), (2.0, 1.0), (0.5, INF)],
     "augment.flip": [-0.1, 1.1, NAN],
@@ -178,7 +191,7 @@ def leaves(config, prefix=()):
 def changed(config, path):
     name, *rest = path
     value = getattr(config, name)
-    other = {int: 77, float: 0.077, str: "other", tuple: (0.077, 0.77), dict: {}}
+    other = {int: 77, float: 0.077, str: "other", tuple: (0.077, 0.77), dict: {"other": {}}}
     new = changed(value, rest) if rest else other[type(value)]
     return dataclasses.replace(config, **{name: new})
 
@@ -252,3 +265,102 @@ def test_the_argument_that_a_config_needs_is_taken_out():
     assert configs.take_argument("shots=4,path=a=b,seed=2", "path") == ("a=b", "shots=4,seed=2")
     with pytest.raises(InputError, match="path=..."):
         configs.take_argument("shots=4", "path")
+
+
+# ------------------------------------------------------------------------------------------------ methods
+
+TABLE = {"text_features": {"generator": "table"}}
+PACK = {"dataset": "features:pack.npz", "clip": "", "views": 1}
+REFUSED = {
+    "a table of classes that are not those of the test": [
+        ({"noise": TABLE, "classes": "base"}, "a table of text_features belongs to the classes it was trained on"),
+        ({"noise": TABLE, "transfer": ("dtd",)}, "a table of text_features belongs to the classes"),
+    ],
+    "towers where there are none": [
+        (
+            PACK | {"noise": {site: {"generator": name}}},
+            f"noise at {site} needs the towers, and a feature pack has none",
+        )
+        for site, name in (("prompt_tokens", "table"), ("pixels", "conv"), ("patch_tokens", "mlp"))
+    ]
+    + [(PACK | {"method": "coop"}, "method='coop' needs the towers, and a feature pack has none")],
+    "no noise": [
+        (
+            {"noise": {"image_features": {"generator": "table", "control": "none"}}},
+            "control=none at every site: plain CLIP is method='zero_shot'",
+        ),
+        ({"noise": {}}, "noise={} must be at least one site (plain CLIP is method='zero_shot'"),
+    ],
+    "draws of the prompt alone": [
+        (
+            {"noise": {"prompt_tokens": {"generator": "table"}}, "num_samples": 2},
+            "num_samples=2 must be 1 where there is no noise but the prompt's",
+        )
+    ],
+    "a method that is none": [
+        ({"method": "cop"}, "there is no method 'cop'; did you mean 'coop'?"),
+        (
+            {"method": "coop", "options": {"initial_scal": 1.0}},
+            "no option 'initial_scal'; did you mean 'initial_scale'?",
+        ),
+        (
+            {"method": "coop", "options": {"initial_scale": "small"}},
+            "options.initial_scale='small' must be a positive float",
+        ),
+        ({"method": "zero_shot", "options": {"rank": 2}}, "method zero_shot has no option 'rank'"),
+        ({"options": {"rank": 2}}, "method pini has no option 'rank'"),
+    ],
+    "a prompt of several templates": [
+        ({"template": "imagenet_7"}, "template='imagenet_7' must be one text, whose tokens the method changes"),
+        ({"template": "imagenet_7", "method": "coop"}, "must be one text"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("settings", "expected"), [pair for pairs in REFUSED.values() for pair in pairs], ids=str)
+def test_what_no_method_can_do_is_refused(settings, expected):
+    assert expected in message(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"noise": {"text_features": {"generator": "mlp"}}, "classes": "base"},
+        {"noise": TABLE | {"pixels": {"generator": "conv"}}, "num_samples": 4},
+        {"noise": TABLE, "template": "imagenet_7"},
+        PACK | {"noise": TABLE | {"image_features": {"generator": "mlp"}}},
+        {"noise": TABLE | {"pixels": {"generator": "conv", "control": "none"}}, "method": "pini"},
+        {"method": "zero_shot", "classes": "base"},
+    ],
+    ids=str,
+)
+def test_what_a_method_can_do(settings):
+    configs.resolve(settings)
+
+
+def test_noise_is_of_one_method_alone():
+    """Another's config has none, so that equal runs have equal hashes."""
+    plain = configs.resolve({"method": "zero_shot"})
+    assert plain.noise == {} and configs.resolve({"method": "zero_shot", "noise": TABLE}) == plain
+    assert configs.resolve({"method": "coop"}).options == {"initial_scale": 0.02}
+
+
+def test_a_method_brings_the_settings_of_its_paper():
+    """Which other arguments override, wherever they stand."""
+    changed = configs.resolve(
+        configs.with_arguments(configs.default(), "optim.lr=0.5,method=coop,options.initial_scale=0.1")
+    )
+    assert (changed.method, changed.optim.lr, changed.options) == ("coop", 0.5, {"initial_scale": 0.1})
+    assert changed.optim.epochs == 200 and changed.template == "x " * 16 + "{}."
+    with pytest.raises(InputError, match="did you mean 'coop'"):
+        configs.with_arguments(configs.default(), "method=coops")
+
+
+def test_named_values_of_a_population_are_several_settings_each():
+    noise = {"prompts": {"noise": {"prompt_tokens": {"generator": "table"}}}, "table": {"noise": TABLE, "seed": 3}}
+    members = configs.members({"population": {"sites": noise, "shots": (1, 2)}})
+    assert [member.name for member in members] == [
+        f"sites_{name}-shots_{shots}" for name in ("prompts", "table") for shots in (1, 2)
+    ]
+    assert [set(member.config.noise) for member in members[::2]] == [{"prompt_tokens"}, {"text_features"}]
+    assert [member.config.seed for member in members[1::2]] == [1, 3]

@@ -12,37 +12,49 @@ from safetensors.numpy import load_file, save_file
 from pini_jax import config as configs
 from pini_jax import export
 from pini_jax.errors import InputError
+from pini_jax.methods.method import Variables
 
 PHI = {
     "prompt_tokens": {"mean": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.ones((2, 3), np.float32)},
     "image_features": {"query": {"kernel": np.eye(4, dtype=np.float32), "bias": np.zeros(4, np.float32)}},
 }
+BUFFERS = {"pixels": {"batch_stats": {"stem": {"norm": {"mean": np.arange(3, dtype=np.float32)}}}}}
+VARIABLES = Variables(PHI, BUFFERS)
 CONFIG = configs.resolve({"seed": 7, "augment": {"scale": (0.5, 1.0)}})
 NAMES = ("cat", "naïve 猫")
 
 
 @pytest.fixture
 def path(tmp_path):
-    export.save(tmp_path / "injector.safetensors", PHI, CONFIG, NAMES, "ab" * 32)
+    export.save(tmp_path / "injector.safetensors", VARIABLES, CONFIG, NAMES, "ab" * 32)
     return tmp_path / "injector.safetensors"
 
 
 def test_round_trip(path):
     found = export.load(path)
-    assert jax.tree.structure(found.phi) == jax.tree.structure(PHI)
-    jax.tree.map(np.testing.assert_array_equal, found.phi, PHI)
+    assert jax.tree.structure(found.variables) == jax.tree.structure(VARIABLES)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, VARIABLES)
     assert (found.config, found.class_names, found.clip_sha256) == (CONFIG, NAMES, "ab" * 32)
 
 
 def test_a_transposed_parameter_keeps_its_order(tmp_path):
     """safetensors writes memory as it lies, so a view must be made contiguous."""
     phi = {"site": {"mean": np.arange(6, dtype=np.float32).reshape(2, 3).T}}
-    export.save(tmp_path / "i", phi, CONFIG, NAMES, "")
-    np.testing.assert_array_equal(export.load(tmp_path / "i").phi["site"]["mean"], phi["site"]["mean"])
+    export.save(tmp_path / "i", Variables(phi), CONFIG, NAMES, "")
+    found = export.load(tmp_path / "i").variables
+    np.testing.assert_array_equal(found.phi["site"]["mean"], phi["site"]["mean"])
+    assert found.buffers == {}
+
+
+def test_a_number_stays_one(tmp_path):
+    """An array of no axes, as a method's factor is."""
+    export.save(tmp_path / "i", Variables({"factor": np.array(0.25, np.float32)}), CONFIG, NAMES, "")
+    found = export.load(tmp_path / "i").variables.phi["factor"]
+    assert found.shape == () and found == 0.25
 
 
 def test_nothing_else_is_left_in_the_folder(path):
-    export.save(path, PHI, CONFIG, NAMES, "cd" * 32)
+    export.save(path, VARIABLES, CONFIG, NAMES, "cd" * 32)
     assert list(path.parent.iterdir()) == [path]
     assert export.load(path).clip_sha256 == "cd" * 32
 
@@ -53,7 +65,7 @@ def test_a_failed_write_leaves_the_file_before_it(path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
     try:
         with pytest.raises(OSError):
-            export.save(path, PHI, CONFIG, NAMES, "cd" * 32)
+            export.save(path, VARIABLES, CONFIG, NAMES, "cd" * 32)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before

@@ -27,7 +27,7 @@ from pini_jax import mesh, rng
 from pini_jax.noise.gaussian import Gaussian, sample
 
 devices = mesh.make()
-gaussian = mesh.shard(devices, Gaussian(jnp.zeros((16, 24)), jnp.ones((16, 24))))
+gaussian = mesh.shard(devices, Gaussian(jnp.zeros((1, 16, 24)), jnp.ones((1, 16, 24))), axis=1)
 draws = jax.jit(sample, static_argnums=2)(rng.stream(rng.root(3), "train", 5), gaussian, 4)
 print(jax.device_count(), hashlib.sha256(np.asarray(draws).tobytes()).hexdigest())
 """
@@ -149,20 +149,22 @@ import jax, numpy as np, tiny_clips
 from pini_jax import backbone, mesh, program
 from pini_jax.config import Optim
 from pini_jax.data import prompts
-from pini_jax.step import Batch, Constants, init_state
+from pini_jax.methods.method import Batch, Text
+from pini_jax.step import Constants, init_state
 
 clip, devices, injector = tiny_clips.load(), mesh.make(), tiny_clips.make_injector()
 names = [f"cat of the {i}" for i in range(50)]
 built = prompts.build(clip.tokenizer, "x x the {}.", names, clip.text_tower.sizes)
-text = backbone._place(devices, prompts.lay_out(built, clip.text_tower.sizes, 8))
+placed = backbone._place(devices, prompts.lay_out(built, clip.text_tower.sizes, 8))
+text = Text(np.zeros((1, 50, clip.embed_dim), np.float32), placed)
 constants = Constants(np.array(1, np.uint32), Optim(), np.array(4))
-state = jax.jit(init_state, static_argnums=0)(injector, text, constants)
+theta = mesh.replicate(devices, {"text": clip.theta["text"], "logit_scale": clip.theta["logit_scale"]})
+state = jax.jit(init_state, static_argnums=0)(injector, theta, text, constants)
 lanes = program.stack(devices, [(state, constants)])
 ones = Batch(np.ones((16, clip.embed_dim), np.float32), np.zeros(16, np.int32), np.ones(16, np.float32))
 batch = program.stack_batches(devices, [ones], 16)
-theta = mesh.replicate(devices, {"text": clip.theta["text"], "logit_scale": clip.theta["logit_scale"]})
 step = program.compile_step(program.Frozen(devices, injector, 1, "auto", theta, text), lanes, batch)
-assert [x.data.shape[0] for x in text.suffix.addressable_shards] == [len(text.suffix) // 8] * 8
+assert [x.data.shape[0] for x in placed.suffix.addressable_shards] == [len(placed.suffix) // 8] * 8
 for line in step.compiled.as_text().splitlines():
     if found := re.search(r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute)\\(", line):
         shapes = re.findall(r"\\[([\\d,]*)\\]", found[1])

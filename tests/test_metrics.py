@@ -35,6 +35,31 @@ def test_a_class_that_is_never_predicted_counts_as_zero():
     assert metrics.macro_f1(np.array([0, 0, 0, 1]), np.array([0, 0, 2, 1])) == pytest.approx((0.8 + 1 + 0) / 3)
 
 
+def test_information_by_a_loop():
+    """Over images, classes and draws."""
+    plain, labels = predictions(0)
+    draws = [predictions(seed)[0] for seed in (1, 2, 3)]
+    expected = np.mean(draws, axis=0)
+    found = metrics.information(plain, expected, labels)
+    entropy, surprise, conditional = [], [], []
+    for b, label in enumerate(labels):
+        entropy.append(sum(-np.exp(x) * x for x in np.float64(plain[b])))
+        surprise.append(-float(plain[b, label]))
+        conditional.append(np.mean([-float(draw[b, label]) for draw in draws]))
+    assert found.task_entropy == pytest.approx(np.mean(entropy), rel=1e-6)
+    assert found.task_cross_entropy == pytest.approx(np.mean(surprise), rel=1e-6)
+    assert found.conditional_entropy == pytest.approx(np.mean(conditional), rel=1e-6)
+    assert found.mutual_information == pytest.approx(np.mean(entropy) - np.mean(conditional), rel=1e-5)
+    assert found.usable_information == pytest.approx(np.mean(surprise) - np.mean(conditional), rel=1e-5)
+    spreads = [np.std(np.subtract(x, conditional)) for x in (entropy, surprise)]
+    assert found.standard_error == pytest.approx(max(spreads) / len(labels) ** 0.5, rel=1e-5)
+
+
+def test_noise_that_does_nothing_tells_nothing():
+    plain, labels = predictions(0)
+    assert metrics.information(plain, plain, labels).usable_information == 0
+
+
 def ece_by_loop(confidence, correct, num_bins=15):
     total = 0.0
     for i in range(num_bins):
@@ -85,3 +110,10 @@ def test_certainty_is_in_the_last_bin_even_when_rounding_exceeds_it():
     assert found.ece == pytest.approx(0.5, abs=1e-6)
     assert found.nll == pytest.approx(20.0, rel=1e-6)
     assert all(isinstance(value, float) for value in found)
+
+
+def test_reliability_counts_every_prediction_once():
+    """A bin owns its upper edge, and 0 is in the first."""
+    confidence, correct = np.array([0.0, 0.25, 0.3, 0.5, 1.0]), np.array([0, 1, 1, 0, 1])
+    found = metrics.reliability(confidence, correct, num_bins=4)
+    assert found == ([2, 2, 0, 1], [0.25, 0.8, 0.0, 1.0], [1, 1, 0, 1])

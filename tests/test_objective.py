@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from pini_jax.objective import objective
+from pini_jax.objective import Objective, objective
 
 LABELS = np.array([0, 2, 2, 1, 0])
 
@@ -44,3 +44,44 @@ def test_large_logits_do_not_overflow():
     parts = objective(np.array([[1e4, 0.0], [0.0, 1e4]], np.float32), np.array([0, 0]), np.ones(2, np.float32))
     assert float(parts.loss) == pytest.approx(5e3)
     assert float(parts.accuracy) == 0.5
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+WEIGHTS = np.array([1, 1, 0, 1, 1], np.float32)
+COUNTED = np.flatnonzero(WEIGHTS)
+
+
+@pytest.mark.parametrize("lead", [(1,), (4,), (2, 3)], ids=str)
+def test_the_multi_sample_bound_is_the_log_of_the_mean_likelihood(lead):
+    x = logits(*lead)
+    p = scipy.special.softmax(x.astype(np.float64), axis=-1).reshape(-1, 5, 3).mean(0)
+    found = objective(x, LABELS, WEIGHTS, Objective(bound="multi_sample"))
+    assert float(found.loss) == pytest.approx(-np.log(p[COUNTED, LABELS[COUNTED]]).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_multi_sample_bound_is_tighter(smoothing):
+    """log is concave; one draw leaves nothing between the two."""
+    elbo, tighter = (Objective(bound=bound, label_smoothing=smoothing) for bound in ("elbo", "multi_sample"))
+    for seed in range(5):
+        x = logits(7) + np.random.default_rng(seed).standard_normal((7, 5, 3), np.float32)
+        assert objective(x, LABELS, WEIGHTS, tighter).loss < objective(x, LABELS, WEIGHTS, elbo).loss - 0.01
+        one = [float(objective(x[:1], LABELS, WEIGHTS, bound).loss) for bound in (elbo, tighter)]
+        assert one[0] == pytest.approx(one[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("bound", ["elbo", "multi_sample"])
+def test_smoothed_labels_are_mixed_with_all_classes(bound):
+    x = logits(4)
+    log_p = scipy.special.log_softmax(x.astype(np.float64), axis=-1)
+    log_q = log_p.mean(0) if bound == "elbo" else np.log(np.exp(log_p).mean(0))
+    targets = 0.7 * np.eye(3)[LABELS] + 0.3 / 3
+    found = objective(x, LABELS, WEIGHTS, Objective(bound=bound, label_smoothing=0.3))
+    assert float(found.loss) == pytest.approx(-(targets * log_q).sum(-1)[COUNTED].mean(), rel=1e-5)
+    assert found.accuracy == objective(x, LABELS, WEIGHTS).accuracy
+
+
+def test_a_penalty_is_added_once():
+    found = objective(logits(4), LABELS, WEIGHTS, penalty=jnp.float32(1.5))
+    assert float(found.loss) == pytest.approx(float(objective(logits(4), LABELS, WEIGHTS).loss) + 1.5, rel=1e-6)

@@ -10,10 +10,10 @@ import pytest
 from pini_jax import config, predict, train
 from pini_jax.data import fewshot, packs, sources
 from pini_jax.errors import InputError
-from pini_jax.noise import generators
+from pini_jax.noise import sites
 
 DATA = os.environ.get("PINI_DATA_DIR")
-NOISE = generators.with_defaults({"image_features": {"generator": "cross_attention", "reduction": 4}})
+NOISE = sites.with_defaults({"image_features": {"generator": "cross_attention", "reduction": 4}})
 
 
 def arrays(classes=3, per_class=8, width=16, seed=0):
@@ -180,8 +180,8 @@ def test_a_scale_with_an_axis_and_names_of_bytes(path):
 
 
 def test_sites_that_need_towers_are_refused(path, tmp_path):
-    noise = generators.with_defaults({"prompt_tokens": {"generator": "table"}})
-    with pytest.raises(InputError, match="prompt_tokens needs the text tower"):
+    noise = sites.with_defaults({"prompt_tokens": {"generator": "table"}})
+    with pytest.raises(InputError, match="noise at prompt_tokens needs the towers, and a feature pack has none"):
         run(path(), tmp_path / "run", noise=noise)
     with pytest.raises(InputError, match="their text features are fixed"):
         run(path(), tmp_path / "run", zero_shot_template="imagenet_80")

@@ -76,3 +76,14 @@ def test_an_error_comes_out_as_it_was():
     assert len(next(batches)) == 4
     with pytest.raises(KeyError, match="six"):
         next(batches)
+
+
+def test_views_are_read_by_number_and_normalised():
+    """The same whether they are read when they are asked for, or were read before."""
+    of = pixels.Views(RECORDS, CLIP, Augment(), seed=1, view=2)
+    ids = np.array([9, 3, 3, 12])
+    expected = [CLIP.normalise(pixels.view_pixels(RECORDS[i], CLIP, Augment(), 1, 2, i)) for i in ids]
+    np.testing.assert_allclose(of[ids], expected, atol=1e-6)
+    held = of.held()
+    assert len(held) == len(of) == 13 and held.kept.dtype == np.uint8
+    np.testing.assert_array_equal(held[ids], of[ids])

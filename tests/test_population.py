@@ -49,6 +49,11 @@ def together(tmp_path_factory):
     return workdir
 
 
+def folders(workdir):
+    """Of the members."""
+    return sorted(path for path in workdir.iterdir() if path.is_dir())
+
+
 def assert_same(one, other):
     """Files of two runs, but for rounding."""
     ours, theirs = (load_file(folder / "injector.safetensors") for folder in (one, other))
@@ -59,13 +64,20 @@ def assert_same(one, other):
     for mode in ours["test"]:
         assert ours["test"][mode] == pytest.approx(theirs["test"][mode], abs=2e-3), mode
         assert ours["test"][mode]["nll"] == pytest.approx(theirs["test"][mode]["nll"], abs=1e-5)
-    settled = [{k: v for k, v in x.items() if k not in ("test", "val", "zero_shot")} for x in (ours, theirs)]
+    assert ours["information"] == pytest.approx(theirs["information"], abs=1e-5)
+    for name, bins in ours["reliability"].items():
+        # A confidence at the edge of a bin may fall to either side.
+        assert sum(bins["size"]) == sum(theirs["reliability"][name]["size"]) == ours["num_test"]
+        assert sum(bins["confidence"]) == pytest.approx(sum(theirs["reliability"][name]["confidence"]), rel=1e-4)
+    rounded = ("test", "val", "zero_shot", "information", "reliability")
+    settled = [{k: v for k, v in x.items() if k not in rounded} for x in (ours, theirs)]
     assert settled[0] == settled[1]
 
 
 def test_a_member_is_as_if_it_had_been_alone(together, tmp_path):
-    names = {folder.name for folder in together.iterdir()}
+    names = {folder.name for folder in folders(together)}
     assert len(names) == 4 and "shots_4-seed_2" in names
+    assert json.loads((together / "population.json").read_text())["shots_4-seed_2"] == {"shots": 4, "seed": 2}
     for member in config.members(SETTINGS)[:2]:
         train.train_and_evaluate(member.config, tmp_path / member.name)
         assert_same(together / member.name, tmp_path / member.name)
@@ -76,7 +88,7 @@ def test_a_member_is_as_if_it_had_been_alone(together, tmp_path):
 
 def test_members_differ(together):
     """By their images and their noise."""
-    found = [load_file(folder / "injector.safetensors") for folder in sorted(together.iterdir())]
+    found = [load_file(folder / "injector.safetensors") for folder in folders(together)]
     for i, one in enumerate(found):
         for other in found[:i]:
             assert any(np.abs(value - other[key]).max() > 1e-6 for key, value in one.items())
@@ -88,7 +100,8 @@ def test_lanes_are_taken_only_where_they_are_faster(together, tmp_path, monkeypa
     settings = SETTINGS | {"population": {"shots": (4,), "seed": (1, 2)}}
     population.train_and_evaluate(config.members(settings), tmp_path)
     assert "side by side" not in caplog.text
-    for folder in tmp_path.iterdir():
+    assert len(folders(tmp_path)) == 2
+    for folder in folders(tmp_path):
         assert_same(folder, together / folder.name)
 
 
@@ -154,6 +167,18 @@ def test_members_that_cannot_share_a_step_are_trained_in_groups():
     }
     groups = [list(group) for group in population._groups(folders)]
     assert groups == [[f"num_samples_{k}-seed_{seed}" for seed in (1, 2, 3)] for k in (1, 2)]
+
+
+def test_numbers_of_an_optimiser_share_a_step_and_its_words_do_not():
+    population_of = {"optim.name": ("sgd", "adam"), "optim.lr": (0.1, 0.2), "optim.epochs": (2, 3)}
+    folders = {member.name: member.config for member in config.members(SETTINGS | {"population": population_of})}
+    groups = [list(group) for group in population._groups(folders)]
+    assert [len(group) for group in groups] == [4, 4]
+    assert all(
+        name.startswith(f"optim.name_{word}-")
+        for word, group in zip(("sgd", "adam"), groups, strict=True)
+        for name in group
+    )
 
 
 # ------------------------------------------------------------------------------------------------ settings

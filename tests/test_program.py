@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from pini_jax import mesh, program
+from pini_jax.clip import zero_shot
 from pini_jax.config import Optim
 from pini_jax.data import prompts
-from pini_jax.step import Batch, Constants, init_state, train_step
+from pini_jax.methods.method import Batch, Text
+from pini_jax.noise import sites
+from pini_jax.noise.injector import Injector
+from pini_jax.step import Constants, init_state, train_step
 
 MESH = mesh.make()
 
@@ -19,18 +23,19 @@ def text(clip):
     """Enough classes for layers to be worth something."""
     names = [f"the cat of {i}" for i in range(40)]
     built = prompts.build(clip.tokenizer, "x x the {}.", names, clip.text_tower.sizes)
-    return prompts.pack(built)
+    packed = prompts.pack(built)
+    return Text(zero_shot.encode_classes(clip.text_tower, clip.theta, packed), packed)
 
 
 @pytest.fixture(scope="module")
-def runs(injector, text):
+def runs(injector, clip, text):
     """Three, with seeds, learning rates, epochs and numbers of images of their own."""
     constants = [
         Constants(np.array(seed, np.uint32), Optim(lr=0.1 * seed, warmup_lr=0.05, epochs=seed), np.array(seed))
         for seed in (1, 2, 3)
     ]
     init = jax.jit(init_state, static_argnums=0)
-    return [(init(injector, text, one), one) for one in constants]
+    return [(init(injector, clip.theta, text, one), one) for one in constants]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,18 @@ def test_layers_are_kept_where_memory_holds_them(bytes_of, never_and_always, mon
 
 def test_what_is_kept_is_about_what_the_compiler_keeps(deep, text, never_and_always):
     never, always = never_and_always
-    assert 0.5 < program.kept_bytes(deep[0], text) / (never - always) < 2
+    assert 0.5 < program.kept_bytes(deep[0], text, images=10) / (never - always) < 2
+
+
+def test_layers_of_the_image_tower_count_where_pixels_are_read(clip, text):
+    """For every image and draw, the class token included."""
+    noise = {"patch_tokens": {"generator": "mlp"}, "image_features": {"generator": "mlp"}}
+    method = Injector(clip.text_tower, sites.build(noise), image_tower=clip.image_tower)
+    sizes = clip.image_tower.sizes.transformer
+    token = sizes.layers * (9 * sizes.width + 4 * sizes.mlp_width) * 4
+    assert program.kept_bytes(method, Text(text.features), images=10) == 10 * (9 + 1) * token
+    of_features = dataclasses.replace(method, generators=sites.build({"image_features": noise["image_features"]}))
+    assert program.kept_bytes(of_features, Text(text.features), images=10) == 0
 
 
 def test_there_is_memory():

@@ -3,9 +3,10 @@
 from pini_jax import report
 
 
-def result(shots, seed, accuracy):
+def result(shots, seed, accuracy, method="pini"):
     values = {"accuracy": accuracy, "macro_f1": accuracy, "nll": 1.25, "ece": 0.0625}
     return {
+        "method": method,
         "dataset": "digits",
         "clip": "tiny_clip",
         "shots": shots,
@@ -18,13 +19,38 @@ def result(shots, seed, accuracy):
         "zero_shot": values | {"accuracy": 0.5},
         "test": {"mean": values, "sample": values, "marginal": values | {"accuracy": 0.75}},
         "seconds": {"setup": 1.0, "train": 2.0},
+        "information": {
+            "usable_information": 0.375,
+            "mutual_information": -0.125,
+            "standard_error": 0.01,
+        },
     }
 
 
 def test_table_holds_every_number():
     table = report.table(result(16, 1, 0.7), num_draws=32)
-    for text in ("50.0%", "70.0%", "75.0%", "1.250", "0.062", "23,488", "0.19 MB", "32 samples", "train 2.0"):
+    for text in (
+        "50.0%",
+        "70.0%",
+        "75.0%",
+        "1.250",
+        "0.062",
+        "23,488",
+        "0.19 MB",
+        "32 samples",
+        "train 2.0",
+        "+0.375",
+        "-0.125",
+    ):
         assert text in table
+
+
+def test_a_rival_has_one_row():
+    rows = [
+        line.split()[0] for line in report.table(result(16, 1, 0.7, "task_res"), num_draws=32).splitlines()[3:5]
+    ]
+    assert rows == ["zero-shot", "task_res"]
+    assert "PiNI" not in report.table(result(16, 1, 0.7, "task_res"), num_draws=32)
 
 
 def test_population_is_mean_and_spread_over_seeds():

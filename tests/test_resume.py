@@ -1,10 +1,17 @@
 """A run that is killed and started again ends as one that never was."""
 
+import logging
 import random
 import time
 
 import pytest
 import runs
+import tiny_clips
+from safetensors.numpy import load_file
+from test_protocols import folder
+
+from pini_jax import config, train
+from pini_jax.ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +77,41 @@ def test_killed_between_training_and_result(undisturbed, tmp_path):
     assert not (tmp_path / "result.json").exists()
     runs.finish(runs.start(tmp_path))
     assert runs.result(tmp_path) == runs.result(undisturbed)
+
+
+def test_running_statistics_go_on_with_the_rest(tmp_path, monkeypatch, caplog):
+    """Noise of pixels by convolutions, whose norms gather on the way: bit-identical in the end."""
+    settings = config.resolve(
+        {
+            "dataset": f"folder:{folder(tmp_path / 'images')}",
+            "clip": str(tiny_clips.hugging_face_folder(tmp_path / "clip", layers=1)),
+            "noise": {"pixels": {"generator": "conv"}},
+            "template": "the {}.",
+            "shots": 2,
+            "batch_size": 4,
+            "optim": {"lr": 0.1, "epochs": 5},
+            "log_every": 2,
+            "checkpoint_every": 2,
+        }
+    )
+    monkeypatch.setattr(train, "evaluate_run", lambda run, variables: {})  # which is no part of it
+    train.train_and_evaluate(settings, tmp_path / "whole")
+    saves, save = [], Ledger._save
+
+    def kill(ledger, state):
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+        saves.append(int(state.step))
+        save(ledger, state)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Ledger, "_save", kill)
+        train.train_and_evaluate(settings, tmp_path / "resumed")
+    assert saves == [2, 4]
+    caplog.set_level(logging.INFO, "pini_jax")
+    train.train_and_evaluate(settings, tmp_path / "resumed")
+    assert "going on from step 4 of 5" in caplog.text
+    assert any("batch_stats" in key for key in load_file(tmp_path / "whole" / "injector.safetensors"))
+    assert not (tmp_path / "whole" / "classes.safetensors").exists()  # not enough where images are moved
+    for name in ("injector.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -9,9 +9,10 @@ import pytest
 
 from pini_jax import rng
 from pini_jax.config import Optim
+from pini_jax.methods.method import Batch, Variables
 from pini_jax.noise.gaussian import draw_batch
 from pini_jax.objective import objective
-from pini_jax.step import Batch, Constants, init_state, train_step
+from pini_jax.step import Constants, init_state, train_step
 
 LR = 0.1
 CONSTANTS = Constants(1, Optim(lr=LR, warmup_lr=LR, weight_decay=0.0), steps_per_epoch=100)
@@ -24,10 +25,10 @@ def batch(clip):
 
 
 @pytest.fixture(scope="module")
-def init(injector, clip, prompts):
+def init(injector, clip, text):
     """constants -> state."""
     compiled = jax.jit(functools.partial(init_state, injector))
-    return lambda constants: compiled(prompts, constants)
+    return lambda constants: compiled(clip.theta, text, constants)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +37,10 @@ def state(init):
 
 
 @pytest.fixture(scope="module")
-def step(injector, clip, prompts):
+def step(injector, clip, text):
     """(state, batch, constants) -> (state, parts), with three draws of image noise."""
     compiled = jax.jit(functools.partial(train_step, injector, 3))
-    return lambda state, batch, constants=CONSTANTS: compiled(state, clip.theta, prompts, batch, constants)
+    return lambda state, batch, constants=CONSTANTS: compiled(state, clip.theta, text, batch, constants)
 
 
 def assert_equal(a, b):
@@ -86,26 +87,26 @@ def test_seeds_and_steps_draw_other_noise(step, state, batch):
 
 
 def test_padding_changes_nothing(step, state, batch, names):
-    other = batch.features.copy()
+    other = batch.images.copy()
     other[4:] *= -7
-    padded = batch._replace(features=other, labels=np.array([0, 1, 2, 0, 2, 0]))
+    padded = batch._replace(images=other, labels=np.array([0, 1, 2, 0, 2, 0]))
     assert_equal(step(state, padded), step(state, batch))
     counted = batch._replace(weights=np.ones(6, np.float32))
     assert differing(step(state, counted)[0].phi, step(state, batch)[0].phi) == names
 
 
-def test_a_step_goes_down_the_gradient(step, injector, clip, prompts, batch, state):
+def test_a_step_goes_down_the_gradient(step, injector, clip, text, batch, state):
     """By finite differences, along the step, of the loss with its draws: one of the text, three of the images,
     from the stream of the step's number."""
     state = state._replace(step=jnp.int32(7))
     taken, parts = step(state, batch)
     updates = jax.tree.map(lambda new, old: (new - old) / -LR, taken.phi, state.phi)
-    draw = draw_batch(rng.stream(CONSTANTS.root, "train", 7), len(batch.labels), 3)
+    draw = draw_batch(rng.stream(CONSTANTS.root, "train", 7), len(batch.labels), {"image_features": 3})
 
     @jax.jit
     def loss(t):
         phi = jax.tree.map(lambda p, u: p + t * u, state.phi, updates)
-        logits = injector.logits(phi, clip.theta, prompts, batch.features, draw)
+        logits, _ = injector.forward(Variables(phi), clip.theta, text, batch.images, draw)
         return objective(logits, batch.labels, batch.weights).loss
 
     assert float(loss(0.0)) == pytest.approx(float(parts.loss), rel=1e-5)

@@ -8,7 +8,7 @@ import tiny_clips
 from tiny_clips import run_stage as stage
 
 from pini_jax.clip import pretrained
-from pini_jax.noise.injector import cosine_logits
+from pini_jax.clip.zero_shot import cosine_logits
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("transformers_*"))
 KINDS = ("quick_gelu", "gelu", "siglip", "siglip2")

@@ -11,12 +11,13 @@ import tokenizers
 from flax.traverse_util import unflatten_dict
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from pini_jax.clip import architecture, hugging_face, pretrained, weights
+from pini_jax.clip import architecture, hugging_face, pretrained, weights, zero_shot
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.tokenizer import END, START
 from pini_jax.clip.towers import stage
 from pini_jax.data import prompts
-from pini_jax.noise import generators
+from pini_jax.methods.method import Text
+from pini_jax.noise import sites
 from pini_jax.noise.injector import Injector
 
 WORD = "</w>"
@@ -34,7 +35,7 @@ NOISE = {
     "prompt_tokens": {"generator": "table"},
     "image_features": {"generator": "cross_attention", "reduction": 2},
 }
-# Compiled once for all tests of one shape: stage(tower, name, params, *inputs), and init(injector, key, ...).
+# Compiled once for all tests of one shape: stage(tower, name, params, *inputs), init(injector, key, theta, text).
 run_stage = jax.jit(stage, static_argnums=(0, 1))
 init = jax.jit(Injector.init, static_argnums=0)
 
@@ -116,6 +117,19 @@ def hugging_face_folder(path: Path, seed: int = 0, **chosen) -> Path:
     return path
 
 
+def random(shapes, seed: int = 0):
+    """Arrays of these shapes, none like another and all of about unit size in a layer; variances are positive."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, x: jax.ShapeDtypeStruct) -> np.ndarray:
+        normals = rng.standard_normal(x.shape, np.float32)
+        if path[-1].key == "var":
+            return np.abs(normals) + np.float32(0.1)
+        return normals / np.float32(np.prod(x.shape[:-1])) ** np.float32(0.5)
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
 @functools.cache
 def load() -> pretrained.Pretrained:
     """A random CLIP of one layer."""
@@ -129,6 +143,12 @@ def make_prompts() -> prompts.Prompts:
     return prompts.build(clip.tokenizer, "x x the {}.", NAMES, clip.text_tower.sizes)
 
 
+def make_text() -> Text:
+    """The same prompts, beside the features that plain CLIP has for them."""
+    clip, built = load(), make_prompts()
+    return Text(zero_shot.encode_classes(clip.text_tower, clip.theta, built), built)
+
+
 def make_injector() -> Injector:
     """Noise at both sites."""
-    return Injector(load().text_tower, generators.build(NOISE))
+    return Injector(load().text_tower, sites.build(NOISE))

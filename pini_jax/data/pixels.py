@@ -7,11 +7,12 @@ process to another.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.data import transforms
@@ -51,3 +52,36 @@ def batches(
     dataset = grain.MapDataset.source(images).map(view).to_iter_dataset(options).batch(size)
     with contextlib.closing(iter(dataset)) as iterator:
         yield from iterator
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """One view of every image: views[ids] reads those of these numbers, normalised [b h w 3].
+
+    Attributes:
+        augment, seed, view: as in `view_pixels`.
+        kept: pixels that were read before.
+    """
+
+    records: Sequence[Record]
+    preprocessing: Preprocessing
+    augment: transforms.Augment | None = None
+    seed: int = 0
+    view: int = 0
+    kept: UInt8[np.ndarray, "m h w 3"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, ids: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b h w 3"]:
+        return self.preprocessing.normalise(self._read(ids) if self.kept is None else self.kept[ids])
+
+    def held(self) -> Views:
+        """The same, with all pixels read at once and kept: a byte each."""
+        return dataclasses.replace(self, kept=self._read(np.arange(len(self.records))))
+
+    def _read(self, ids: Int[np.ndarray, "b"]) -> UInt8[np.ndarray, "b h w 3"]:
+        def one(i: int) -> UInt8[np.ndarray, "h w 3"]:
+            return view_pixels(self.records[i], self.preprocessing, self.augment, self.seed, self.view, i)
+
+        return np.concatenate(list(batches(one, ids.tolist(), len(ids))))

@@ -1,47 +1,160 @@
 """What makes the mean and the scale of the noise at a site (paper, Figure 3).
 
-Every generator is a Linen module that returns a `Gaussian`. Its public fields are its options in the config; all
-computation is in float32, whatever the towers use.
+Every generator is a Linen module from `Site` to `Gaussian`. Its public fields are its options in the config; all
+computation is in float32, whatever the towers use. Which site has which generators is a table in `noise.sites`.
+
+Shapes: as in `methods.method`; p prompt tokens, d width, r = channels / reduction.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import FrozenDict
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from pini_jax.errors import InputError, did_you_mean
+from pini_jax.errors import InputError
 from pini_jax.noise.gaussian import Gaussian
 
+CONTROLS = ("learned", "none", "random", "mean_only", "scale_only")
+Moment = Callable[[], Array]
+SIGMAS: Mapping[str, Callable[[Array], Array]] = {
+    "abs": jnp.abs,
+    "softplus": jax.nn.softplus,
+    "exp": jnp.exp,
+    "free": lambda x: x,
+}
+HIGHEST = jax.lax.Precision.HIGHEST
 
-def _torch_uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for both the weight and the bias of Linear."""
-    bound = fan_in**-0.5
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+class Site(NamedTuple):
+    """What a generator sees.
+
+    Attributes:
+        x: what the noise is added to: prompt_tokens [1 1 p d], text_features [1 k c e], pixels [1 1 b h w 3],
+            patch_tokens [n k b ... d], image_features [n k b e].
+        shape: of the part of x that does not change from image to image or from draw to draw.
+        text: features that an attention looks up.
+        query: what asks them, if not x: the patches of an image [1 1 b ... d].
+        features, labels: of the selection [v m e], for `init`.
+        weights: of the images of a training step; None in prediction.
+    """
+
+    x: Float[Array, "n k *b e"]
+    shape: tuple[int, ...]
+    text: Float[Array, "k c e"]
+    query: Float[Array, "n k *b d"] | None = None
+    features: Float[Array, "v m e"] | None = None
+    labels: Int[Array, "m"] | None = None
+    weights: Float[Array, "b"] | None = None
+
+
+def _torch_uniform(factor: float) -> Callable:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for both weight and bias of Linear, times a factor."""
+
+    def init(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
+        bound = factor * fan_in**-0.5
+        return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+    return init
 
 
 class _Linear(nn.Module):
-    """x W + b in float32, initialised as PyTorch's Linear."""
+    """x W + b in float32, initialised as PyTorch's Linear, times `initial_scale`."""
 
     features: int
+    initial_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        fan_in = x.shape[-1]
-        kernel = self.param("kernel", _torch_uniform, (fan_in, self.features), fan_in)
-        bias = self.param("bias", _torch_uniform, (self.features,), fan_in)
-        return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+        fan_in, init = x.shape[-1], _torch_uniform(self.initial_scale)
+        kernel = self.param("kernel", init, (fan_in, self.features), fan_in)
+        bias = self.param("bias", init, (self.features,), fan_in)
+        return jnp.matmul(x, kernel, precision=HIGHEST) + bias
 
 
-class Table(nn.Module):
-    """mu and sigma are free parameters, of one draw's shape.
+class Generator(nn.Module):
+    """Common to all generators.
+
+    Attributes:
+        control: `learned`; or, for honest ablations, `none` (no noise), `random` (mu = 0, sigma = initial_scale,
+            or 1 where there is a level, and nothing learned), `mean_only` (sigma = 0), `scale_only` (mu = 0).
+        sigma: how sigma follows from what is learned: `abs`, `softplus`, `exp`, or `free` (as it is; its sign does
+            not matter).
+        level: 0 for noise in absolute numbers; else mu and sigma are in units of level * rms(x), so that noise of
+            sigma 1 is that fraction of the norm of what it is added to.
+        initial_scale: of the mean, and of what becomes sigma, before the first step, as the generator says;
+            `softplus` and `exp` map it like all else.
+    """
+
+    reads_support: ClassVar[bool] = False  # whether it is made from the selection
+    of_one: ClassVar[tuple[int, ...]] = (-1,)  # axes of what has one norm
+
+    control: str = "learned"
+    sigma: str = "abs"
+    level: float = 0.0
+    initial_scale: float = 1.0
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the mean is 0 by the control: predictions without draws are as without this noise."""
+        return self.control in ("none", "random", "scale_only")
+
+    @nn.compact
+    def __call__(self, site: Site) -> Gaussian:
+        """The noise, as far as the control lets it."""
+        start, factor, zero = self.start(site), self.factor(site), jnp.zeros((), jnp.float32)
+        if self.control == "random":
+            mu, sigma = zero, jnp.float32(1.0 if self.level else self.initial_scale)
+        else:
+            mean, scale = self.moments(site)
+            mu = zero if self.control == "scale_only" else mean()
+            sigma = zero if self.control == "mean_only" else SIGMAS[self.sigma](scale())
+        unit, shape = self._unit(site.x), jnp.broadcast_shapes(site.x.shape, mu.shape)
+        shape = shape if factor is not None else jnp.broadcast_shapes(shape, sigma.shape)
+        directions = shape if factor is None else (*shape[:-1], len(factor))
+        return Gaussian(
+            mean=jnp.broadcast_to(unit * (start + mu), shape),
+            scale=jnp.broadcast_to(unit * sigma, directions),
+            factor=factor,
+            start=jnp.broadcast_to(unit * start, shape),
+            unit=unit,
+        )
+
+    def start(self, site: Site) -> Float[Array, "*x"]:
+        """The mean before anything is learned, which a KL pulls towards."""
+        return jnp.zeros((), jnp.float32)
+
+    def factor(self, site: Site) -> Float[Array, "m e"] | None:
+        """Directions of the noise; None where every coordinate has its own."""
+        return None
+
+    def moments(self, site: Site) -> tuple[Moment, Moment]:
+        """What makes mu, and sigma before its map: functions, so that only what is used has parameters."""
+        raise NotImplementedError
+
+    def linear_moments(self, x: Float[Array, "n k *b r"], width: int) -> tuple[Moment, Moment]:
+        """A linear map of x each."""
+
+        def linear(name: str) -> Moment:
+            return lambda: _Linear(width, self.initial_scale, name=name)(x)
+
+        return linear("mean"), linear("scale")
+
+    def _unit(self, x: Float[Array, "n k *b e"]) -> Array:
+        """What mu and sigma are multiples of."""
+        if not self.level:
+            return jnp.float32(1.0)
+        power = jnp.square(jax.lax.stop_gradient(x).astype(jnp.float32)).mean(self.of_one, keepdims=True)
+        return self.level * jnp.sqrt(power)
+
+
+class Table(Generator):
+    """mu and sigma are free parameters: of every prompt token, of every class, or one for all image features.
 
     Source: the paper's released code, `prompt_tokens`.
 
@@ -49,86 +162,88 @@ class Table(nn.Module):
         initial_scale: standard deviation of the normal that both are initialised from.
     """
 
+    sigma: str = "free"
     initial_scale: float = 0.02
 
-    @nn.compact
-    def __call__(self, shape: tuple[int, ...]) -> Gaussian:
-        """The noise of one draw, of the given shape."""
+    def moments(self, site: Site) -> tuple[Moment, Moment]:
+        """The parameters."""
         init = nn.initializers.normal(self.initial_scale)
-        return Gaussian(self.param("mean", init, shape), self.param("scale", init, shape))
+        return lambda: self.param("mean", init, site.shape), lambda: self.param("scale", init, site.shape)
 
 
-class CrossAttention(nn.Module):
-    """a = softmax(q(f) k(t)^T) v(t);  mu = m(a);  sigma = |r(a)|.
+class Mlp(Generator):
+    """h = relu(W x + b);  mu = m(h);  sigma = |r(h)|.
 
-    One head, without the division by sqrt(channels). q, k, v map e to e / reduction channels, m and r map back.
-
-    Source: paper, Section "Noise Generators", and the released code, `image_features`.
+    Source: paper, Section "Noise Generators".
 
     Attributes:
-        reduction: by how much the attention is narrower than the features.
+        reduction: by how much the hidden layer is narrower than x.
+        initial_scale: factor of the initial weights of m and r.
     """
 
     reduction: int = 1
 
-    @nn.compact
-    def __call__(self, features: Float[Array, "b e"], text: Float[Array, "k c e"]) -> Gaussian:
-        """The noise of every image given every draw of the text: shape [k b e]."""
-        width = features.shape[-1]
-        if width % self.reduction:
-            raise InputError(f"noise.image_features.reduction={self.reduction} does not divide {width} channels")
-        narrow = width // self.reduction
-        query = _Linear(narrow, name="query")(features)
-        key, value = _Linear(narrow, name="key")(text), _Linear(narrow, name="value")(text)
-        precision = jax.lax.Precision.HIGHEST
-        weights = jax.nn.softmax(jnp.einsum("br,kcr->kbc", query, key, precision=precision))
-        attended = jnp.einsum("kbc,kcr->kbr", weights, value, precision=precision)
-        return Gaussian(_Linear(width, name="mean")(attended), jnp.abs(_Linear(width, name="scale")(attended)))
+    def _hidden(self, site: Site, narrow: int) -> Float[Array, "n k *b r"]:
+        return _Linear(narrow, name="hidden")(site.x.astype(jnp.float32))
+
+    def moments(self, site: Site) -> tuple[Moment, Moment]:
+        """Of every vector of x."""
+        width, narrow = reduced(site.x.shape[-1], self.reduction)
+        return self.linear_moments(jax.nn.relu(self._hidden(site, narrow)), width)
 
 
-# Which generators a site can have.
-SITES: Mapping[str, Mapping[str, type[nn.Module]]] = {
-    "prompt_tokens": {"table": Table},
-    "image_features": {"cross_attention": CrossAttention},
-}
+class PromptMlp(Mlp):
+    """The same for prompt tokens, where h sees the classes' zero-shot text features: W x + b + U mean_c t_c."""
+
+    def _hidden(self, site: Site, narrow: int) -> Float[Array, "1 1 p r"]:
+        return super()._hidden(site, narrow) + _Linear(narrow, name="text")(site.text.mean(-2))
 
 
-def options(generator: type[nn.Module]) -> dict[str, Any]:
-    """The options of a generator with their defaults."""
-    fields = dataclasses.fields(generator)
-    return {field.name: field.default for field in fields if field.name not in ("name", "parent")}
+class CrossAttention(Generator):
+    """a = softmax(q(f) k(t)^T) v(t);  mu = m(a);  sigma = |r(a)|.
 
+    f is x: an image feature, every patch or every prompt token; t are text features, noised like those it meets
+    (for prompt tokens: zero-shot). q, k, v map to r channels, m and r map back.
 
-def with_defaults(noise: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same noise with every option written out."""
-    return {
-        site: {"generator": settings["generator"]} | options(SITES[site][settings["generator"]]) | dict(settings)
-        for site, settings in noise.items()
-    }
+    Source: paper, Section "Noise Generators", and the released code, `image_features`: one head, not scaled.
 
-
-def build(noise: Mapping[str, Mapping[str, Any]]) -> FrozenDict[str, nn.Module]:
-    """Makes the generator of every site from {site: {"generator": name, option: value, ...}}.
-
-    Raises:
-        InputError: an unknown site, generator or option.
+    Attributes:
+        reduction: by how much the attention is narrower than x.
+        heads: attention heads.
+        scaled: whether scores are divided by sqrt(channels of a head).
+        initial_scale: factor of the initial weights of m and r.
     """
-    generators = {}
-    for site, settings in noise.items():
-        if site not in SITES:
-            raise InputError(f"noise has no site {site!r}{did_you_mean(site, SITES)}")
-        if not isinstance(settings, Mapping):
-            raise InputError(f"noise.{site}={settings!r} must be {{'generator': name, option: value, ...}}")
-        name = str(settings.get("generator"))
-        if name not in SITES[site]:
-            raise InputError(f"noise.{site} has no generator {name!r}{did_you_mean(name, SITES[site])}")
-        generator, given = SITES[site][name], {k: v for k, v in settings.items() if k != "generator"}
-        known = options(generator)
-        for option, value in given.items():
-            if option not in known:
-                raise InputError(f"noise.{site}: {name} has no option {option!r}{did_you_mean(option, known)}")
-            kind = type(known[option])
-            if not isinstance(value, (kind, int)) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise InputError(f"noise.{site}.{option}={value!r} must be a positive {kind.__name__}")
-        generators[site] = generator(**given)
-    return FrozenDict(generators)
+
+    reduction: int = 1
+    heads: int = 1
+    scaled: bool = False
+
+    def attend(self, query: Float[Array, "n k *b d"], text: Float[Array, "k c e"]) -> Float[Array, "n k *b r"]:
+        """What every query finds in the text."""
+        _, narrow = reduced(query.shape[-1], self.reduction)
+        if narrow % self.heads:
+            raise InputError(f"noise: {self.heads} heads do not divide {narrow} channels")
+        n, k, *rest, d = query.shape
+        flat = query.reshape(n, k, math.prod(rest), d).astype(jnp.float32)
+
+        def split(x: Float[Array, "*k m r"]) -> Float[Array, "*k h m z"]:
+            return jnp.moveaxis(x.reshape(*x.shape[:-1], self.heads, -1), -2, -3)
+
+        q = split(_Linear(narrow, name="query")(flat))
+        key, value = (split(_Linear(narrow, name=name)(text.astype(jnp.float32))) for name in ("key", "value"))
+        scores = jnp.matmul(q, jnp.swapaxes(key, -1, -2), precision=HIGHEST)
+        if self.scaled:
+            scores = scores / jnp.sqrt(narrow // self.heads)
+        found = jnp.moveaxis(jnp.matmul(jax.nn.softmax(scores), value, precision=HIGHEST), -3, -2)
+        return found.reshape(*found.shape[:2], *rest, narrow)
+
+    def moments(self, site: Site) -> tuple[Moment, Moment]:
+        """Of every vector of x, given every draw of the text."""
+        return self.linear_moments(self.attend(site.x, site.text), site.x.shape[-1])
+
+
+def reduced(width: int, reduction: int) -> tuple[int, int]:
+    """width, width / reduction."""
+    if width % reduction:
+        raise InputError(f"noise: reduction={reduction} does not divide {width} channels")
+    return width, width // reduction

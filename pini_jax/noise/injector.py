@@ -1,161 +1,235 @@
-"""The forward pass: a frozen CLIP with noise added between its stages (paper, Figure 2)."""
+"""The method: a frozen CLIP with noise added between its stages (paper, Figure 2)."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
 from pini_jax import rng
-from pini_jax.clip.towers import TextTower, stage
-from pini_jax.data.prompts import Prompts
+from pini_jax.clip.towers import stage
 from pini_jax.errors import InputError
-from pini_jax.noise.gaussian import Draw, Gaussian, draw_mean
-
-# Of suffixes, on one CPU: more of them leave its caches. Every part runs the prefix again, which is little.
-ROWS_AT_ONCE = 72
-Phi = Mapping[str, Mapping]
-Text = Prompts | Float[Array, "1 c e"]  # of the classes: to be encoded, or features that are given
+from pini_jax.methods.method import NO_SUPPORT, Batch, Method, Support, Text, Variables
+from pini_jax.noise.gaussian import Draw, Gaussian, divergence, draw_mean
+from pini_jax.noise.generators import Generator, Site
+from pini_jax.noise.sites import IMAGE_SITES
+from pini_jax.noise.structured import PER_CLASS
+from pini_jax.objective import Parts
 
 
 @dataclasses.dataclass(frozen=True)
-class Injector:
-    """What is static about the method; its functions are pure in (phi, theta, inputs, draw).
+class Injector(Method):
+    """Zero-shot CLIP with noise at some sites; eps = mu + sigma z is a `+` between two stages.
 
-        prefix, suffix = injector.prompt_tokens(phi, theta, prompts, draw)     # + prompt_tokens noise
-        text = encode_prompts(text_tower, theta, prefix, suffix, prompts)      # frozen; or given
-        images = injector.image_features(phi, text, features, draw)            # + image_features noise
-        logits = cosine_logits(theta, images, text)                            # frozen
+        prefix = embed(ids) + eps                   prompt_tokens
+        text = encode(prefix, suffixes) + eps       text_features
+        pixels + eps                                pixels
+        patches = embed(pixels) + eps               patch_tokens
+        images = encode(patches) + eps              image_features
 
-    With no generators it is zero-shot CLIP.
+    Variables are {site: parameters} and {site: {collection: ...}}.
+
+    Source: arXiv 2412.10817.
 
     Attributes:
-        text_tower: the frozen module whose stages the prompts pass through; None where text features are given.
         generators: site -> module that makes the noise there.
     """
 
-    text_tower: TextTower | None
-    generators: FrozenDict[str, nn.Module] = FrozenDict()
+    generators: FrozenDict[str, Generator] = FrozenDict()
 
-    def init(self, key: Array, text: Text) -> dict:
-        """Draws phi, the trainables: site -> parameters of its generator.
+    @property
+    def needs(self) -> frozenset[str]:
+        """As in `Method`."""
+        of_sites = {"prompt_tokens": "prompts", "pixels": "pixels", "patch_tokens": "pixels"}
+        needs = {of_sites[site] for site in self.generators if site in of_sites}
+        return frozenset(needs | {"support" for one in self.generators.values() if one.reads_support})
+
+    @property
+    def is_fitted(self) -> bool:
+        """Where all noise is fixed, nothing learns."""
+        return all(generator.control == "random" for generator in self.generators.values())
+
+    @property
+    def is_per_class(self) -> bool:
+        """A table of the classes is; all other noise carries over to any class."""
+        return isinstance(self.generators.get("text_features"), PER_CLASS)
+
+    @property
+    def is_random(self) -> bool:
+        """Unless sigma is 0 at every site."""
+        return any(generator.control != "mean_only" for generator in self.generators.values())
+
+    @property
+    def moves_images(self) -> bool:
+        """Whether there is a mean at a site of the images."""
+        return any(not g.is_still for site, g in self.generators.items() if site in IMAGE_SITES)
+
+    def num_draws(self, num_samples: int) -> dict[str, int]:
+        """`num_samples` in all: of the text features, or else of the images."""
+        sites = ("text_features",) if "text_features" in self.generators else IMAGE_SITES
+        return dict.fromkeys(sites, num_samples)
+
+    # ------------------------------------------------------------------------------------------- init
+
+    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+        """Draws the parameters of every generator.
 
         Raises:
             InputError: there is prompt noise, but no prompt token for it.
         """
-        inputs: dict[str, tuple] = {}
-        if "prompt_tokens" in self.generators:
-            if not isinstance(text, Prompts):
-                raise InputError(
-                    "noise at prompt_tokens needs the text tower and one template: use image_features"
-                )
-            if not len(text.prefix):
-                raise InputError("the template has nothing before {}, where the noise of prompt_tokens goes")
-            inputs["prompt_tokens"] = (self._prompt_shape(text),)
-        shape = (1, len(text.end), self._tower.embed_dim) if isinstance(text, Prompts) else text.shape
-        inputs["image_features"] = jnp.zeros((1, shape[-1])), jnp.zeros(shape)
-        return {
-            site: generator.init(rng.stream(key, site), *inputs[site])["params"]
-            for site, generator in self.generators.items()
-        }
+        phi, buffers = {}, {}
+        for site, generator in self.generators.items():
+            blank = self._blank(site, text)._replace(features=support.features, labels=support.labels)
+            collections = dict(generator.init(rng.stream(key, site), blank))
+            if parameters := collections.pop("params", {}):
+                phi[site] = parameters
+            if collections:
+                buffers[site] = collections
+        return Variables(phi, buffers)
 
-    @property
-    def _tower(self) -> TextTower:
-        if self.text_tower is None:
-            raise ValueError("prompts need a text tower")
-        return self.text_tower
+    def _blank(self, site: str, text: Text) -> Site:
+        """What the generator of a site sees: x in its shape alone."""
+        plain = text.features
+        _, c, e = plain.shape
+        match site:
+            case "prompt_tokens":
+                if text.prompts is None:
+                    raise InputError(
+                        "noise at prompt_tokens needs the text tower and one template: use image_features"
+                    )
+                if not len(text.prompts.prefix):
+                    raise InputError("the template has nothing before {}, where the noise of prompt_tokens goes")
+                shape = len(text.prompts.prefix), self.text_tower.sizes.transformer.width
+                return self._site(site, jnp.zeros((1, 1, *shape)), plain)
+            case "text_features":
+                return self._site(site, jnp.zeros((1, 1, c, e)), plain)
+            case "image_features":
+                return self._site(site, jnp.zeros((1, 1, 1, e)), plain)
+        side = self.image_tower.sizes.image_size
+        pixels = jnp.zeros((1, side, side, 3))
+        embed = lambda: self.image_tower.init_with_output(jax.random.key(0), pixels, method="embed")[0]  # noqa: E731
+        patches = jnp.zeros((1, 1, *jax.eval_shape(embed).shape))
+        if site == "pixels":
+            return self._site(site, pixels[None, None], plain, query=self._patches(patches))
+        return self._site(site, patches, plain)
 
-    def _prompt_shape(self, prompts: Prompts) -> tuple[int, int]:
-        return len(prompts.prefix), self._tower.sizes.transformer.width
+    def _site(self, site: str, x: Array, text: Array, **others: Any) -> Site:
+        lead = {"prompt_tokens": 2, "text_features": 2}.get(site, 3)
+        return Site(x, x.shape[lead:], text, **others)
 
-    def _gaussian(self, site: str, phi: Phi, *inputs) -> Gaussian:
-        return self.generators[site].apply({"params": phi[site]}, *inputs)
+    def _patches(self, tokens: Float[Array, "n k b *m d"]) -> Float[Array, "n k b *p d"]:
+        """Without the class token."""
+        return tokens[..., int(getattr(self.image_tower.sizes, "class_token", False)) :, :]
+
+    # ------------------------------------------------------------------------------------------- stages
+
+    def _noise(
+        self, site: str, variables: Variables, seen: Site, draw: Draw, weights: Array | None = None
+    ) -> tuple[Array, Mapping]:
+        """Samples of a site's noise, and the buffers afterwards."""
+        collections = {"params": variables.phi.get(site, {}), **variables.buffers.get(site, {})}
+        updated = ["batch_stats"] if weights is not None and "batch_stats" in collections else []
+        gaussian, changed = self.generators[site].apply(
+            collections, seen._replace(weights=weights), mutable=updated
+        )
+        if site in IMAGE_SITES and len(seen.text) > gaussian.mean.shape[1]:
+            # Every draw of the text meets draws of its own, even where the noise does not look at it.
+            mean, scale = (jnp.repeat(x, len(seen.text), axis=1) for x in (gaussian.mean, gaussian.scale))
+            gaussian = gaussian._replace(mean=mean, scale=scale)
+        buffers = variables.buffers
+        if updated:
+            buffers = {**buffers, site: {**buffers[site], **changed}}
+        return draw(site, gaussian), buffers
 
     def prompt_tokens(
-        self, phi: Phi, theta: Mapping, prompts: Prompts, draw: Draw = draw_mean
+        self, variables: Variables, theta: Mapping, text: Text, draw: Draw = draw_mean
     ) -> tuple[Float[Array, "k a+p d"], Float[Array, "r s d"]]:
-        """Embedded prompts: the a start tokens and the prefix, with noise on the latter, and rows of suffixes."""
-        shared = jnp.concatenate([prompts.start, prompts.prefix])
-        prefix = stage(self._tower, "embed", theta["text"], shared)[None]
-        suffix = stage(self._tower, "embed", theta["text"], prompts.suffix, len(shared) + prompts.place)
+        """With noise on the prefix, not on the start tokens; a generator may look at the zero-shot text."""
+        prefix, suffix = super().prompt_tokens(variables, theta, text, draw)
         if "prompt_tokens" in self.generators:
-            noise = draw("prompt_tokens", self._gaussian("prompt_tokens", phi, self._prompt_shape(prompts)))
-            prefix = (prefix + jnp.pad(noise, ((0, 0), (len(prompts.start), 0), (0, 0)))).astype(suffix.dtype)
+            start = len(text.prompts.start)
+            seen = self._site("prompt_tokens", prefix[None, :, start:], text.features)
+            noise, _ = self._noise("prompt_tokens", variables, seen, draw)
+            prefix = (prefix + jnp.pad(noise[:, 0], ((0, 0), (start, 0), (0, 0)))).astype(suffix.dtype)
         return prefix, suffix
 
-    def text_features(self, phi: Phi, theta: Mapping, text: Text, draw: Draw = draw_mean) -> Float[Array, "k c e"]:
-        """Of every class for every draw of the prompt's noise, un-normalised; what is given stays as it is."""
-        if not isinstance(text, Prompts):
-            return text
-        prefix, suffix = self.prompt_tokens(phi, theta, text, draw)
-        return encode_prompts(self._tower, theta, prefix, suffix, text)
+    def text_features(
+        self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
+    ) -> Float[Array, "k c e"]:
+        """t + mu + sigma z: every draw for each draw of the prompt's noise."""
+        if "text_features" in self.generators:
+            seen = self._site("text_features", text[None], text)
+            noise, _ = self._noise("text_features", variables, seen, draw)
+            text = (text + noise).reshape(-1, *text.shape[1:])
+        return text
+
+    def encode_images(
+        self,
+        variables: Variables,
+        theta: Mapping,
+        text: Float[Array, "k c e"],
+        pixels: Float[Array, "b h w 3"],
+        draw: Draw = draw_mean,
+        weights: Float[Array, "b"] | None = None,
+    ) -> tuple[Float[Array, "n k b e"], Mapping]:
+        """With noise on the pixels, and on the patches after the first norm."""
+        buffers = variables.buffers
+
+        def run(name: str, x: Float[Array, "n k b *x"]) -> Float[Array, "n k b *y"]:
+            lead = x.shape[:3]
+            y = stage(self.image_tower, name, theta["image"], x.reshape(-1, *x.shape[3:]))
+            return y.reshape(*lead, *y.shape[1:])
+
+        x = pixels[None, None]
+        if "pixels" in self.generators:
+            seen = self._site("pixels", x, text, query=self._patches(run("embed", x)))
+            noise, buffers = self._noise("pixels", variables, seen, draw, weights)
+            x = x + noise
+        tokens = run("embed", x)
+        if "patch_tokens" in self.generators:
+            noise, _ = self._noise("patch_tokens", variables, self._site("patch_tokens", tokens, text), draw)
+            tokens = (tokens + noise).astype(tokens.dtype)
+        return run("project", run("encode", tokens)), buffers
 
     def image_features(
-        self, phi: Phi, text: Float[Array, "k c e"], features: Float[Array, "b e"], draw: Draw = draw_mean
+        self,
+        variables: Variables,
+        text: Float[Array, "k c e"],
+        features: Float[Array, "n k b e"],
+        draw: Draw = draw_mean,
     ) -> Float[Array, "n k b e"]:
         """f + mu + sigma z, for n draws given each of the k draws of the text; un-normalised like both inputs."""
-        images = features[None, None]
         if "image_features" in self.generators:
-            images = images + draw("image_features", self._gaussian("image_features", phi, features, text))
-        return images
+            seen = self._site("image_features", features, text)
+            features = features + self._noise("image_features", variables, seen, draw)[0]
+        return features
 
-    def logits(
-        self, phi: Phi, theta: Mapping, text: Text, features: Float[Array, "b e"], draw: Draw = draw_mean
-    ) -> Float[Array, "n k b c"]:
-        """All of the above: what training differentiates."""
-        encoded = self.text_features(phi, theta, text, draw)
-        return cosine_logits(theta, self.image_features(phi, encoded, features, draw), encoded)
+    # ------------------------------------------------------------------------------------------- loss
 
+    def loss(
+        self, variables: Variables, theta: Mapping, text: Text, batch: Batch, draw: Draw
+    ) -> tuple[Parts, Mapping]:
+        """The objective and kl_weight KL(noise || N(start, s^2 I)), of all that is drawn from and learned."""
+        settings, divergences = self.loss_settings, []
 
-def encode_prompts(
-    text_tower: TextTower,
-    theta: Mapping,
-    prefix: Float[Array, "k p d"],
-    suffix: Float[Array, "r s d"],
-    prompts: Prompts,
-) -> Float[Array, "k c e"]:
-    """Text features of every class for every draw of the prefix, un-normalised."""
+        def watched(site: str, gaussian: Gaussian) -> Array:
+            nats = divergence(gaussian, settings.kl_scale)
+            if self.generators[site].control == "random":
+                pass  # nothing of it is learned
+            elif site == "prompt_tokens":
+                divergences.append(nats.sum())
+            elif site == "text_features":
+                divergences.append(nats.mean())
+            else:
+                # [n k b ...]: all coordinates of an image, and the mean over those that count.
+                of_image = nats.sum(tuple(range(3, nats.ndim))).mean((0, 1))
+                divergences.append((of_image * batch.weights).sum() / batch.weights.sum())
+            return draw(site, gaussian)
 
-    def encode(rows: tuple[Array, Array]) -> Float[Array, "k r s d"]:
-        return stage(text_tower, "encode_suffixes", theta["text"], prefix, *rows)
-
-    rows = suffix, jnp.asarray(prompts.owner)
-    if len(suffix) > ROWS_AT_ONCE and _is_one_cpu() and prefix.ndim == 3:
-        parts = jax.lax.map(encode, jax.tree.map(_in_parts, rows))
-        tokens = jnp.moveaxis(parts, 0, 1)
-    else:
-        tokens = encode(rows)
-    ends = tokens.reshape(len(prefix), -1, tokens.shape[-1])[:, prompts.end]
-    return stage(text_tower, "project", theta["text"], ends)
-
-
-def _is_one_cpu() -> bool:
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
-
-
-def _in_parts(x: Float[Array, "r ..."]) -> Float[Array, "parts n ..."]:
-    """Parts of one size, of which the last is filled up with the last row."""
-    size = -(-len(x) // -(-len(x) // ROWS_AT_ONCE))
-    filled = jnp.concatenate([x, jnp.repeat(x[-1:], -len(x) % size, axis=0)])
-    return filled.reshape(-1, size, *x.shape[1:])
-
-
-def cosine_logits(
-    theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
-) -> Float[Array, "n k b c"]:
-    """exp(s) cos(image, text) + b, in float32; b is the bias of a CLIP that has one.
-
-    Classes exclude each other here: probabilities are a softmax over them, which b does not change.
-    """
-
-    def normalise(x: Array) -> Array:
-        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-    cosine = jnp.einsum("nkbe,kce->nkbc", normalise(images), normalise(text), precision=jax.lax.Precision.HIGHEST)
-    logits = jnp.exp(theta["logit_scale"]) * cosine
-    return logits + theta["logit_bias"] if "logit_bias" in theta else logits
+        parts, buffers = super().loss(variables, theta, text, batch, watched if settings.kl_weight else draw)
+        return parts._replace(loss=parts.loss + settings.kl_weight * sum(divergences, jnp.float32(0))), buffers

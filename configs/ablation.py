@@ -1,0 +1,47 @@
+"""The paper's ablations, one axis at a time, around the released configuration of another config file.
+
+    python -m pini_jax.main --config=configs/ablation.py --workdir=runs/ablation
+    python -m pini_jax.report runs/ablation
+
+The base is `digits`, or any other file of this folder: `ablation.py:base=paper,dataset=dtd,data_dir=/data`. Every
+variant is trained with seeds 1 to 3; prediction modes are columns of every result. Axes: where the noise is and
+what makes it, text or images alone, draws, reduction, bound, what is learned of mu and sigma.
+"""
+
+import importlib
+
+from pini_jax.config import take_argument
+from pini_jax.noise.sites import SITES
+
+TABLE, ATTENTION = {"generator": "table"}, {"generator": "cross_attention"}
+RELEASED = {"prompt_tokens": TABLE, "image_features": ATTENTION}
+CONTROLS = ("random", "mean_only", "scale_only")
+
+
+def variants() -> dict[str, dict]:
+    """Name -> the settings that differ from the base."""
+    found: dict[str, dict] = {"none": {"method": "zero_shot"}, "both (released)": {"noise": RELEASED}}
+    for site, generators in SITES.items():
+        for generator in generators:
+            found[f"{site}: {generator}"] = {"noise": {site: {"generator": generator}}}
+    for k in (4, 16):
+        found[f"k = {k}"] = {"noise": RELEASED, "num_samples": k}
+        found[f"k = {k}, multi_sample"] = {
+            "noise": RELEASED,
+            "num_samples": k,
+            "objective": {"bound": "multi_sample"},
+        }
+    for reduction in (2, 4):
+        found[f"reduction = {reduction}"] = {
+            "noise": {"prompt_tokens": TABLE, "image_features": ATTENTION | {"reduction": reduction}}
+        }
+    for control in CONTROLS:
+        found[control] = {"noise": {site: settings | {"control": control} for site, settings in RELEASED.items()}}
+    return found
+
+
+def get_config(arguments: str = ""):
+    base, others = take_argument(arguments, "base") if "base=" in arguments else ("digits", arguments)
+    config = importlib.import_module(f"configs.{base}").get_config(others)
+    config.population = {"variant": variants(), "seed": (1, 2, 3)}
+    return config

@@ -1,0 +1,148 @@
+"""Trains every method on the same images, chooses by validation, and tests: one table.
+
+    python -m launch.compare --config=configs/features.py:path=dtd_vitb32.npz --workdir=runs/compare
+    python -m pini_jax.report runs/compare
+
+A contender is a method with its paper's settings on the data and towers of the config, or noise of a kind. Each is
+trained with every combination of its search space (`search` of its class, or `NOISE` here), at most `BUDGET` of
+them; for every number of shots and every seed the combination with the best validation accuracy is chosen, and of
+equals the one with the lowest validation NLL. Test data choose nothing. comparison.json lists what was chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import ml_collections
+from absl import app, flags
+
+from configs import structured
+from pini_jax import collection, main, population, report, results, runtime
+from pini_jax import config as configs
+from pini_jax.errors import InputError, did_you_mean
+from pini_jax.methods import registry
+from pini_jax.noise import sites
+from pini_jax.objective import Objective
+
+METHODS = flags.DEFINE_list("methods", [], "Contenders to take; all that the data allow if there is none.")
+SHOTS = flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Images per class.")
+SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds.")
+BUDGET = 8
+NOISE = {"optim.lr": (1e-3, 4e-3, 1.6e-2)}
+RELEASED = {"prompt_tokens": "table", "image_features": "cross_attention"}
+LOG = logging.getLogger("pini_jax.compare")
+
+
+class Contender(NamedTuple):
+    """A method to compare: its settings, and the values of some that are tried."""
+
+    settings: ml_collections.ConfigDict
+    search: Mapping[str, Sequence]
+
+
+def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
+    """All that can be trained on the data of a config, by name: zero-shot CLIP's ensemble, rivals, noise."""
+    ensemble = configs.with_method(config, "zero_shot")
+    ensemble.template = "imagenet_80"
+    found = {} if config.dataset.startswith("features:") else {"zero_shot: imagenet_80": Contender(ensemble, {})}
+    for name, method in registry.METHODS.items():
+        if name not in ("zero_shot", "pini"):
+            found[name] = Contender(configs.with_method(config, name), method.search)
+    for site, kinds in sites.SITES.items():
+        for kind in kinds:
+            found[f"{site}: {kind}"] = Contender(_with_noise(config, {site: kind}), NOISE)
+    found["released"] = Contender(_with_noise(config, RELEASED), NOISE)
+    for name, image_noise in structured.VARIANTS.items():
+        found[name] = Contender(structured.recipe(config, image_noise), {})
+    if not config.dataset.startswith("features:"):
+        return found
+    return {name: contender for name, contender in found.items() if not _needs_towers(contender.settings)}
+
+
+def _with_noise(config: ml_collections.ConfigDict, kinds: Mapping[str, str]) -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict(config)
+    config.noise = {site: {"generator": kind} for site, kind in kinds.items()}
+    return config
+
+
+def _needs_towers(settings: ml_collections.ConfigDict) -> bool:
+    """Whether a pack of features is not enough."""
+    plain = settings.to_dict()
+    method = registry.build(plain["method"], plain["options"], plain["noise"], Objective())
+    return bool(method.needs & {"prompts", "pixels"})
+
+
+def chosen(results_of: Mapping[Path, Mapping]) -> Path:
+    """The folder of the run with the best validation accuracy; of equals, with the lowest validation NLL.
+
+    Raises:
+        InputError: there are no validation images.
+    """
+
+    def quality(folder: Path) -> tuple[float, float]:
+        if results_of[folder]["val"] is None:
+            raise InputError(f"{folder} has no validation images to choose by")
+        measured = results_of[folder]["val"]["mean"]
+        return measured["accuracy"], -measured["nll"]
+
+    return max(results_of, key=quality)
+
+
+def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path) -> list[Path]:
+    """The chosen run of every seed."""
+    size = math.prod(map(len, contender.search.values()))
+    if size > BUDGET:
+        raise ValueError(f"{size} combinations, and all have a budget of {BUDGET}")
+    several = {"population": dict(contender.search) | {"shots": (shots,), "seed": tuple(seeds)}}
+    members = configs.members(contender.settings.to_dict() | several)
+    try:
+        population.train_and_evaluate(members, workdir)
+    except InputError as error:  # some combination has diverged, or none can be
+        LOG.warning("%s: %s", workdir, error)
+    by_seed: dict[int, dict[Path, Mapping]] = {seed: {} for seed in seeds}
+    for member in members:
+        if (result := results.finished(member.config, workdir / member.name)) is not None:
+            by_seed[member.config.seed][workdir / member.name] = result
+    if not all(by_seed.values()):
+        raise InputError(f"{workdir} has a seed without any result")
+    return [chosen(results_of) for results_of in by_seed.values()]
+
+
+def compare(_) -> None:
+    """Makes the table."""
+    runtime.prepare()
+    logging.getLogger("pini_jax").setLevel(logging.WARNING)  # a line for every contender, and none for its runs
+    LOG.setLevel(logging.INFO)
+    shots, seeds, workdir = map(int, SHOTS.value), tuple(map(int, SEEDS.value)), Path(main.WORKDIR.value)
+    with runtime.errors_as_lines():
+        known = contenders(main.CONFIG.value)
+        for name in METHODS.value:
+            if name not in known:
+                raise InputError(f"there is no contender {name!r}{did_you_mean(name, known)}")
+        taken = {name: known[name] for name in METHODS.value or known}
+        found: dict[str, dict] = {}
+        for (name, contender), k in itertools.product(taken.items(), tuple(shots)):
+            LOG.info("%s, %d shots", name, k)
+            jax.clear_caches()  # of compiled programs that no other contender runs
+            try:
+                folders = train(contender, k, seeds, workdir / name / f"shots_{k}")
+            except InputError as error:
+                LOG.warning("%s has no result with %d shots: %s", name, k, error)
+                continue
+            found |= {str(folder.relative_to(workdir)): {"contender": name} for folder in folders}
+            results.write(workdir / "comparison.json", found)
+        print(report.markdown(collection.read([workdir])))
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    for flag in ("shots", "seeds"):
+        flags.register_validator(flag, lambda x: x and all(n.isdigit() for n in x), "must be whole numbers")
+    flags.register_validator("workdir", bool, "must name a folder")
+    app.run(compare, flags_parser=runtime.parse_flags)

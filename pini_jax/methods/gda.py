@@ -1,0 +1,77 @@
+"""GDA: Gaussian discriminant analysis beside zero-shot CLIP."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pini_jax.clip.zero_shot import normalise
+from pini_jax.errors import InputError
+from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Gda(Method):
+    """logits_c = exp(s) cos(f, t_c) + alpha (f P m_c - m_c P m_c / 2 - log c);  P = e (S + tr(S) I / (m - 1))^-1.
+
+    m_c are the means of the classes' unit features, S the scatter of all m features around them; nothing is
+    trained.
+
+    Source: Wang et al. 2024, A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation,
+    https://arxiv.org/abs/2402.04087: alpha is searched on validation images.
+
+    Attributes:
+        alpha: weight of the discriminant.
+    """
+
+    alpha: float = 1.0
+
+    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """As in `Method`."""
+        return frozenset({"support"})
+
+    @property
+    def is_per_class(self) -> bool:
+        """A mean each."""
+        return True
+
+    @property
+    def moves_images(self) -> bool:
+        """Logits are no cosines."""
+        return True
+
+    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+        """The discriminant.
+
+        Raises:
+            InputError: there is one feature per class, and no scatter around it.
+        """
+        (f, labels), (classes, width) = support.rows(), text.features.shape[1:]
+        if len(labels) <= classes:
+            raise InputError("gda needs more than one feature per class: more shots, or several cached views")
+        means = support.class_means(f, classes)
+        rest = f - means[labels]
+        scatter = jnp.matmul(rest.T, rest, precision=HIGHEST)
+        ridge = jnp.trace(scatter) / (len(labels) - 1)
+        solved = jax.scipy.linalg.solve(scatter + ridge * jnp.eye(width), means.T, assume_a="pos")
+        kernel = width * solved
+        bias = -0.5 * (kernel * means.T).sum(0) - jnp.log(classes)
+        return Variables({"kernel": kernel, "bias": bias})
+
+    def logits(
+        self, variables: Variables, theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
+    ) -> Float[Array, "n k b c"]:
+        """Zero-shot CLIP and the discriminant."""
+        phi = variables.phi
+        discriminant = jnp.matmul(normalise(images), phi["kernel"], precision=HIGHEST) + phi["bias"]
+        return super().logits(variables, theta, images, text) + self.alpha * discriminant

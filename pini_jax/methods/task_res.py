@@ -1,0 +1,58 @@
+"""TaskRes: a free residual of every class embedding."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pini_jax.clip.zero_shot import normalise
+from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
+from pini_jax.noise.gaussian import Draw, draw_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRes(Method):
+    """t <- norm t / |t| + alpha x, with x = 0 at the start.
+
+    Source: Yu et al. 2023, Task Residual for Tuning Vision-Language Models, https://arxiv.org/abs/2211.10277:
+    Adam, learning rate 2e-3, weight decay 5e-4, batches of 256, 200 epochs (100 up to four shots).
+
+    Attributes:
+        alpha: scale of the residual.
+        norm: length of t, about that of CLIP's own text features, since steps are not free of scale.
+    """
+
+    alpha: float = 0.5
+    norm: float = 9.0
+
+    paper: ClassVar[Mapping[str, Any]] = {
+        "optim.name": "adam",
+        "optim.lr": 2e-3,
+        "optim.epochs": 200,
+        "batch_size": 256,
+    }
+    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (0.25, 0.5, 1.0, 2.0), "optim.lr": (2e-3, 4e-3)}
+
+    @property
+    def is_fitted(self) -> bool:
+        """It is trained."""
+        return False
+
+    @property
+    def is_per_class(self) -> bool:
+        """A residual each."""
+        return True
+
+    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+        """No residual."""
+        return Variables({"residual": jnp.zeros(text.features.shape[1:])})
+
+    def text_features(
+        self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
+    ) -> Float[Array, "k c e"]:
+        """With the residual."""
+        return self.norm * normalise(text) + self.alpha * variables.phi["residual"]

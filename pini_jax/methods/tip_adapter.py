@@ -1,0 +1,98 @@
+"""Tip-Adapter: the labelled images as a cache beside zero-shot CLIP."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pini_jax.clip.zero_shot import normalise
+from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class TipAdapter(Method):
+    """logits = exp(s) cos(f, t) + alpha exp(-beta (1 - f F^T)) Y, with keys F and one-hot labels Y.
+
+    A key is the mean of an image's views, of unit length, as f is. Nothing is trained.
+
+    Source: Zhang et al. 2022, Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification,
+    https://arxiv.org/abs/2207.09519: alpha 1, beta 5.5, then both searched on validation images.
+
+    Attributes:
+        alpha: weight of the cache.
+        beta: how sharply a key stands out.
+    """
+
+    alpha: float = 1.0
+    beta: float = 5.5
+
+    keeps_support: ClassVar[bool] = True
+    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (3.0, 12.0), "options.beta": (1.0, 3.0, 6.0, 12.0)}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """As in `Method`."""
+        return frozenset({"support"})
+
+    @property
+    def is_per_class(self) -> bool:
+        """Y has the classes of the selection."""
+        return True
+
+    @property
+    def moves_images(self) -> bool:
+        """The cache is no cosine with a class embedding."""
+        return True
+
+    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+        """The cache."""
+        keys = normalise(normalise(support.features).mean(0))
+        return Variables({}, {"keys": keys, "values": jax.nn.one_hot(support.labels, text.features.shape[1])})
+
+    def logits(
+        self, variables: Variables, theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
+    ) -> Float[Array, "n k b c"]:
+        """Zero-shot CLIP and the cache."""
+        keys = {**variables.buffers, **variables.phi}["keys"]
+        affinity = jnp.matmul(normalise(images), keys.T, precision=jax.lax.Precision.HIGHEST)
+        cached = jnp.exp(-self.beta * (1 - affinity)) @ variables.buffers["values"]
+        return super().logits(variables, theta, images, text) + self.alpha * cached
+
+
+@dataclasses.dataclass(frozen=True)
+class TipAdapterF(TipAdapter):
+    """Tip-Adapter whose keys are trained, and not normalised again.
+
+    Source: Zhang et al. 2022, https://arxiv.org/abs/2207.09519: AdamW, learning rate 1e-3 by a cosine of steps, 20
+    epochs, batches of 256. Its code chooses the best epoch on test images, and searches alpha and beta once more
+    after the training; here the last epoch counts, and every pair that is tried is trained with.
+
+    Attributes:
+        alpha, beta: as above.
+    """
+
+    paper: ClassVar[Mapping[str, Any]] = {
+        "optim.name": "adamw",
+        "optim.schedule": "cosine",
+        "optim.lr": 1e-3,
+        "optim.weight_decay": 1e-2,
+        "optim.epsilon": 1e-4,
+        "optim.epochs": 20,
+        "batch_size": 256,
+    }
+    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (2.0, 4.0, 8.0, 16.0), "options.beta": (1.0, 5.5)}
+
+    @property
+    def is_fitted(self) -> bool:
+        """It is trained."""
+        return False
+
+    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+        """Keys start as the cache's."""
+        cache = super().init(key, theta, text, support).buffers
+        return Variables({"keys": cache["keys"]}, {"values": cache["values"]})
