@@ -2,9 +2,9 @@
 
 | file               | what                                                                              |
 |--------------------|-----------------------------------------------------------------------------------|
-| accuracy.png       | test accuracy against shots, with the 95 % confidence band of the mean over seeds |
+| accuracy.png       | test accuracy against shots, with the 95 % confidence band of the mean over seeds  |
 | reliability.png    | accuracy against confidence; the area of a dot is the share of predictions         |
-| information.png    | usable information and H(T) - H(T\|E) against accuracy                             |
+| information.png    | usable information and H(T) - H(T given E) against accuracy                        |
 | tokens.png         | root mean square of mu and sigma along the prompt's tokens                         |
 | maps.png           | mu and sigma over images, of runs with noise on pixels or patches                  |
 """

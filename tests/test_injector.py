@@ -466,7 +466,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("noise", "needs", "properties"), KINDS, ids=str)
+@pytest.mark.parametrize(("noise", "needs", "properties"), KINDS, ids=range(len(KINDS)))
 def test_what_follows_from_the_noise(noise, needs, properties):
     injector = Injector(generators=sites.build(noise))
     found = injector.is_fitted, injector.is_per_class, injector.is_random, injector.moves_images
