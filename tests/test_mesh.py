@@ -1,6 +1,7 @@
 """The same run, and the same towers, on one device and on eight simulated ones."""
 
 import dataclasses
+import functools
 import os
 import re
 import socket
@@ -41,24 +42,30 @@ SETTINGS = {
 }
 
 
-def run(folder, monkeypatch, *settings, devices):
+def run(folder, *settings, devices):
     """What a run has learned, and its result."""
     # A cache of its own, so that eight devices do not read the features that one encoded.
     cache = folder / "cache"
     (cache / "pini_jax").mkdir(parents=True)
     (cache / "pini_jax" / "programs").symlink_to(cache_folder() / "programs")
-    with monkeypatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(cache))
-        # Rounding grows from step to step, as in any training: compared while it is still small.
-        runs.finish(runs.start(folder / "run", "--config.optim.epochs=10", *settings, devices=devices))
+    environment = {"XDG_CACHE_HOME": str(cache)}
+    # Rounding grows from step to step, as in any training: compared while it is still small.
+    short = ("--config.optim.epochs=10", *settings)
+    runs.finish(runs.start(folder / "run", *short, devices=devices, environment=environment))
     return load_file(folder / "run" / "injector.safetensors"), runs.result(folder / "run")
 
 
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory):
+    """settings -> the run on one device, which tests share."""
+    return functools.cache(lambda *settings: run(tmp_path_factory.mktemp("one"), *settings, devices=1))
+
+
 @pytest.mark.parametrize("name", SETTINGS)
-def test_one_and_eight_devices_agree(tmp_path, monkeypatch, name):
+def test_one_and_eight_devices_agree(tmp_path, on_one, name):
     settings, on_eight = SETTINGS[name]
-    one, expected = run(tmp_path / "one", monkeypatch, *settings, devices=1)
-    eight, result = run(tmp_path / "eight", monkeypatch, *settings, *on_eight, devices=8)
+    one, expected = on_one(*settings)
+    eight, result = run(tmp_path / "eight", *settings, *on_eight, devices=8)
     for name, value in one.items():
         np.testing.assert_allclose(eight[name], value, atol=1e-5, err_msg=name)
     for mode, values in expected["test"].items():
@@ -232,7 +239,7 @@ def test_every_split_is_one_of_a_parameter():
     assert sharding.spec(Mesh(1, 2), "image/blocks_0/conv_1/conv/kernel", (3, 3, 4, 4)) == PartitionSpec()
 
 
-def test_two_processes_are_one_run(tmp_path):
+def test_two_processes_are_one_run(tmp_path, on_one):
     """Each with two devices: the files are the first one's, and say the same as those of one process."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -254,11 +261,11 @@ def test_two_processes_are_one_run(tmp_path):
     ]
     first, second = (runs.finish(process) for process in job)
     assert "PiNI, mean noise" in first and "PiNI" not in second
-    runs.finish(runs.start(tmp_path / "one", *short))
-    two, one = (load_file(tmp_path / name / "injector.safetensors") for name in ("two", "one"))
+    one, expected = on_one()
+    two = load_file(tmp_path / "two" / "injector.safetensors")
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)
-    for mode, values in runs.result(tmp_path / "one")["test"].items():
+    for mode, values in expected["test"].items():
         assert runs.result(tmp_path / "two")["test"][mode]["nll"] == pytest.approx(values["nll"], abs=1e-5)
 
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_clips import run_stage
 
 from pini_jax import config, evaluate, optim, step
 from pini_jax.clip import pretrained, zero_shot
-from pini_jax.clip.towers import stage
 from pini_jax.data import prompts
 from pini_jax.methods.method import Batch, Method, Text, Variables
 from pini_jax.noise import sites
@@ -115,11 +115,11 @@ def make_injector(case):
 
 def encode_ids(clip, ids):
     end = np.asarray(ids).argmax(-1)  # OpenAI's rule: the end token has the greatest id
-    return clip.text_tower.apply({"params": clip.theta["text"]}, ids, end)
+    return run_stage(clip.text_tower, "__call__", clip.theta["text"], ids, end)
 
 
 def encode_images(clip, images):
-    return clip.image_tower.apply({"params": clip.theta["image"]}, images.transpose(0, 2, 3, 1))
+    return run_stage(clip.image_tower, "__call__", clip.theta["image"], images.transpose(0, 2, 3, 1))
 
 
 def recorded_draws(record, i):
@@ -208,14 +208,14 @@ def test_shared_prefix_equals_the_full_text_path(case):
     text, clip, record = make_text(case), case.clip, case.record
     inject, phi = make_injector(case), recorded_phi(record, "init")
     draw = draw_replay(recorded_draws(record, 0))
-    shared = inject.encode_text(Variables(phi), clip.theta, text, draw)[0]
+    shared = jax.jit(lambda phi: inject.encode_text(Variables(phi), clip.theta, text, draw))(phi)[0]
     table = phi["prompt_tokens"]
     noise = table["mean"] + table["scale"] * record["step0/eps_text"][0]
-    tokens = stage(clip.text_tower, "embed", clip.theta["text"], record["token_ids"])
+    tokens = run_stage(clip.text_tower, "embed", clip.theta["text"], record["token_ids"])
     tokens = tokens.at[:, 1 : 1 + len(noise)].add(noise)
-    tokens = stage(clip.text_tower, "encode", clip.theta["text"], tokens)
+    tokens = run_stage(clip.text_tower, "encode", clip.theta["text"], tokens)
     at_end = tokens[np.arange(len(tokens)), record["token_ids"].argmax(-1)]
-    full = stage(clip.text_tower, "project", clip.theta["text"], at_end)
+    full = run_stage(clip.text_tower, "project", clip.theta["text"], at_end)
     assert np.abs(shared - full).max() / np.abs(full).max() <= 1e-5
 
 

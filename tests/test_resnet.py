@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_clips
+from tiny_clips import run_stage as stage
 
 from pini_jax.clip import architecture, hugging_face, open_clip, tensors, towers, weights
 from pini_jax.clip.resnet import ResNetTower
-from pini_jax.clip.towers import stage
 from pini_jax.errors import InputError
 
 # Sizes of OpenAI's models, and their published numbers of parameters in millions (open_clip's model profile).
@@ -43,8 +44,8 @@ def sizes():
 
 @pytest.fixture(scope="module")
 def theta(sizes):
-    init = jax.jit(towers.Towers(sizes).init)
-    return init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 9), int), jnp.zeros(1, int))["params"]
+    inputs = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 9), int), jnp.zeros(1, int)
+    return tiny_clips.random(jax.eval_shape(towers.Towers(sizes).init, jax.random.key(0), *inputs))["params"]
 
 
 def test_openai_names_round_trip_and_tell_the_sizes(tmp_path, sizes, theta):

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_clips import NAMES, NOISE, run_stage
+from tiny_clips import NAMES, NOISE, init, run_stage
 
 from pini_jax import config, evaluate, train
 from pini_jax.clip import pretrained, zero_shot
@@ -48,7 +48,7 @@ def test_every_class_is_encoded_whole(clip, built):
 @pytest.mark.parametrize("mode", evaluate.MODES)
 def test_zero_noise_is_the_plain_model(clip, text, mode):
     noisy = Injector(clip.text_tower, sites.build(NOISE))
-    silent = jax.tree.map(np.zeros_like, noisy.init(jax.random.key(0), clip.theta, text))
+    silent = jax.tree.map(np.zeros_like, init(noisy, jax.random.key(0), clip.theta, text))
     features = np.random.default_rng(0).standard_normal((3, clip.embed_dim), np.float32)
 
     def predict(method, variables, mode):
@@ -61,7 +61,8 @@ def test_zero_noise_is_the_plain_model(clip, text, mode):
 def test_the_bias_is_in_the_logits_and_not_in_the_probabilities(clip, text):
     method, features = Method(clip.text_tower), np.ones((2, clip.embed_dim), np.float32)
     without = {key: part for key, part in clip.theta.items() if key != "logit_bias"}
-    biased, plain = (method.forward(Variables({}), theta, text, features)[0] for theta in (clip.theta, without))
+    forward = jax.jit(lambda theta: method.forward(Variables({}), theta, text, features)[0])
+    biased, plain = (forward(theta) for theta in (clip.theta, without))
     np.testing.assert_allclose(biased - plain, float(clip.theta["logit_bias"]), rtol=1e-5)
     same = [
         evaluate.predict(method, Variables({}), theta, text, features, "mean", num_draws=1, seed=0)
