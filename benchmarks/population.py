@@ -34,7 +34,7 @@ from PIL import Image as Pictures
 from benchmarks import inputs, random_clip, timing
 from benchmarks.inputs import Lengths
 from benchmarks.timing import Times
-from pini_jax import config as configs
+from pini_jax import population as populations
 from pini_jax import program, results, runtime, train
 from pini_jax import run as runs
 from pini_jax.clip.architecture import Architecture, Image, Transformer
@@ -125,7 +125,7 @@ def members(case: Case, folder: Path) -> list[Config]:
         optim=dict(epochs=max(1, case.epochs if jax.default_backend() == "cpu" else case.accelerated)),
         population=case.members,
     )
-    return [member.config for member in configs.members(settings)]
+    return [member.config for member in populations.members(settings)]
 
 
 # ------------------------------------------------------------------------------------------------ steps

@@ -58,7 +58,7 @@ def first_step(folder: Path) -> None:
     import jax
 
     importlib.import_module("pini_jax.main")  # with all that it imports
-    from pini_jax import config, population, runtime, train
+    from pini_jax import population, runtime, train
     from pini_jax.clip import pretrained
 
     within = dict.fromkeys(WITHIN, 0.0)
@@ -100,7 +100,7 @@ def first_step(folder: Path) -> None:
     settings = dict(clip=str(folder / "clip"), dataset=f"folder:{folder / 'images'}", shots=SHOTS, views=1)
     bars = contextlib.redirect_stderr(io.StringIO())
     with tempfile.TemporaryDirectory() as workdir, bars, contextlib.suppress(Done):
-        population.train_and_evaluate(config.members(settings), Path(workdir))
+        population.train_and_evaluate(population.members(settings), Path(workdir))
     say("step")
     print(json.dumps(within), flush=True)
 

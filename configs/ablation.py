@@ -10,11 +10,10 @@ what makes it, text or images alone, draws, reduction, bound, what is learned of
 
 import importlib
 
-from pini_jax.config import take_argument
+from pini_jax.config import Config, take_argument
 from pini_jax.noise.sites import SITES
 
-TABLE, ATTENTION = {"generator": "table"}, {"generator": "cross_attention"}
-RELEASED = {"prompt_tokens": TABLE, "image_features": ATTENTION}
+RELEASED = dict(Config().noise)
 CONTROLS = ("random", "mean_only", "scale_only")
 
 
@@ -33,7 +32,7 @@ def variants() -> dict[str, dict]:
         }
     for reduction in (2, 4):
         found[f"reduction = {reduction}"] = {
-            "noise": {"prompt_tokens": TABLE, "image_features": ATTENTION | {"reduction": reduction}}
+            "noise": RELEASED | {"image_features": RELEASED["image_features"] | {"reduction": reduction}}
         }
     for control in CONTROLS:
         found[control] = {"noise": {site: settings | {"control": control} for site, settings in RELEASED.items()}}

@@ -23,6 +23,7 @@ import ml_collections
 from absl import app, flags
 
 from configs import structured
+from launch import sweep
 from pini_jax import collection, main, population, report, results, runtime
 from pini_jax import config as configs
 from pini_jax.errors import InputError, did_you_mean
@@ -31,11 +32,8 @@ from pini_jax.noise import sites
 from pini_jax.objective import Objective
 
 METHODS = flags.DEFINE_list("methods", [], "Contenders to take; all that the data allow if there is none.")
-SHOTS = flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Images per class.")
-SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds.")
 BUDGET = 8
 NOISE = {"optim.lr": (1e-3, 4e-3, 1.6e-2)}
-RELEASED = {"prompt_tokens": "table", "image_features": "cross_attention"}
 LOG = logging.getLogger("pini_jax.compare")
 
 
@@ -56,8 +54,8 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
             found[name] = Contender(configs.with_method(config, name), method.search)
     for site, kinds in sites.SITES.items():
         for kind in kinds:
-            found[f"{site}: {kind}"] = Contender(_with_noise(config, {site: kind}), NOISE)
-    found["released"] = Contender(_with_noise(config, RELEASED), NOISE)
+            found[f"{site}: {kind}"] = Contender(_with_noise(config, {site: {"generator": kind}}), NOISE)
+    found["released"] = Contender(_with_noise(config, configs.Config().noise), NOISE)
     for name, image_noise in structured.VARIANTS.items():
         found[name] = Contender(structured.recipe(config, image_noise), {})
     if not config.dataset.startswith("features:"):
@@ -65,9 +63,9 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
     return {name: contender for name, contender in found.items() if not _needs_towers(contender.settings)}
 
 
-def _with_noise(config: ml_collections.ConfigDict, kinds: Mapping[str, str]) -> ml_collections.ConfigDict:
+def _with_noise(config: ml_collections.ConfigDict, noise: Mapping[str, Mapping]) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(config)
-    config.noise = {site: {"generator": kind} for site, kind in kinds.items()}
+    config.noise = noise
     return config
 
 
@@ -100,7 +98,7 @@ def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path)
     if size > BUDGET:
         raise ValueError(f"{size} combinations, and all have a budget of {BUDGET}")
     several = {"population": dict(contender.search) | {"shots": (shots,), "seed": tuple(seeds)}}
-    members = configs.members(contender.settings.to_dict() | several)
+    members = population.members(contender.settings.to_dict() | several)
     try:
         population.train_and_evaluate(members, workdir)
     except InputError as error:  # some combination has diverged, or none can be
@@ -119,7 +117,8 @@ def compare(_) -> None:
     runtime.prepare()
     logging.getLogger("pini_jax").setLevel(logging.WARNING)  # a line for every contender, and none for its runs
     LOG.setLevel(logging.INFO)
-    shots, seeds, workdir = map(int, SHOTS.value), tuple(map(int, SEEDS.value)), Path(main.WORKDIR.value)
+    shots, seeds = (tuple(map(int, flag.value)) for flag in (sweep.SHOTS, sweep.SEEDS))
+    workdir = Path(main.WORKDIR.value)
     with runtime.errors_as_lines():
         known = contenders(main.CONFIG.value)
         for name in METHODS.value:
@@ -127,7 +126,7 @@ def compare(_) -> None:
                 raise InputError(f"there is no contender {name!r}{did_you_mean(name, known)}")
         taken = {name: known[name] for name in METHODS.value or known}
         found: dict[str, dict] = {}
-        for (name, contender), k in itertools.product(taken.items(), tuple(shots)):
+        for (name, contender), k in itertools.product(taken.items(), shots):
             LOG.info("%s, %d shots", name, k)
             jax.clear_caches()  # of compiled programs that no other contender runs
             try:
@@ -141,8 +140,5 @@ def compare(_) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    for flag in ("shots", "seeds"):
-        flags.register_validator(flag, lambda x: x and all(n.isdigit() for n in x), "must be whole numbers")
-    flags.register_validator("workdir", bool, "must name a folder")
+    sweep.check_flags()
     app.run(compare, flags_parser=runtime.parse_flags)

@@ -23,9 +23,14 @@ def sweep(_) -> None:
     main.main(_)
 
 
-if __name__ == "__main__":
+def check_flags() -> None:
+    """What a command with shots and seeds must be told."""
     flags.mark_flag_as_required("config")
     for name in ("shots", "seeds"):
         flags.register_validator(name, lambda x: x and all(n.isdigit() for n in x), "must be whole numbers")
     flags.register_validator("workdir", bool, "must name a folder")
+
+
+if __name__ == "__main__":
+    check_flags()
     app.run(sweep, flags_parser=runtime.parse_flags)

@@ -41,7 +41,7 @@ class Backbone(NamedTuple):
         check: [images, ...] -> InputError for those whose evaluation views can be neither made nor remembered.
         encode: images -> features of their evaluation views.
         encode_text: what `text` gives -> text features.
-        views: (config, images) -> [features of each cached training view].
+        views: (images, config) -> [features of each cached training view].
         fresh: (images, config, view number) -> features of this training view, made when they are asked for.
         pixels: (images, config or None, view number) -> the view of that number, or for evaluation.
     """
@@ -54,7 +54,7 @@ class Backbone(NamedTuple):
     check: Callable[[Sequence[Records]], None]
     encode: Callable[[Records], Float[np.ndarray, "b e"]]
     encode_text: Callable[[Built], Float[Array, "1 c e"]]
-    views: Callable[[Config, Records], list[Float[np.ndarray, "b e"]]]
+    views: Callable[[Records, Config], list[Float[np.ndarray, "b e"]]]
     fresh: Callable[[Records, Config, int], Images]
     pixels: Callable[[Records, Config | None, int], pixels.Views]
 
@@ -97,7 +97,7 @@ def of_clip(clip: pretrained.Pretrained, mesh: jax.sharding.Mesh) -> Backbone:
         placed = [_place(mesh, prompts.lay_out(one, sizes, shards)) for one in built]
         return placed[0] if len(placed) == 1 else zero_shot.ensemble([encode_text(one) for one in placed])
 
-    def views(config: Config, records: Records) -> list[Float[np.ndarray, "b e"]]:
+    def views(records: Records, config: Config) -> list[Float[np.ndarray, "b e"]]:
         if not config.views:
             features.refuse_unreadable(records)  # before the training begins
         return [
@@ -164,7 +164,7 @@ def _of_pack(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
         check=lambda splits: None,
         encode=encode,
         encode_text=jnp.asarray,
-        views=lambda config, records: [encode(records)],
+        views=lambda records, config: [encode(records)],
         fresh=none,
         pixels=none,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from flax.traverse_util import flatten_dict
 
+from pini_jax import results
 from pini_jax.errors import InputError
 
 
@@ -41,8 +41,8 @@ def read(folders: Sequence[Path]) -> list[Entry]:
 def _labels(top: Path) -> dict[Path, str]:
     """The folders of finished runs, with what they are called, in the order in which they were made."""
     if (comparison := top / "comparison.json").exists():
-        return {top / name: ", ".join(map(str, own.values())) for name, own in _read_json(comparison).items()}
-    populations = {file.parent: list(_read_json(file)) for file in sorted(top.glob("**/population.json"))}
+        return {top / name: ", ".join(map(str, own.values())) for name, own in results.read(comparison).items()}
+    populations = {file.parent: list(results.read(file)) for file in sorted(top.glob("**/population.json"))}
 
     def order(folder: Path) -> tuple[Path, int, str]:
         names = populations.get(folder.parent, [])
@@ -53,24 +53,17 @@ def _labels(top: Path) -> dict[Path, str]:
 
 
 def _result(folder: Path) -> dict:
-    result = _read_json(folder / "result.json")
+    result = results.read(folder / "result.json")
     if "reliability" not in result:
         raise InputError(f"{folder} was made by an earlier version: run it again in another folder")
     return result
 
 
-def _read_json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file} is no valid JSON ({error})") from None
-
-
 def _label(folder: Path) -> str:
     """Named values by their names, and settings as key=value; the method where there is neither."""
     population = folder.parent / "population.json"
-    values = _read_json(population).get(folder.name, {}) if population.exists() else {}
-    settings = flatten_dict(_read_json(folder / "config.json"), sep=".")
+    values = results.read(population).get(folder.name, {}) if population.exists() else {}
+    settings = flatten_dict(results.read(folder / "config.json"), sep=".")
     own = {key: value for key, value in values.items() if key not in ("shots", "seed")}
     words = [f"{key}={value}" if key in settings and key != "method" else str(value) for key, value in own.items()]
     return ", ".join(words) or settings["method"]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import copy
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import typing
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 from flax.traverse_util import flatten_dict
@@ -24,32 +22,7 @@ from pini_jax.methods import registry
 from pini_jax.methods.method import Method
 from pini_jax.noise import sites
 from pini_jax.objective import BOUNDS, Objective
-
-
-@dataclasses.dataclass(frozen=True)
-class Optim:
-    """The optimiser of the trainables; the defaults are the released configuration.
-
-    Attributes:
-        name: `sgd`, `adam` or `adamw`.
-        schedule: of the learning rate: `released` (an epoch of warm-up, then a cosine by epochs), `cosine` (by
-            steps), or `constant`.
-        lr: learning rate after warm-up.
-        momentum: of SGD, how much of the last update goes into the next.
-        weight_decay: pull towards zero, added to the gradient, or with `adamw` to the update.
-        epsilon: of Adam.
-        epochs: passes over the selected images.
-        warmup_lr: learning rate of the first epoch, where the schedule has a warm-up.
-    """
-
-    name: str = "sgd"
-    schedule: str = "released"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    epsilon: float = 1e-8
-    epochs: int = 100
-    warmup_lr: float = 1e-5
+from pini_jax.optim import DIRECTIONS, SCHEDULES, Optim
 
 
 def _released_noise() -> dict[str, dict[str, Any]]:
@@ -170,10 +143,10 @@ CHECKS = (
         lambda c: c.zero_shot_template == "coop" or not c.dataset.startswith("features:"),
         "left alone where features are given: their text features are fixed",
     ),
-    ("optim.name", lambda c: c.optim.name in ("sgd", "adam", "adamw"), "sgd, adam or adamw"),
+    ("optim.name", lambda c: c.optim.name in DIRECTIONS, "sgd, adam or adamw"),
     (
         "optim.schedule",
-        lambda c: c.optim.schedule in ("released", "cosine", "constant"),
+        lambda c: c.optim.schedule in SCHEDULES,
         "released, cosine or constant",
     ),
     ("optim.epsilon", lambda c: 0 < c.optim.epsilon < math.inf, "positive"),
@@ -197,7 +170,7 @@ CHECKS = (
 def default() -> ml_collections.ConfigDict:
     """The released configuration, to be changed by a file in `configs/`.
 
-    One key is not of a run: `population`, which makes many of it; see `members`.
+    One key is not of a run: `population`, which makes many of it; see `population.members`.
     """
     config = ml_collections.ConfigDict(to_dict(Config()))
     config.population = ml_collections.config_dict.placeholder(object)
@@ -324,64 +297,6 @@ def _check_needs(config: Config) -> None:
     if method.is_per_class and (config.classes == "base" or config.transfer):
         what = "a table of text_features" if config.method == "pini" else f"method={config.method!r}"
         raise InputError(f"config: {what} belongs to the classes it was trained on: no others can be tested")
-
-
-class Member(NamedTuple):
-    """A run of a population.
-
-    Attributes:
-        values: by which it differs from the others, by their keys.
-    """
-
-    values: Mapping[str, Any]
-    config: Config
-
-    @property
-    def name(self) -> str:
-        """Of its folder, such as shots_4-seed_1; nothing where there is no population."""
-        return "-".join(f"{key}_{value}".replace("/", "_") for key, value in self.values.items())
-
-
-def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Member]:
-    """The run of these settings; or, where `population` is {key: (value, ...), ...}, one of every combination.
-
-    An entry {title: {name: {key: value, ...}, ...}} of `population` has named values, each of several settings.
-
-    Raises:
-        InputError: all problems at once.
-    """
-    if isinstance(settings, ml_collections.ConfigDict):
-        settings = settings.to_dict()
-    population = settings.get("population") or {}
-    one = to_dict(resolve({key: value for key, value in settings.items() if key != "population"}))
-    known = flatten_dict(one, sep=".")
-    if not isinstance(population, Mapping):
-        raise InputError(f"population={population!r} must be {{key: (value, ...), ...}}")
-    for key, values in population.items():
-        if isinstance(values, Mapping) and values and all(isinstance(x, Mapping) for x in values.values()):
-            continue
-        if key not in known:
-            raise InputError(f"population has no key {key!r}{did_you_mean(str(key), known)}")
-        if not isinstance(values, (tuple, list)) or not values or len(set(map(repr, values))) < len(values):
-            raise InputError(f"population: {key!r} must have values that differ, not {values!r}")
-    combinations = [
-        dict(zip(population, values, strict=True)) for values in itertools.product(*population.values())
-    ]
-    return [Member(values, resolve(_changed(one, population, values))) for values in combinations]
-
-
-def _changed(settings: Mapping, population: Mapping, values: Mapping[str, Any]) -> dict:
-    """The settings of one combination; what a named value sets takes the place of all that was there."""
-    changed = copy.deepcopy(dict(settings))
-    for title, value in values.items():
-        named = population[title]
-        for key, own in named[value].items() if isinstance(named, Mapping) else [(title, value)]:
-            *path, last = key.split(".")
-            branch = changed
-            for part in path:
-                branch = branch[part]
-            branch[last] = own
-    return changed
 
 
 def _value(config: Any, key: str) -> Any:

@@ -8,7 +8,6 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from pini_jax import config as configs
 from pini_jax import population, report, runtime
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/, perhaps with :arguments.")
@@ -20,7 +19,7 @@ def main(_) -> None:
     """Flags -> config -> runs."""
     runtime.prepare()
     with runtime.errors_as_lines():
-        members = configs.members(CONFIG.value)
+        members = population.members(CONFIG.value)
         if DISTRIBUTED.value:
             runtime.join_processes()
         results = population.train_and_evaluate(members, Path(WORKDIR.value))

@@ -10,7 +10,32 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from pini_jax.config import Optim
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimiser of the trainables; the defaults are the released configuration.
+
+    Attributes:
+        name: `sgd`, `adam` or `adamw`.
+        schedule: of the learning rate: `released` (an epoch of warm-up, then a cosine by epochs), `cosine` (by
+            steps), or `constant`.
+        lr: learning rate after warm-up.
+        momentum: of SGD, how much of the last update goes into the next.
+        weight_decay: pull towards zero, added to the gradient, or with `adamw` to the update.
+        epsilon: of Adam.
+        epochs: passes over the selected images.
+        warmup_lr: learning rate of the first epoch, where the schedule has a warm-up.
+    """
+
+    name: str = "sgd"
+    schedule: str = "released"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    epsilon: float = 1e-8
+    epochs: int = 100
+    warmup_lr: float = 1e-5
+
 
 # Numbers are read by a compiled step, which serves every run that differs in nothing else; words are part of it.
 WORDS = ("name", "schedule")
@@ -51,14 +76,26 @@ def schedule(optim: Optim, steps_per_epoch: ArrayLike) -> optax.Schedule:
     return lambda step: SCHEDULES[optim.schedule](optim, step / steps_per_epoch)
 
 
+def _decay(optim: Optim) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(optim.weight_decay)
+
+
+def _adam(optim: Optim) -> optax.GradientTransformation:
+    return optax.scale_by_adam(eps=optim.epsilon)
+
+
+DIRECTIONS: Mapping[str, Callable[[Optim], tuple[optax.GradientTransformation, ...]]] = {
+    "sgd": lambda optim: (_decay(optim), optax.trace(optim.momentum)),
+    "adam": lambda optim: (_decay(optim), _adam(optim)),
+    "adamw": lambda optim: (_adam(optim), _decay(optim)),
+}
+
+
 def optimiser(optim: Optim, steps_per_epoch: ArrayLike) -> optax.GradientTransformation:
     """w <- w - lr u, with the direction u of g, the gradient of w.
 
     `sgd`: u <- momentum u + g + weight_decay w, as PyTorch has it; `adam`: Adam of g + weight_decay w; `adamw`:
     Adam of g, and weight_decay w is added to u. Adam's averages have 0.9 and 0.999, its epsilon is `epsilon`.
     """
-    decay = optax.add_decayed_weights(optim.weight_decay)
-    adam = optax.scale_by_adam(eps=optim.epsilon)
-    directions = {"sgd": (decay, optax.trace(optim.momentum)), "adam": (decay, adam), "adamw": (adam, decay)}
     rate = optax.scale_by_learning_rate(schedule(optim, steps_per_epoch))
-    return optax.chain(*directions[optim.name], rate)
+    return optax.chain(*DIRECTIONS[optim.name](optim), rate)

@@ -2,16 +2,80 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+from flax.traverse_util import flatten_dict
 
 from pini_jax import config as configs
 from pini_jax import optim, results, train
-from pini_jax.config import Config, Member
-from pini_jax.errors import InputError
+from pini_jax.config import Config
+from pini_jax.errors import InputError, did_you_mean
 from pini_jax.methods import registry
+
+
+class Member(NamedTuple):
+    """A run of a population.
+
+    Attributes:
+        values: by which it differs from the others, by their keys.
+    """
+
+    values: Mapping[str, Any]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Of its folder, such as shots_4-seed_1; nothing where there is no population."""
+        return "-".join(f"{key}_{value}".replace("/", "_") for key, value in self.values.items())
+
+
+def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Member]:
+    """The run of these settings; or, where `population` is {key: (value, ...), ...}, one of every combination.
+
+    An entry {title: {name: {key: value, ...}, ...}} of `population` has named values, each of several settings.
+
+    Raises:
+        InputError: all problems at once.
+    """
+    if isinstance(settings, ml_collections.ConfigDict):
+        settings = settings.to_dict()
+    population = settings.get("population") or {}
+    one = configs.to_dict(configs.resolve({key: value for key, value in settings.items() if key != "population"}))
+    known = flatten_dict(one, sep=".")
+    if not isinstance(population, Mapping):
+        raise InputError(f"population={population!r} must be {{key: (value, ...), ...}}")
+    for key, values in population.items():
+        if isinstance(values, Mapping) and values and all(isinstance(x, Mapping) for x in values.values()):
+            continue
+        if key not in known:
+            raise InputError(f"population has no key {key!r}{did_you_mean(str(key), known)}")
+        if not isinstance(values, (tuple, list)) or not values or len(set(map(repr, values))) < len(values):
+            raise InputError(f"population: {key!r} must have values that differ, not {values!r}")
+    combinations = [
+        dict(zip(population, values, strict=True)) for values in itertools.product(*population.values())
+    ]
+    return [Member(values, configs.resolve(_changed(one, population, values))) for values in combinations]
+
+
+def _changed(settings: Mapping, population: Mapping, values: Mapping[str, Any]) -> dict:
+    """The settings of one combination; what a named value sets takes the place of all that was there."""
+    changed = copy.deepcopy(dict(settings))
+    for title, value in values.items():
+        named = population[title]
+        for key, own in named[value].items() if isinstance(named, Mapping) else [(title, value)]:
+            *path, last = key.split(".")
+            branch = changed
+            for part in path:
+                branch = branch[part]
+            branch[last] = own
+    return changed
 
 
 def train_and_evaluate(members: Sequence[Member], workdir: Path) -> list[dict]:
@@ -49,6 +113,6 @@ def _groups(folders: dict[Path, Config]) -> list[dict[Path, Config]]:
     for folder, config in folders.items():
         words = {word: getattr(config.optim, word) for word in optim.WORDS}
         shots = config.shots if registry.METHODS[config.method].keeps_support else 1
-        common = dataclasses.replace(config, shots=shots, seed=0, optim=configs.Optim(**words))
+        common = dataclasses.replace(config, shots=shots, seed=0, optim=optim.Optim(**words))
         groups.setdefault(json.dumps(configs.to_dict(common), sort_keys=True), {})[folder] = config
     return list(groups.values())

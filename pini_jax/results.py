@@ -20,6 +20,7 @@ from pini_jax.config import Config
 from pini_jax.errors import InputError
 
 LOG = logging.getLogger(__name__)
+OTHER = "; choose another workdir"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
@@ -36,13 +37,18 @@ def _replace(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _read(path: Path) -> dict:
+def read(path: Path, hint: str = "") -> dict:
+    """Reads a JSON object.
+
+    Raises:
+        InputError: the file holds none; `hint` says what to do.
+    """
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(f"{path} is no valid JSON ({error}); choose another workdir") from None
+        raise InputError(f"{path} is no valid JSON ({error}){hint}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object; choose another workdir")
+        raise InputError(f"{path} holds no JSON object{hint}")
     return content
 
 
@@ -52,7 +58,7 @@ def keep(path: Path, selection: Mapping) -> None:
     Raises:
         InputError: the file is there, and says something else.
     """
-    if path.exists() and _read(path) != json.loads(json.dumps(selection)):
+    if path.exists() and read(path, OTHER) != json.loads(json.dumps(selection)):
         raise InputError(f"the data have changed since {path} was written; choose another workdir")
     write(path, selection, indent=None)
 
@@ -74,7 +80,7 @@ def finished(config: Config, workdir: Path) -> dict | None:
     file = workdir / "config.json"
     if not file.exists():
         return None
-    found = _read(file)
+    found = read(file, OTHER)
     wanted = json.loads(json.dumps(configs.to_dict(config)))
     if found != wanted:
         differ = "; ".join(_differences(found, wanted))
@@ -83,7 +89,7 @@ def finished(config: Config, workdir: Path) -> dict | None:
     if not result.exists():
         return None
     LOG.info("%s is finished: nothing to do", workdir)
-    return _read(result)
+    return read(result, OTHER)
 
 
 def _differences(found: Mapping, wanted: Mapping, prefix: str = "") -> Iterator[str]:

@@ -204,7 +204,7 @@ def support(run: Run) -> Support:
     if "support" not in run.shared.method.needs:
         return NO_SUPPORT
     backbone, selection = run.shared.backbone, run.data.train
-    views = backbone.views(run.config, selection) or [backbone.encode(selection)]
+    views = backbone.views(selection, run.config) or [backbone.encode(selection)]
     return Support(np.stack(views), _labels(selection))
 
 
@@ -218,11 +218,13 @@ def batch_reader(run: Run) -> Reader:
     labels = _labels(selection)
     cached: Sequence[Images]
     reads_pixels = "pixels" in run.shared.method.needs
-    if reads_pixels:
+    if not run.num_steps:
+        cached = []  # nobody will read
+    elif reads_pixels:
         backbone.check([selection])
         cached = [backbone.pixels(selection, config, view).held() for view in range(config.views)]
     else:
-        cached = backbone.views(config, selection)
+        cached = backbone.views(selection, config)
     fresh = backbone.pixels if reads_pixels else backbone.fresh
 
     def read(step: int) -> Batch:

@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, Int
 
 from pini_jax import optim, rng
-from pini_jax.config import Optim
 from pini_jax.methods.method import NO_SUPPORT, Batch, Method, Support, Text, Variables
 from pini_jax.noise.gaussian import Draw, draw_batch
 from pini_jax.objective import Parts
+from pini_jax.optim import Optim
 
 Numbers = Any  # of the host, or on a device
 

@@ -252,20 +252,19 @@ def evaluate_run(run: Run, variables: Variables) -> dict:
     """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks."""
     shared, splits = run.shared, read_splits(run)
 
+    def by_mode(task: Task, split: Split) -> dict[str, Predictions]:
+        """Of the method; what draws nothing predicts once for all modes."""
+        modes = evaluate.MODES if shared.method.is_random else evaluate.MODES[:1]
+        found = {mode: predict(run, shared.method, variables, task.text, split.images, mode) for mode in modes}
+        return dict.fromkeys(evaluate.MODES, found["mean"]) | found
+
     def measure(task: Task, split: Split) -> dict:
-        zero_shot = predict(run, Method(), Variables({}), task.zero_shot, split.features, "mean")
-        found = {
-            mode: predict(run, shared.method, variables, task.text, split.images, mode)
-            for mode in (evaluate.MODES if shared.method.is_random else evaluate.MODES[:1])
-        }
-        found |= {mode: found["mean"] for mode in evaluate.MODES if mode not in found}
+        """All that is reported of test images."""
+        zero_shot, found = predict_zero_shot(run, task, split), by_mode(task, split)
         expected = found["marginal"].expected
         return {
-            "zero_shot": metrics.metrics(zero_shot.log_probabilities, split.labels)._asdict(),
-            "test": {
-                mode: metrics.metrics(predicted.log_probabilities, split.labels)._asdict()
-                for mode, predicted in found.items()
-            },
+            "zero_shot": of_split(zero_shot, split),
+            "test": {mode: of_split(predicted, split) for mode, predicted in found.items()},
             "information": metrics.information(zero_shot.log_probabilities, expected, split.labels)._asdict(),
             "reliability": {
                 name: of_confidence(predicted, split.labels)
@@ -274,7 +273,8 @@ def evaluate_run(run: Run, variables: Variables) -> dict:
         }
 
     result: dict = measure(shared.task, splits["test"])
-    result["val"] = measure(shared.task, splits["val"])["test"] if "val" in splits else None
+    val = splits.get("val")
+    result["val"] = val and {mode: of_split(found, val) for mode, found in by_mode(shared.task, val).items()}
     unseen = {
         name: {"num_classes": len(task.data.class_names), "num_test": len(task.data.test)}
         | measure(task, splits[name])
@@ -285,6 +285,11 @@ def evaluate_run(run: Run, variables: Variables) -> dict:
     if "new" in unseen:
         result["harmonic_mean"] = harmonic_means(result, unseen["new"])
     return result
+
+
+def of_split(predicted: Predictions, split: Split) -> dict:
+    """Metrics of a split."""
+    return metrics.metrics(predicted.log_probabilities, split.labels)._asdict()
 
 
 def of_confidence(predicted: Predictions, labels: Int[np.ndarray, "b"]) -> dict:
@@ -298,6 +303,11 @@ def harmonic_means(base: dict, new: dict) -> dict:
     pairs = {"zero_shot": (base["zero_shot"], new["zero_shot"])}
     pairs |= {mode: (base["test"][mode], new["test"][mode]) for mode in evaluate.MODES}
     return {name: statistics.harmonic_mean([x["accuracy"] for x in pair]) for name, pair in pairs.items()}
+
+
+def predict_zero_shot(run: Run, task: Task, split: Split) -> Predictions:
+    """By plain CLIP."""
+    return predict(run, Method(), Variables({}), task.zero_shot, split.features, "mean")
 
 
 def predict(run: Run, method: Method, variables: Variables, text: Text, images: Images, mode: str) -> Predictions:

@@ -9,7 +9,7 @@ from test_packs import arrays
 
 from configs import ablation, features
 from launch import compare
-from pini_jax import config, population
+from pini_jax import population
 from pini_jax.errors import InputError
 from pini_jax.methods import registry
 
@@ -66,7 +66,7 @@ def test_more_than_the_budget_is_refused(pack, tmp_path):
 
 def test_the_ablation_covers_every_site_and_generator():
     settings = ablation.get_config("optim.epochs=1")
-    members = config.members(settings)
+    members = population.members(settings)
     assert len({member.name for member in members}) == len(members) == 3 * len(ablation.variants())
     by_name = {member.values["variant"]: member.config for member in members}
     assert by_name["none"].method == "zero_shot"
@@ -81,11 +81,11 @@ def test_a_named_value_replaces_what_was_there(pack, tmp_path):
     variants = {"mlp": {"noise": {"image_features": {"generator": "mlp"}}}, "rival": {"method": "gda"}}
     settings = pack.to_dict() | {"shots": 2, "population": {"variant": variants, "seed": (1,)}}
     settings["optim"]["epochs"] = 1
-    members = config.members(settings)
+    members = population.members(settings)
     assert [dict(m.config.noise).get("image_features", {}).get("generator") for m in members] == ["mlp", None]
     results = population.train_and_evaluate(members, tmp_path / "runs")
     assert [result["method"] for result in results] == ["pini", "gda"]
     listed = json.loads((tmp_path / "runs" / "population.json").read_text())
     assert listed == {m.name: dict(m.values) for m in members}
     with pytest.raises(InputError, match="no key 'nosie'"):
-        config.members(pack.to_dict() | {"population": {"nosie": (1, 2)}})
+        population.members(pack.to_dict() | {"population": {"nosie": (1, 2)}})

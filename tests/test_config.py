@@ -8,6 +8,7 @@ import ml_collections
 import pytest
 
 from pini_jax import config as configs
+from pini_jax import population
 from pini_jax.config import Config, Optim
 from pini_jax.data.transforms import Augment
 from pini_jax.errors import InputError
@@ -358,7 +359,7 @@ def test_a_method_brings_the_settings_of_its_paper():
 
 def test_named_values_of_a_population_are_several_settings_each():
     noise = {"prompts": {"noise": {"prompt_tokens": {"generator": "table"}}}, "table": {"noise": TABLE, "seed": 3}}
-    members = configs.members({"population": {"sites": noise, "shots": (1, 2)}})
+    members = population.members({"population": {"sites": noise, "shots": (1, 2)}})
     assert [member.name for member in members] == [
         f"sites_{name}-shots_{shots}" for name in ("prompts", "table") for shots in (1, 2)
     ]

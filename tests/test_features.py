@@ -85,7 +85,7 @@ def test_a_fresh_view_is_the_cached_view_of_the_same_number(clip, encode):
     """In any batch, with repeats as they are in padding."""
     frozen, config = backbone.of_clip(clip, mesh.make()), Config(views=3, seed=5)
     images = np.array([4, 0, 6, 0])
-    cached = frozen.views(config, RECORDS)
+    cached = frozen.views(RECORDS, config)
     fresh = frozen.fresh(RECORDS, config, 2)
     assert len(fresh) == len(RECORDS)
     np.testing.assert_allclose(fresh[images], cached[2][images], atol=1e-5)

@@ -45,7 +45,7 @@ def together(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("together")
     with pytest.MonkeyPatch.context() as patch:
         side_by_side(patch)
-        population.train_and_evaluate(config.members(SETTINGS), workdir)
+        population.train_and_evaluate(population.members(SETTINGS), workdir)
     return workdir
 
 
@@ -78,7 +78,7 @@ def test_a_member_is_as_if_it_had_been_alone(together, tmp_path):
     names = {folder.name for folder in folders(together)}
     assert len(names) == 4 and "shots_4-seed_2" in names
     assert json.loads((together / "population.json").read_text())["shots_4-seed_2"] == {"shots": 4, "seed": 2}
-    for member in config.members(SETTINGS)[:2]:
+    for member in population.members(SETTINGS)[:2]:
         train.train_and_evaluate(member.config, tmp_path / member.name)
         assert_same(together / member.name, tmp_path / member.name)
         alone, ours = ((x / member.name / "metrics.jsonl").read_text().splitlines() for x in (tmp_path, together))
@@ -98,7 +98,7 @@ def test_lanes_are_taken_only_where_they_are_faster(together, tmp_path, monkeypa
     caplog.set_level(logging.INFO, "pini_jax")
     side_by_side(monkeypatch, faster=False)
     settings = SETTINGS | {"population": {"shots": (4,), "seed": (1, 2)}}
-    population.train_and_evaluate(config.members(settings), tmp_path)
+    population.train_and_evaluate(population.members(settings), tmp_path)
     assert "side by side" not in caplog.text
     assert len(folders(tmp_path)) == 2
     for folder in folders(tmp_path):
@@ -116,7 +116,7 @@ def test_lanes_that_stay_empty_count(tmp_path, monkeypatch, caplog, step_of_lane
     monkeypatch.setattr(train, "train", stop)
     settings = SETTINGS | {"population": {"shots": (1, 4)}}
     with pytest.raises(KeyboardInterrupt):
-        population.train_and_evaluate(config.members(settings), tmp_path)
+        population.train_and_evaluate(population.members(settings), tmp_path)
     assert ("2 runs in 2 lanes side by side" in caplog.text) == chosen
 
 
@@ -127,7 +127,7 @@ def stop(*_):
 def test_what_was_cut_off_goes_on_where_it_was(together, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "pini_jax")
     side_by_side(monkeypatch)
-    members, saves, save = config.members(SETTINGS), [], Ledger._save
+    members, saves, save = population.members(SETTINGS), [], Ledger._save
 
     def kill(ledger, state):
         saves.append(int(state.step))
@@ -153,7 +153,7 @@ def test_a_member_that_diverges_stops_no_other(tmp_path, monkeypatch):
     side_by_side(monkeypatch)
     settings = SETTINGS | {"population": {"optim.lr": (0.002, 1e18, 0.02)}, "shots": 4}
     with pytest.raises(InputError, match=r"diverged.*lower optim.lr \(.*optim.lr_1e\+18\)"):
-        population.train_and_evaluate(config.members(settings), tmp_path)
+        population.train_and_evaluate(population.members(settings), tmp_path)
     finished = sorted(tmp_path.glob("*/result.json"))
     assert [path.parent.name for path in finished] == ["optim.lr_0.002", "optim.lr_0.02"]
     slow, fast = (load_file(path.parent / "injector.safetensors") for path in finished)
@@ -163,7 +163,7 @@ def test_a_member_that_diverges_stops_no_other(tmp_path, monkeypatch):
 def test_members_that_cannot_share_a_step_are_trained_in_groups():
     folders = {
         member.name: member.config
-        for member in config.members(SETTINGS | {"population": {"num_samples": (1, 2), "seed": (1, 2, 3)}})
+        for member in population.members(SETTINGS | {"population": {"num_samples": (1, 2), "seed": (1, 2, 3)}})
     }
     groups = [list(group) for group in population._groups(folders)]
     assert groups == [[f"num_samples_{k}-seed_{seed}" for seed in (1, 2, 3)] for k in (1, 2)]
@@ -171,7 +171,9 @@ def test_members_that_cannot_share_a_step_are_trained_in_groups():
 
 def test_numbers_of_an_optimiser_share_a_step_and_its_words_do_not():
     population_of = {"optim.name": ("sgd", "adam"), "optim.lr": (0.1, 0.2), "optim.epochs": (2, 3)}
-    folders = {member.name: member.config for member in config.members(SETTINGS | {"population": population_of})}
+    folders = {
+        member.name: member.config for member in population.members(SETTINGS | {"population": population_of})
+    }
     groups = [list(group) for group in population._groups(folders)]
     assert [len(group) for group in groups] == [4, 4]
     assert all(
@@ -197,16 +199,16 @@ WRONG = {
 @pytest.mark.parametrize("message", WRONG)
 def test_what_is_no_population(message):
     with pytest.raises(InputError, match=message):
-        config.members(SETTINGS | {"population": WRONG[message]})
+        population.members(SETTINGS | {"population": WRONG[message]})
 
 
 def test_without_a_population_there_is_one_run():
-    (member,) = config.members(config.default())
+    (member,) = population.members(config.default())
     assert member.config == config.Config() and member.name == "" and not member.values
 
 
 def test_values_reach_where_their_keys_lead():
     key = "noise.image_features.reduction"
-    members = config.members({"population": {key: (1, 4), "dataset": ("a/b.csv",)}})
+    members = population.members({"population": {key: (1, 4), "dataset": ("a/b.csv",)}})
     assert [member.config.noise["image_features"]["reduction"] for member in members] == [1, 4]
     assert members[0].name == "noise.image_features.reduction_1-dataset_a_b.csv"

@@ -36,15 +36,8 @@ class ClipAdapter(Method):
     paper: ClassVar[Mapping[str, Any]] = {"optim.lr": 2e-3, "optim.epochs": 200}
     search: ClassVar[Mapping[str, tuple]] = {"options.ratio": (0.2, 0.4, 0.6, 0.8), "optim.lr": (2e-3, 2e-2)}
 
-    @property
-    def is_fitted(self) -> bool:
-        """It is trained."""
-        return False
-
-    @property
-    def moves_images(self) -> bool:
-        """That is what it does."""
-        return True
+    is_fitted = False
+    moves_images = True  # that is what it does
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Draws D and U.

@@ -46,20 +46,9 @@ class ClipLora(Method):
     }
     search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (2e-4, 1e-3, 5e-3), "options.rank": (2, 8)}
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """As in `Method`."""
-        return frozenset({"prompts", "pixels"})
-
-    @property
-    def is_fitted(self) -> bool:
-        """It is trained."""
-        return False
-
-    @property
-    def moves_images(self) -> bool:
-        """The image tower is another."""
-        return True
+    needs = frozenset({"prompts", "pixels"})
+    is_fitted = False
+    moves_images = True  # the image tower is another
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Draws A; B is zero.

@@ -34,15 +34,8 @@ class CoOp(Method):
     paper: ClassVar[Mapping[str, Any]] = {"template": "x " * 16 + "{}.", "optim.lr": 2e-3, "optim.epochs": 200}
     search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (5e-4, 2e-3, 8e-3), "optim.epochs": (50, 200)}
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """As in `Method`."""
-        return frozenset({"prompts"})
-
-    @property
-    def is_fitted(self) -> bool:
-        """It is trained."""
-        return False
+    needs = frozenset({"prompts"})
+    is_fitted = False
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Draws the context.

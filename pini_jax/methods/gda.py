@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import normalise
+from pini_jax.clip.zero_shot import HIGHEST, normalise
 from pini_jax.errors import InputError
 from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +33,9 @@ class Gda(Method):
 
     search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)}
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """As in `Method`."""
-        return frozenset({"support"})
-
-    @property
-    def is_per_class(self) -> bool:
-        """A mean each."""
-        return True
-
-    @property
-    def moves_images(self) -> bool:
-        """Logits are no cosines."""
-        return True
+    needs = frozenset({"support"})
+    is_per_class = True  # a mean each
+    moves_images = True  # logits are no cosines
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The discriminant.

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import cosine_logits, normalise
+from pini_jax.clip.zero_shot import HIGHEST, cosine_logits, normalise
 from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
 from pini_jax.noise.gaussian import Draw, draw_mean
 
 ITERATIONS = 300
 TOLERANCE = 1e-6
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +36,9 @@ class LinearProbe(Method):
 
     search: ClassVar[Mapping[str, tuple]] = {"options.C": (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1e3, 1e4)}
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """As in `Method`."""
-        return frozenset({"support"})
-
-    @property
-    def is_per_class(self) -> bool:
-        """A row of W each."""
-        return True
-
-    @property
-    def moves_images(self) -> bool:
-        """Logits are no cosines."""
-        return True
+    needs = frozenset({"support"})
+    is_per_class = True  # a row of W each
+    moves_images = True  # logits are no cosines
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Solves for W and b."""
@@ -110,15 +98,8 @@ class ZeroShotProbe(Method):
     }
     search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
 
-    @property
-    def is_fitted(self) -> bool:
-        """It is trained."""
-        return False
-
-    @property
-    def is_per_class(self) -> bool:
-        """A w each."""
-        return True
+    is_fitted = False
+    is_per_class = True  # a w each
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The text features, at one length."""
@@ -147,10 +128,7 @@ class Clap(ZeroShotProbe):
 
     search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (0.03, 0.1), "options.strength": (0.3, 1.0, 3.0, 10.0)}
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """As in `Method`."""
-        return frozenset({"support"})
+    needs = frozenset({"support"})
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Multipliers from zero-shot CLIP on the selection."""

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import normalise
+from pini_jax.clip.zero_shot import HIGHEST, normalise
 from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
 
 EVERY = 10  # steps of w for one of a
 MOMENTUM = 0.9
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +36,9 @@ class LpPlusPlus(Method):
 
     search: ClassVar[Mapping[str, tuple]] = {"options.steps": (10, 20, 40, 80, 120, 180, 240, 300)}
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """As in `Method`."""
-        return frozenset({"support"})
-
-    @property
-    def is_per_class(self) -> bool:
-        """A w and an a each."""
-        return True
-
-    @property
-    def moves_images(self) -> bool:
-        """Logits are no cosines."""
-        return True
+    needs = frozenset({"support"})
+    is_per_class = True  # a w and an a each
+    moves_images = True  # logits are no cosines
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Takes all steps."""

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pini_jax.clip.towers import stage
-from pini_jax.clip.zero_shot import cosine_logits, embed_prompts, encode_prompts, normalise
+from pini_jax.clip.zero_shot import HIGHEST, cosine_logits, embed_prompts, encode_prompts, normalise
 from pini_jax.noise.gaussian import Draw, draw_mean
 from pini_jax.objective import Objective, Parts, objective
 
@@ -56,7 +56,7 @@ class Support(NamedTuple):
     def class_means(self, values: Float[Array, "v*m d"], num_classes: int) -> Float[Array, "c d"]:
         """Means over each class of something that every row has."""
         one_hot = jax.nn.one_hot(self.rows()[1], num_classes)
-        sums = jnp.matmul(one_hot.T, values, precision=jax.lax.Precision.HIGHEST)
+        sums = jnp.matmul(one_hot.T, values, precision=HIGHEST)
         return sums / jnp.maximum(one_hot.sum(0), 1)[:, None]
 
 

@@ -37,15 +37,8 @@ class TaskRes(Method):
     }
     search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (0.25, 0.5, 1.0, 2.0), "optim.lr": (2e-3, 4e-3)}
 
-    @property
-    def is_fitted(self) -> bool:
-        """It is trained."""
-        return False
-
-    @property
-    def is_per_class(self) -> bool:
-        """A residual each."""
-        return True
+    is_fitted = False
+    is_per_class = True  # a residual each
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """No residual."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import normalise
+from pini_jax.clip.zero_shot import HIGHEST, normalise
 from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
 
 
@@ -34,20 +34,9 @@ class TipAdapter(Method):
     keeps_support: ClassVar[bool] = True
     search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (3.0, 12.0), "options.beta": (1.0, 3.0, 6.0, 12.0)}
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """As in `Method`."""
-        return frozenset({"support"})
-
-    @property
-    def is_per_class(self) -> bool:
-        """Y has the classes of the selection."""
-        return True
-
-    @property
-    def moves_images(self) -> bool:
-        """The cache is no cosine with a class embedding."""
-        return True
+    needs = frozenset({"support"})
+    is_per_class = True  # Y has the classes of the selection
+    moves_images = True  # the cache is no cosine with a class embedding
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The cache."""
@@ -59,7 +48,7 @@ class TipAdapter(Method):
     ) -> Float[Array, "n k b c"]:
         """Zero-shot CLIP and the cache."""
         keys = {**variables.buffers, **variables.phi}["keys"]
-        affinity = jnp.matmul(normalise(images), keys.T, precision=jax.lax.Precision.HIGHEST)
+        affinity = jnp.matmul(normalise(images), keys.T, precision=HIGHEST)
         cached = jnp.exp(-self.beta * (1 - affinity)) @ variables.buffers["values"]
         return super().logits(variables, theta, images, text) + self.alpha * cached
 
@@ -87,10 +76,7 @@ class TipAdapterF(TipAdapter):
     }
     search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (2.0, 4.0, 8.0, 16.0), "options.beta": (1.0, 5.5)}
 
-    @property
-    def is_fitted(self) -> bool:
-        """It is trained."""
-        return False
+    is_fitted = False
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Keys start as the cache's."""

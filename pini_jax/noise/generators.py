@@ -15,9 +15,11 @@ from typing import ClassVar, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from pini_jax.clip.zero_shot import HIGHEST
 from pini_jax.errors import InputError
+from pini_jax.methods.method import NO_SUPPORT, Support
 from pini_jax.noise.gaussian import Gaussian
 
 CONTROLS = ("learned", "none", "random", "mean_only", "scale_only")
@@ -28,7 +30,6 @@ SIGMAS: Mapping[str, Callable[[Array], Array]] = {
     "exp": jnp.exp,
     "free": lambda x: x,
 }
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Site(NamedTuple):
@@ -40,7 +41,7 @@ class Site(NamedTuple):
         shape: of the part of x that does not change from image to image or from draw to draw.
         text: features that an attention looks up.
         query: what asks them, if not x: the patches of an image [1 1 b ... d].
-        features, labels: of the selection [v m e], for `init`.
+        support: the selection, for `init`.
         weights: of the images of a training step; None in prediction.
     """
 
@@ -48,8 +49,7 @@ class Site(NamedTuple):
     shape: tuple[int, ...]
     text: Float[Array, "k c e"]
     query: Float[Array, "n k *b d"] | None = None
-    features: Float[Array, "v m e"] | None = None
-    labels: Int[Array, "m"] | None = None
+    support: Support = NO_SUPPORT
     weights: Float[Array, "b"] | None = None
 
 
@@ -188,8 +188,8 @@ class Mlp(Generator):
 
     def moments(self, site: Site) -> tuple[Moment, Moment]:
         """Of every vector of x."""
-        width, narrow = reduced(site.x.shape[-1], self.reduction)
-        return self.linear_moments(jax.nn.relu(self._hidden(site, narrow)), width)
+        narrow = reduced(site.x.shape[-1], self.reduction)
+        return self.linear_moments(jax.nn.relu(self._hidden(site, narrow)), site.x.shape[-1])
 
 
 class PromptMlp(Mlp):
@@ -220,7 +220,7 @@ class CrossAttention(Generator):
 
     def attend(self, query: Float[Array, "n k *b d"], text: Float[Array, "k c e"]) -> Float[Array, "n k *b r"]:
         """What every query finds in the text."""
-        _, narrow = reduced(query.shape[-1], self.reduction)
+        narrow = reduced(query.shape[-1], self.reduction)
         if narrow % self.heads:
             raise InputError(f"noise: {self.heads} heads do not divide {narrow} channels")
         n, k, *rest, d = query.shape
@@ -242,8 +242,8 @@ class CrossAttention(Generator):
         return self.linear_moments(self.attend(site.x, site.text), site.x.shape[-1])
 
 
-def reduced(width: int, reduction: int) -> tuple[int, int]:
-    """width, width / reduction."""
+def reduced(width: int, reduction: int) -> int:
+    """width / reduction."""
     if width % reduction:
         raise InputError(f"noise: reduction={reduction} does not divide {width} channels")
-    return width, width // reduction
+    return width // reduction

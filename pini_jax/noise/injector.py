@@ -84,7 +84,7 @@ class Injector(Method):
         """
         phi, buffers = {}, {}
         for site, generator in self.generators.items():
-            blank = self._blank(site, text)._replace(features=support.features, labels=support.labels)
+            blank = self._blank(site, text)._replace(support=support)
             collections = dict(generator.init(rng.stream(key, site), blank))
             if parameters := collections.pop("params", {}):
                 phi[site] = parameters
@@ -218,6 +218,7 @@ class Injector(Method):
         settings, divergences = self.loss_settings, []
 
         def watched(site: str, gaussian: Gaussian) -> Array:
+            """The draw, and beside it what is drawn from."""
             nats = divergence(gaussian, settings.kl_scale)
             if self.generators[site].control == "random":
                 pass  # nothing of it is learned

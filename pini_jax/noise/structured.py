@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import normalise
-from pini_jax.noise.generators import HIGHEST, Generator, Moment, Site, Table
+from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.noise.generators import Generator, Moment, Site, Table
 
 
 class Spread(NamedTuple):
@@ -39,19 +39,15 @@ class Spread(NamedTuple):
 
 def spread(site: Site, prior_shots: float) -> Spread:
     """Of the selection that a generator is made from; the formulas stand above, with k = prior_shots."""
-    if site.features is None or site.labels is None:
-        raise ValueError("the selection is known to `init` alone")
-    text = normalise(site.text[0])
-    features = normalise(site.features).reshape(-1, text.shape[-1])
-    one_hot = jax.nn.one_hot(jnp.tile(site.labels, len(site.features)), len(text))
-    rows = one_hot.sum(0)[:, None]
-    counts = rows / len(site.features)  # views of an image are one image
-    means = jnp.matmul(one_hot.T, features, precision=HIGHEST) / jnp.maximum(rows, 1)
+    text, (features, labels) = normalise(site.text[0]), site.support.rows()
+    images = site.support.labels  # views of an image are one image
+    counts = jnp.bincount(images, length=len(text))[:, None]
+    means = site.support.class_means(features, len(text))
     middle, apart = means.mean(0), text - text.mean(0)
     beta = ((means - middle) * apart).sum() / jnp.square(apart).sum()
     means = (counts * means + prior_shots * (middle + beta * apart)) / (counts + prior_shots)
-    rest = features - jnp.matmul(one_hot, means, precision=HIGHEST)
-    seen = len(site.labels) / len(text) + prior_shots
+    rest = features - means[labels]
+    seen = len(images) / len(text) + prior_shots
     covariance = seen / (seen - 1) * jnp.matmul(rest.T, rest, precision=HIGHEST) / len(features)
     return Spread(means, middle, covariance)
 
