@@ -28,13 +28,16 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from pini_jax import mesh, results
-from pini_jax.clip import hugging_face, towers
+from pini_jax.clip import towers
+from pini_jax.clip.checkpoints import hugging_face
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.pretrained import Pretrained
-from pini_jax.data import features, pixels, transforms
-from pini_jax.data.records import Record, open_image
+from pini_jax.core import mesh
+from pini_jax.data import features, transforms
+from pini_jax.data import views as pixels
+from pini_jax.data.datasets.records import Record, open_image
 from pini_jax.data.transforms import Augment
+from pini_jax.runs import folder as results
 
 RESULT = Path(__file__).parent / "results" / "data.json"
 SIZES = {"500x375": 128, "2000x1500": 32}  # width x height -> how many images

@@ -25,11 +25,11 @@ import jax.numpy as jnp
 
 from benchmarks import inputs, random_clip, timing
 from benchmarks.timing import Times, Work
-from pini_jax import mesh
-from pini_jax.clip import pretrained, zero_shot
+from pini_jax.clip import pretrained, prompts, zero_shot
 from pini_jax.clip.architecture import Architecture, Text, Transformer
-from pini_jax.data import features, prompts
-from pini_jax.data.prompts import Prompts
+from pini_jax.clip.prompts import Prompts
+from pini_jax.core import mesh
+from pini_jax.data import features
 
 RESULT = Path(__file__).parent / "results" / "encode.json"
 SIDES = (1024, 2048, 4096)  # of the square matrices

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pini_jax.clip.architecture import Architecture, Image, Text, Transformer
-from pini_jax.data.prompts import Prompts
+from pini_jax.clip.prompts import Prompts
 
 SEED = 0
 BATCH, TEXTS = 32, 256

@@ -26,7 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pini_jax.clip import architecture, hub, hugging_face, pretrained, weights
+from pini_jax.clip import architecture, pretrained
+from pini_jax.clip.checkpoints import hub, hugging_face, weights
 
 # (file, its dtype, dtype of the parameters)
 ROWS = (

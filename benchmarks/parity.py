@@ -22,7 +22,8 @@ import numpy as np
 import torch
 import transformers
 
-from pini_jax.clip import architecture, hub, hugging_face, pretrained, weights
+from pini_jax.clip import architecture, pretrained
+from pini_jax.clip.checkpoints import hub, hugging_face, weights
 from pini_jax.clip.zero_shot import cosine_logits
 
 VOCABULARY = 700  # more than the bundled tokenizer has

@@ -34,12 +34,15 @@ from PIL import Image as Pictures
 from benchmarks import inputs, random_clip, timing
 from benchmarks.inputs import Lengths
 from benchmarks.timing import Times
-from pini_jax import population as populations
-from pini_jax import program, results, runtime, train
-from pini_jax import run as runs
 from pini_jax.clip.architecture import Architecture, Image, Transformer
 from pini_jax.config import Config
-from pini_jax.ledger import Ledger
+from pini_jax.core import runtime
+from pini_jax.runs import folder as results
+from pini_jax.runs import population as populations
+from pini_jax.task import run as runs
+from pini_jax.train import lanes as program
+from pini_jax.train import loop as train
+from pini_jax.train.recorder import Ledger
 
 RESULT = Path(__file__).parent / "results" / "population.json"
 # Features are cached: the image tower is as small as can be.

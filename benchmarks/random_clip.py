@@ -10,8 +10,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from benchmarks.inputs import SEED
-from pini_jax.clip import hub, hugging_face, weights
 from pini_jax.clip.architecture import Architecture
+from pini_jax.clip.checkpoints import hub, hugging_face, weights
 
 
 def write(folder: Path, sizes: Architecture) -> None:

@@ -29,9 +29,10 @@ import numpy as np
 from benchmarks import inputs, random_clip, step, timing
 from benchmarks.inputs import Lengths
 from benchmarks.timing import Times, Worker
-from pini_jax import mesh, program
 from pini_jax.clip import pretrained
 from pini_jax.clip.architecture import Architecture, Image, Transformer
+from pini_jax.core import mesh
+from pini_jax.train import lanes as program
 
 RESULT = Path(__file__).parent / "results" / "scaling.json"
 # Features are given: the image tower is as small as can be.

@@ -58,8 +58,10 @@ def first_step(folder: Path) -> None:
     import jax
 
     importlib.import_module("pini_jax.main")  # with all that it imports
-    from pini_jax import population, runtime, train
     from pini_jax.clip import pretrained
+    from pini_jax.core import runtime
+    from pini_jax.runs import population
+    from pini_jax.train import loop as train
 
     within = dict.fromkeys(WITHIN, 0.0)
 

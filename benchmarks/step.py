@@ -28,17 +28,18 @@ from jaxtyping import Array, Float
 
 from benchmarks import inputs, random_clip, timing
 from benchmarks.inputs import Numbers
-from pini_jax import mesh, program
 from pini_jax.clip import pretrained
+from pini_jax.clip import prompts as layouts
+from pini_jax.clip.prompts import Prompts
 from pini_jax.config import Config, Optim
+from pini_jax.core import mesh
 from pini_jax.data import features
-from pini_jax.data import prompts as layouts
-from pini_jax.data.prompts import Prompts
 from pini_jax.methods.method import Batch, Text
+from pini_jax.methods.pini import Injector
 from pini_jax.noise import sites
 from pini_jax.noise.gaussian import draw_replay
-from pini_jax.noise.injector import Injector
-from pini_jax.step import Constants, TrainState, update
+from pini_jax.train import lanes as program
+from pini_jax.train.step import Constants, TrainState, update
 
 RESULT = Path(__file__).parent / "results" / "step.json"
 REPEATS = {10: 9, 37: 7, 100: 5, 397: 3, 1000: 3}

@@ -24,12 +24,17 @@ from absl import app, flags
 
 from configs import structured
 from launch import sweep
-from pini_jax import collection, main, population, report, results, runtime
 from pini_jax import config as configs
-from pini_jax.errors import InputError, did_you_mean
+from pini_jax import main
+from pini_jax.core import runtime
+from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.methods import registry
+from pini_jax.methods.objective import Objective
 from pini_jax.noise import sites
-from pini_jax.objective import Objective
+from pini_jax.report import collect as collection
+from pini_jax.report import tables as report
+from pini_jax.runs import folder as results
+from pini_jax.runs import population
 
 METHODS = flags.DEFINE_list("methods", [], "Contenders to take; all that the data allow if there is none.")
 BUDGET = 8

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from absl import app, flags
 
-from pini_jax import main, runtime
+from pini_jax import main
+from pini_jax.core import runtime
 
 SHOTS = flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Images per class.")
 SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds.")

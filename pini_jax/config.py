@@ -15,14 +15,15 @@ from typing import Any
 import ml_collections
 from flax.traverse_util import flatten_dict
 
-from pini_jax.data import sources, templates
+from pini_jax.core.errors import InputError, did_you_mean
+from pini_jax.data import templates
+from pini_jax.data.datasets import sources
 from pini_jax.data.transforms import Augment
-from pini_jax.errors import InputError, did_you_mean
 from pini_jax.methods import registry
 from pini_jax.methods.method import Method
+from pini_jax.methods.objective import BOUNDS, Objective
+from pini_jax.methods.optim import DIRECTIONS, SCHEDULES, Optim
 from pini_jax.noise import sites
-from pini_jax.objective import BOUNDS, Objective
-from pini_jax.optim import DIRECTIONS, SCHEDULES, Optim
 
 
 def _released_noise() -> dict[str, dict[str, Any]]:

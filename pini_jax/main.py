@@ -8,7 +8,9 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from pini_jax import population, report, runtime
+from pini_jax.core import runtime
+from pini_jax.report import tables as report
+from pini_jax.runs import population
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/, perhaps with :arguments.")
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run's results, or of the runs' folders.")

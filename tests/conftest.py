@@ -19,7 +19,7 @@ jax.config.update("jax_platforms", "cpu")
 
 import tiny_clips  # noqa: E402, as below
 
-from pini_jax import runtime  # noqa: E402, reads the variable set above
+from pini_jax.core import runtime  # noqa: E402, reads the variable set above
 
 runtime.prepare()
 logging.getLogger("pini_jax").propagate = True  # to caplog

@@ -8,11 +8,11 @@ import ml_collections
 import pytest
 
 from pini_jax import config as configs
-from pini_jax import population
 from pini_jax.config import Config, Optim
+from pini_jax.core.errors import InputError
 from pini_jax.data.transforms import Augment
-from pini_jax.errors import InputError
-from pini_jax.objective import Objective
+from pini_jax.methods.objective import Objective
+from pini_jax.runs import population
 
 
 def message(settings):

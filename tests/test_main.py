@@ -5,8 +5,8 @@ import subprocess
 import sys
 import time
 
+import commands
 import pytest
-import runs
 
 LINES = {
     ("--config=configs/nothing.py", "--workdir=run"): "No such file or directory: 'configs/nothing.py'",
@@ -29,7 +29,7 @@ def test_one_line_for_what_is_typed_wrong(arguments):
 
 
 def test_an_interrupt_is_one_line(tmp_path):
-    process = runs.start(tmp_path, "--config.optim.epochs=2000")
+    process = commands.start(tmp_path, "--config.optim.epochs=2000")
     while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -13,14 +13,16 @@ import optax
 import pytest
 from tiny_clips import run_stage
 
-from pini_jax import config, evaluate, optim, step
-from pini_jax.clip import pretrained, zero_shot
-from pini_jax.data import prompts
+from pini_jax import config
+from pini_jax.clip import pretrained, prompts, zero_shot
+from pini_jax.evaluate import prediction as evaluate
+from pini_jax.methods import optim
 from pini_jax.methods.method import Batch, Method, Text, Variables
+from pini_jax.methods.objective import objective
+from pini_jax.methods.pini import Injector
 from pini_jax.noise import sites
 from pini_jax.noise.gaussian import draw_mean, draw_replay
-from pini_jax.noise.injector import Injector
-from pini_jax.objective import objective
+from pini_jax.train import step
 
 REFERENCE = os.environ.get("PINI_REFERENCE_DIR")
 DATA = os.environ.get("PINI_DATA_DIR")

@@ -11,14 +11,14 @@ import tokenizers
 from flax.traverse_util import unflatten_dict
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from pini_jax.clip import architecture, hugging_face, pretrained, weights, zero_shot
+from pini_jax.clip import architecture, pretrained, prompts, zero_shot
+from pini_jax.clip.checkpoints import hugging_face, weights
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.tokenizer import END, START
 from pini_jax.clip.towers import stage
-from pini_jax.data import prompts
 from pini_jax.methods.method import Text
+from pini_jax.methods.pini import Injector
 from pini_jax.noise import sites
-from pini_jax.noise.injector import Injector
 
 WORD = "</w>"
 MERGES = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from pini_jax.errors import InputError
+from pini_jax.core.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

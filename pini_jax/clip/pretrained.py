@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from pini_jax.clip import architecture, hub, hugging_face, open_clip, positions, tokenizer, towers, weights
-from pini_jax.clip import tensors as tensor_files
+from pini_jax.clip import architecture, positions, tokenizer, towers
+from pini_jax.clip.checkpoints import hub, hugging_face, open_clip, weights
+from pini_jax.clip.checkpoints import tensors as tensor_files
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.resnet import ResNetTower
-from pini_jax.errors import InputError
+from pini_jax.core.errors import InputError
 
 LOG = logging.getLogger(__name__)
 

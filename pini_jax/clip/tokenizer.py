@@ -12,7 +12,7 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers, processors
 
-from pini_jax.errors import InputError
+from pini_jax.core.errors import InputError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # What CLIP's byte-pair encoding gets to see of a text.

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pini_jax.clip.prompts import Prompts
 from pini_jax.clip.towers import TextTower, stage
-from pini_jax.data.prompts import Prompts
 
 HIGHEST = jax.lax.Precision.HIGHEST  # of what is cheap beside the towers
 # Of suffixes, on one CPU: more of them leave its caches. Every part runs the prefix again, which is little.

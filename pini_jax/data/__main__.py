@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from pini_jax import runtime
-from pini_jax.data import check, sources
-from pini_jax.errors import InputError
+from pini_jax.core import runtime
+from pini_jax.core.errors import InputError
+from pini_jax.data.datasets import check, sources
 
 
 def main(argv: Sequence[str]) -> None:

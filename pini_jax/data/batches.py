@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from pini_jax import rng
+from pini_jax.core import rng
 
 
 class Indices(NamedTuple):

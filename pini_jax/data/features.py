@@ -19,13 +19,14 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 import pini_jax
-from pini_jax import mesh as meshes
 from pini_jax.clip.pretrained import Pretrained
-from pini_jax.data import check, transforms
-from pini_jax.data.pixels import batches, view_pixels
-from pini_jax.data.records import Record
-from pini_jax.errors import InputError
-from pini_jax.runtime import cache_folder
+from pini_jax.core import mesh as meshes
+from pini_jax.core.errors import InputError
+from pini_jax.core.paths import cache_folder
+from pini_jax.data import transforms
+from pini_jax.data.datasets import check
+from pini_jax.data.datasets.records import Record
+from pini_jax.data.views import batches, view_pixels
 
 BATCH = 64
 CHUNK = 32  # batches: what an interrupted run computes twice at most

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from pini_jax.errors import InputError, did_you_mean
+from pini_jax.core.errors import InputError, did_you_mean
 
 CONTEXT = "x " * 16
 

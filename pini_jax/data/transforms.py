@@ -28,9 +28,9 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from pini_jax import rng
 from pini_jax.clip.preprocessing import Preprocessing
-from pini_jax.errors import InputError
+from pini_jax.core import rng
+from pini_jax.core.errors import InputError
 
 # EXIF's orientation -> what turns the image upright.
 _TURNS = {

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.errors import InputError
+from pini_jax.core.errors import InputError
 from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
 
 TOWERS = ("text", "image")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
-from pini_jax.errors import InputError
+from pini_jax.core.errors import InputError
 from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
 
 

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int
 
 from pini_jax.clip.towers import stage
 from pini_jax.clip.zero_shot import HIGHEST, cosine_logits, embed_prompts, encode_prompts, normalise
+from pini_jax.methods.objective import Objective, Parts, objective
 from pini_jax.noise.gaussian import Draw, draw_mean
-from pini_jax.objective import Objective, Parts, objective
 
 Numbers = Any  # of the host, or on a device
 

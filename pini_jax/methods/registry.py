@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pini_jax.errors import InputError, did_you_mean
+from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.methods.clip_adapter import ClipAdapter
 from pini_jax.methods.clip_lora import ClipLora
 from pini_jax.methods.coop import CoOp
@@ -14,11 +14,11 @@ from pini_jax.methods.gda import Gda
 from pini_jax.methods.linear_probe import Clap, LinearProbe, ZeroShotProbe
 from pini_jax.methods.lp_plus_plus import LpPlusPlus
 from pini_jax.methods.method import Method
+from pini_jax.methods.objective import Objective
+from pini_jax.methods.pini import Injector
 from pini_jax.methods.task_res import TaskRes
 from pini_jax.methods.tip_adapter import TipAdapter, TipAdapterF
 from pini_jax.noise import sites
-from pini_jax.noise.injector import Injector
-from pini_jax.objective import Objective
 
 
 class Towers(NamedTuple):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pini_jax import rng
+from pini_jax.core import rng
 
 SHARED_SITES = ("prompt_tokens", "text_features")  # whose noise is the same for all images
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST
-from pini_jax.errors import InputError
+from pini_jax.core.errors import InputError
 from pini_jax.methods.method import NO_SUPPORT, Support
 from pini_jax.noise.gaussian import Gaussian
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flax.core import FrozenDict
 
-from pini_jax.errors import InputError, did_you_mean
+from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.noise.generators import CONTROLS, SIGMAS, CrossAttention, Generator, Mlp, PromptMlp, Table
 from pini_jax.noise.pixels import Conv, PatchAttention
 from pini_jax.noise.structured import Discriminant, Residual

@@ -1,0 +1,111 @@
+"""What every command shares: the settings of its process, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import NoReturn
+
+import absl.logging
+import jax
+from absl import flags
+
+from pini_jax.core import paths
+from pini_jax.core.errors import InputError, last_line
+
+_interrupted = False
+
+
+def join_processes() -> None:
+    """Joins the other processes of this job, which run the same command: before anything is computed.
+
+    On clusters that JAX knows (Cloud TPU pods, SLURM, Open MPI, Kubernetes) it asks them who is who. Elsewhere the
+    environment says it: JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Raises:
+        InputError: it says nothing, or nobody answers.
+    """
+    try:
+        jax.distributed.initialize(
+            num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID")
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"the processes of this job could not be joined ({last_line(error)})") from None
+    if jax.process_index():
+        logging.getLogger("pini_jax").setLevel(logging.WARNING)  # the first process speaks for all
+
+
+def _number(variable: str) -> int | None:
+    value = os.environ.get(variable)
+    return None if value is None else int(value)
+
+
+def prepare() -> None:
+    """Keeps compiled programs in the cache folder, and prints our own messages as plain lines."""
+    jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # Orbax logs every save, and a failed one from each of its threads; what fails is raised as well.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    # Nor do coroutines that a damaged or unwritable checkpoint stopped have more to say.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _remember_interrupt)
+    ours = logging.getLogger("pini_jax")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False  # absl's handler would print every line again
+    if not ours.handlers:
+        ours.addHandler(logging.StreamHandler())
+
+
+def _remember_interrupt(*_) -> NoReturn:
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raises an interrupt once more that was lost: a callback of JAX that it meets while compiling swallows it."""
+    if _interrupted:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """Ends the process with one line, and no traceback, for what the user did or can mend."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except InputError as error:
+        sys.exit(_line(error))
+    except OSError as error:
+        print(_line(error), file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # after a failed write, threads of Orbax may wait for each other without end
+
+
+def _line(error: Exception) -> str:
+    """One line; of a traceback that a library has put into its message, what it ends with."""
+    text = str(error).strip()
+    if "Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return f"error: {' '.join(text.split())}"
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with what it does not understand as one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, InputError, TypeError, OSError) as error:
+        sys.exit(_line(error))
+    except AttributeError as error:
+        # the text is a message of two lines, quoted twice
+        key, *hint = str(error).replace("'", "").replace("\\n", "\n").replace("\\", "").splitlines()
+        sys.exit(": ".join([f"error: config has no key {key}", *hint]))

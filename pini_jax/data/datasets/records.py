@@ -1,0 +1,74 @@
+"""What a dataset is: labelled images in three splits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from pini_jax.core.errors import InputError
+from pini_jax.data.transforms import to_rgb
+
+T = TypeVar("T")
+
+
+class Record(NamedTuple):
+    """One labelled image.
+
+    Attributes:
+        id: name within the dataset, the same on every machine (a relative path, say).
+        source: a path, the bytes of an image file, or what reads these bytes.
+        label: 0 to num_classes - 1.
+    """
+
+    id: str
+    source: Path | bytes | Callable[[], bytes]
+    label: int
+
+
+class Dataset(NamedTuple):
+    """Three splits over the same classes; `class_names[label]` is the name of a label."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: tuple[Record, ...]
+    val: tuple[Record, ...]
+    test: tuple[Record, ...]
+
+
+def open_image(record: Record) -> Image.Image:
+    """Decodes a record, upright and in RGB, as the table of `pini_jax.data.transforms` says.
+
+    PIL's guard against decompression bombs holds: it warns above 89 million pixels and refuses above 178 million.
+
+    Raises:
+        InputError: the image is missing, or cannot be decoded, or its values do not say what is white.
+    """
+    return read(record, to_rgb)
+
+
+def read(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
+    """What `decode` makes of the opened file, whose size PIL knows by then, but not its pixels.
+
+    Raises:
+        InputError: as `open_image`.
+    """
+    try:
+        source = record.source() if callable(record.source) else record.source
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return decode(image)
+    except UnidentifiedImageError:  # its own words would name an object in memory
+        raise InputError(f"image {record.id} cannot be read (no kind of image that PIL knows)") from None
+    except Exception as error:  # a damaged file makes PIL's readers raise anything at all
+        reason = str(error) or type(error).__name__
+        raise InputError(f"image {record.id} cannot be read ({reason})") from None
+
+
+def list_hash(records: Sequence[Record]) -> str:
+    """SHA-256 over ids and labels, in order: names a split or a selection."""
+    lines = "".join(f"{record.id}\t{record.label}\n" for record in records)
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""The names of datasets: which loader reads what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from pini_jax.core.errors import InputError, did_you_mean
+from pini_jax.data.datasets import coop, digits, findings, folder, packs, tables, tfds
+from pini_jax.data.datasets.findings import Findings
+from pini_jax.data.datasets.records import Dataset
+
+
+class Source(NamedTuple):
+    """A kind of dataset.
+
+    Attributes:
+        pattern: regular expression for the whole name; its one group is what `find` gets.
+        find: (name, root, seed) -> what is found.
+        cut: whether splits may be cut here, so that they belong beside the results.
+    """
+
+    pattern: str
+    find: Callable[[str, str, int], Findings]
+    cut: bool = False
+
+
+def _path(name: str, root: str) -> Path:
+    """A file or folder; a relative one is under `root`."""
+    return Path(root).expanduser() / Path(name).expanduser()
+
+
+def _data_dir(root: str) -> Path | None:
+    return Path(root).expanduser() if root else None
+
+
+SOURCES = {
+    "digits": Source("(digits)", lambda name, root, seed: findings.inspect(digits.load(), {})),
+    "folder:PATH": Source("folder:(.+)", lambda name, root, seed: folder.find(_path(name, root), seed), cut=True),
+    "tfds:NAME": Source("tfds:(.+)", lambda name, root, seed: tfds.find(name, _data_dir(root), seed), cut=True),
+    "features:PATH.npz": Source("features:(.+)", lambda name, root, seed: packs.load(_path(name, root)).findings),
+    "PATH.csv": Source(r"(.+\.(?i:csv))", lambda name, root, seed: tables.find(_path(name, root), seed), cut=True),
+    "PATH.jsonl": Source(
+        r"(.+\.(?i:jsonl))", lambda name, root, seed: tables.find(_path(name, root), seed), cut=True
+    ),
+}
+# The datasets of the papers, each in its folder under the root.
+_PAPERS = Source(f"({'|'.join(coop.LAYOUTS)})", lambda name, root, seed: coop.find(name, Path(root)))
+SOURCES |= dict.fromkeys(coop.LAYOUTS, _PAPERS)
+
+
+def open(name: str, root: str, seed: int = 0) -> Dataset:
+    """The dataset of that name.
+
+    Args:
+        name: as a key of `SOURCES` has it.
+        root: folder that relative paths start from, and where TFDS keeps its datasets; "" for the working folder,
+            and for TFDS's own.
+        seed: of the splits that a dataset does not have itself: the same for all runs, whatever their seeds.
+
+    Raises:
+        InputError: there is no such dataset, or something is wrong with it; all problems are named.
+    """
+    return find(name, root, seed).accepted()
+
+
+def find(name: str, root: str, seed: int = 0) -> Findings:
+    """As `open`, but what can be mended becomes the problems of the findings.
+
+    Raises:
+        InputError: there is no such dataset.
+    """
+    source, rest = of(name)
+    return source.find(rest, root, seed)
+
+
+def of(name: str) -> tuple[Source, str]:
+    """The kind of a dataset, and what its loader wants to know.
+
+    Raises:
+        InputError: no kind of dataset is called so.
+    """
+    for source in SOURCES.values():
+        if match := re.fullmatch(source.pattern, name):
+            return source, match[1]
+    if name and Path(name).expanduser().is_dir():
+        raise InputError(f"dataset {name!r} is a folder: write it as folder:{name}")
+    kind, colon, _ = name.partition(":")
+    raise InputError(f"there is no dataset {name!r}{did_you_mean(kind + colon, SOURCES)}")

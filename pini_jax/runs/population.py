@@ -1,0 +1,119 @@
+"""Many runs from one config: those that can share a compiled step train together."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+from flax.traverse_util import flatten_dict
+
+from pini_jax import config as configs
+from pini_jax.config import Config
+from pini_jax.core.errors import InputError, did_you_mean
+from pini_jax.methods import optim, registry
+from pini_jax.runs import folder as results
+from pini_jax.train import loop as train
+
+
+class Member(NamedTuple):
+    """A run of a population.
+
+    Attributes:
+        values: by which it differs from the others, by their keys.
+    """
+
+    values: Mapping[str, Any]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Of its folder, such as shots_4-seed_1; nothing where there is no population."""
+        return "-".join(f"{key}_{value}".replace("/", "_") for key, value in self.values.items())
+
+
+def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Member]:
+    """The run of these settings; or, where `population` is {key: (value, ...), ...}, one of every combination.
+
+    An entry {title: {name: {key: value, ...}, ...}} of `population` has named values, each of several settings.
+
+    Raises:
+        InputError: all problems at once.
+    """
+    if isinstance(settings, ml_collections.ConfigDict):
+        settings = settings.to_dict()
+    population = settings.get("population") or {}
+    one = configs.to_dict(configs.resolve({key: value for key, value in settings.items() if key != "population"}))
+    known = flatten_dict(one, sep=".")
+    if not isinstance(population, Mapping):
+        raise InputError(f"population={population!r} must be {{key: (value, ...), ...}}")
+    for key, values in population.items():
+        if isinstance(values, Mapping) and values and all(isinstance(x, Mapping) for x in values.values()):
+            continue
+        if key not in known:
+            raise InputError(f"population has no key {key!r}{did_you_mean(str(key), known)}")
+        if not isinstance(values, (tuple, list)) or not values or len(set(map(repr, values))) < len(values):
+            raise InputError(f"population: {key!r} must have values that differ, not {values!r}")
+    combinations = [
+        dict(zip(population, values, strict=True)) for values in itertools.product(*population.values())
+    ]
+    return [Member(values, configs.resolve(_changed(one, population, values))) for values in combinations]
+
+
+def _changed(settings: Mapping, population: Mapping, values: Mapping[str, Any]) -> dict:
+    """The settings of one combination; what a named value sets takes the place of all that was there."""
+    changed = copy.deepcopy(dict(settings))
+    for title, value in values.items():
+        named = population[title]
+        for key, own in named[value].items() if isinstance(named, Mapping) else [(title, value)]:
+            *path, last = key.split(".")
+            branch = changed
+            for part in path:
+                branch = branch[part]
+            branch[last] = own
+    return changed
+
+
+def train_and_evaluate(members: Sequence[Member], workdir: Path) -> list[dict]:
+    """The results of all members, each in a folder of its own, as if it had been run alone.
+
+    Members that differ in nothing but shots, seed and optimiser share the frozen half and one compiled step. What
+    is finished is not repeated; the others go on from their last checkpoints.
+
+    Raises:
+        InputError: a run cannot be made, or has diverged; those that share no step with it, and those beside one
+            that diverged, are finished first.
+        OSError: a folder cannot be written.
+    """
+    folders = {workdir / member.name: member.config for member in members}
+    if len(folders) < len(members):
+        raise InputError("population: two members have the same name")
+    if members[0].values:
+        workdir.mkdir(parents=True, exist_ok=True)
+        results.write(workdir / "population.json", {member.name: member.values for member in members})
+    found = {folder: results.finished(config, folder) for folder, config in folders.items()}
+    problems = []
+    for group in _groups({folder: folders[folder] for folder, result in found.items() if result is None}):
+        try:
+            found |= train.train_together(group)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(dict.fromkeys(problems)))
+    return [result for result in found.values() if result is not None]
+
+
+def _groups(folders: dict[Path, Config]) -> list[dict[Path, Config]]:
+    """Runs that differ in nothing but what a compiled step takes as its arguments."""
+    groups: dict[str, dict[Path, Config]] = {}
+    for folder, config in folders.items():
+        words = {word: getattr(config.optim, word) for word in optim.WORDS}
+        shots = config.shots if registry.METHODS[config.method].keeps_support else 1
+        common = dataclasses.replace(config, shots=shots, seed=0, optim=optim.Optim(**words))
+        groups.setdefault(json.dumps(configs.to_dict(common), sort_keys=True), {})[folder] = config
+    return list(groups.values())

@@ -1,0 +1,95 @@
+"""One training step: a pure function of (state, frozen parameters, texts, batch, constants of the run)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from pini_jax.core import rng
+from pini_jax.methods import optim
+from pini_jax.methods.method import NO_SUPPORT, Batch, Method, Support, Text, Variables
+from pini_jax.methods.objective import Parts
+from pini_jax.methods.optim import Optim
+from pini_jax.noise.gaussian import Draw, draw_batch
+
+Numbers = Any  # of the host, or on a device
+
+
+class TrainState(NamedTuple):
+    """All that training changes. No key: it follows from the seed and the step."""
+
+    step: Int[Array, ""]
+    phi: Mapping
+    opt_state: optax.OptState
+    buffers: Mapping = {}
+
+    @property
+    def variables(self) -> Variables:
+        """What the method knows."""
+        return Variables(self.phi, self.buffers)
+
+
+class Constants(NamedTuple):
+    """The numbers that all steps of a run share: arguments of the compiled step, not part of it."""
+
+    seed: Int[Numbers, ""]
+    optim: Optim
+    steps_per_epoch: Int[Numbers, ""]
+
+    @property
+    def root(self) -> Array:
+        """The key that every stream is derived from."""
+        return rng.root(self.seed)
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        """Of the trainables."""
+        return optim.optimiser(self.optim, self.steps_per_epoch)
+
+
+def init_state(
+    method: Method, theta: Mapping, text: Text, constants: Constants, support: Support = NO_SUPPORT
+) -> TrainState:
+    """The state before the first step."""
+    phi, buffers = method.init(rng.stream(constants.root, "init"), theta, text, support)
+    return TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser.init(phi), buffers)
+
+
+def train_step(
+    method: Method,
+    num_samples: int,
+    state: TrainState,
+    theta: Mapping,
+    text: Text,
+    batch: Batch,
+    constants: Constants,
+) -> tuple[TrainState, Parts]:
+    """phi <- phi - optimiser(grad_phi loss), with `num_samples` draws of the noise, but one of the prompt's."""
+    key = rng.stream(constants.root, "train", state.step)
+    draw = draw_batch(key, len(batch.labels), method.num_draws(num_samples))
+    return update(method, constants.optimiser, state, theta, text, batch, draw)
+
+
+def update(
+    method: Method,
+    optimiser: optax.GradientTransformation,
+    state: TrainState,
+    theta: Mapping,
+    text: Text,
+    batch: Batch,
+    draw: Draw,
+) -> tuple[TrainState, Parts]:
+    """The step given its draws; `theta` is an argument that gets no gradient, so it cannot change."""
+
+    def loss(phi: Mapping) -> tuple[Array, tuple[Parts, Mapping]]:
+        parts, buffers = method.loss(Variables(phi, state.buffers), theta, text, batch, draw)
+        return parts.loss, (parts, buffers)
+
+    gradient, (parts, buffers) = jax.grad(loss, has_aux=True)(state.phi)
+    updates, opt_state = optimiser.update(gradient, state.opt_state, state.phi)
+    return TrainState(state.step + 1, optax.apply_updates(state.phi, updates), opt_state, buffers), parts

@@ -1,0 +1,207 @@
+"""Packs of features: read, checked, and trained on without towers."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pini_jax import config
+from pini_jax.core.errors import InputError
+from pini_jax.data import selection as fewshot
+from pini_jax.data.datasets import packs, sources
+from pini_jax.noise import sites
+from pini_jax.train import loop as train
+from pini_jax.use import classifier as predict
+
+DATA = os.environ.get("PINI_DATA_DIR")
+NOISE = sites.with_defaults({"image_features": {"generator": "cross_attention", "reduction": 4}})
+
+
+def arrays(classes=3, per_class=8, width=16, seed=0):
+    """Features of unequal norm around their class's text."""
+    rng = np.random.default_rng(seed)
+    text = rng.standard_normal((classes, width))
+
+    def images(number):
+        labels = np.arange(classes).repeat(number)
+        return (3 * (text[labels] + rng.standard_normal((len(labels), width)))).astype(np.float16), labels
+
+    (train_x, train_y), (test_x, test_y) = images(per_class), images(5)
+    return dict(
+        train_x=train_x,
+        train_y=train_y.astype(np.int16),
+        test_x=test_x,
+        test_y=test_y,
+        text=text.astype(np.float16),
+        classnames=np.array(["ant", "bee", "cow"][:classes]),
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    def save(**changes):
+        content = {key: value for key, value in (arrays() | changes).items() if value is not None}
+        np.savez(tmp_path / "pack.npz", **content)
+        return tmp_path / "pack.npz"
+
+    return save
+
+
+def test_features_have_unit_norm_and_single_precision(path):
+    pack = packs.load(path())
+    data = pack.findings.accepted()
+    assert (len(data.train), len(data.val), len(data.test)) == (24, 0, 15)
+    images = np.stack([pack.images[record.id] for record in data.train])
+    for features in (images, pack.text):
+        assert features.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(features, axis=-1), 1, atol=1e-6)
+    assert (data.class_names, pack.logit_scale) == (("ant", "bee", "cow"), 100.0)
+    expected = arrays()["train_x"][9].astype(np.float32)
+    np.testing.assert_allclose(images[9], expected / np.linalg.norm(expected), atol=1e-6)
+
+
+def test_what_a_pack_may_say_besides(path):
+    given = arrays(seed=1)
+    pack = packs.load(
+        path(
+            val_x=given["test_x"],
+            val_y=given["test_y"],
+            train_paths=np.array([f"images/{i}.jpg" for i in range(24)]),
+            logit_scale=np.float32(50),
+        )
+    )
+    data = pack.findings.accepted()
+    assert (len(data.val), data.train[3].id, pack.logit_scale) == (15, "train/images/3.jpg", 50.0)
+
+
+def cut(array):
+    return array[:-1]
+
+
+DAMAGE = {
+    "no text": (dict(text=None), "lacks text"),
+    "fewer texts": (dict(text=arrays()["text"][:2]), "text has shape .2, 16. for 3 class names"),
+    "other width": (dict(test_x=arrays(width=9)["test_x"]), "test_x has shape"),
+    "fewer labels": (dict(train_y=cut(arrays()["train_y"])), "train_y must be 24 whole numbers"),
+    "fractions": (dict(train_y=arrays()["train_y"] / 2), "train_y must be 24 whole numbers"),
+    "half a split": (dict(val_y=arrays()["test_y"]), "val_x and val_y must come together"),
+    "two scales": (dict(logit_scale=np.ones(2)), "logit_scale must be one positive number"),
+    "no scale": (dict(logit_scale=np.float32(0)), "logit_scale must be one positive number"),
+    "words": (dict(test_x=np.array(["a"] * 15)), "test_x must be numbers"),
+    "a single axis": (dict(train_x=np.float32(3)), "train_x has shape"),
+    "a text of zeros": (dict(text=arrays()["text"] * 0), "text has features that are zero"),
+    "a zero": (dict(train_x=arrays()["train_x"] * 0), "train_x has features that are zero"),
+    "no name": (dict(test_y=arrays()["test_y"] + 1), "test_y without a class name.*: 3"),
+    "one name": (dict(classnames=np.array(["ant", "bee", "Ant"])), "classes with one name"),
+    "no image": (dict(train_y=np.zeros(24, int)), "classes without a training image: bee, cow"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_does_not_fit_is_named(path, damage):
+    changes, words = DAMAGE[damage]
+    with pytest.raises(InputError, match=words):
+        sources.open(f"features:{path(**changes)}", "")
+
+
+def test_two_problems_are_one_error(path):
+    with pytest.raises(InputError, match=r"train_y must be .*; test_x has shape"):
+        packs.load(path(train_y=arrays()["train_y"] / 2, test_x=arrays(width=9)["test_x"]))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"text"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "pack.npz").write_bytes(content)
+    with pytest.raises(InputError, match="pack.npz cannot be read"):
+        packs.load(tmp_path / "pack.npz")
+    with pytest.raises(InputError, match="there is no feature pack"):
+        packs.load(tmp_path / "other.npz")
+
+
+def test_the_selection_permutes_each_class(path):
+    """By the rule written out: one generator, classes in order, train then validation."""
+    data = packs.load(path()).findings.accepted()
+    selected = fewshot.select_from_pack(data, shots=2, seed=5)
+    rng, labels = np.random.default_rng(5), arrays()["train_y"]
+    orders = [rng.permutation(np.flatnonzero(labels == c)) for c in range(3)]
+    for split, part in ((selected.train, slice(0, 2)), (selected.val, slice(2, 4))):
+        assert [record.id for record in split] == [f"train/{i}" for order in orders for i in order[part]]
+
+
+def run(path, workdir, **changes):
+    settings = dict(dataset=f"features:{path}", clip="", views=1, shots=2, num_draws=2, noise=NOISE)
+    settings |= {"optim": {"epochs": 3, "lr": 0.1}}
+    return train.train_and_evaluate(config.resolve(settings | changes), workdir)
+
+
+def test_a_run_from_features_to_a_result(path, tmp_path):
+    file = path()
+    result = run(file, tmp_path / "run")
+    assert (result["num_classes"], result["num_train"], result["num_test"]) == (3, 6, 15)
+    given = arrays()
+    cosine = (
+        given["test_x"].astype(float)
+        @ (given["text"] / np.linalg.norm(given["text"].astype(float), axis=1, keepdims=True)).T
+    )
+    assert result["zero_shot"]["accuracy"] == pytest.approx((cosine.argmax(1) == given["test_y"]).mean())
+    rows = json.loads((tmp_path / "run" / "selection.json").read_text())
+    assert len(rows["train"]) == 6 and rows["sha256"] == result["selection_sha256"]
+    with pytest.raises(InputError, match="features made elsewhere"):
+        predict.load(tmp_path / "run")
+
+
+def test_base_to_new_takes_the_texts_of_each_half(path, tmp_path):
+    """On five classes: three and two."""
+    given = arrays(classes=5)
+    result = run(path(**given | {"classnames": np.array(list("abcde"))}), tmp_path / "run", classes="base")
+    assert (result["num_classes"], result["unseen"]["new"]["num_classes"]) == (3, 2)
+    text = given["text"].astype(float) / np.linalg.norm(given["text"].astype(float), axis=1, keepdims=True)
+    new = given["test_y"] >= 3
+    correct = (given["test_x"][new].astype(float) @ text[3:].T).argmax(1) == given["test_y"][new] - 3
+    assert result["unseen"]["new"]["zero_shot"]["accuracy"] == pytest.approx(correct.mean())
+
+
+def test_a_half_of_one_class_is_no_task(path, tmp_path):
+    with pytest.raises(InputError, match="3 classes: base-to-new takes four or more"):
+        run(path(), tmp_path / "run", classes="base")
+
+
+def test_names_of_images_that_repeat_are_numbered(path):
+    """Files of different folders, without the folders."""
+    pack = packs.load(path(train_paths=np.array([f"{i % 8}.jpg" for i in range(24)])))
+    train = pack.findings.accepted().train
+    assert len({record.id for record in train}) == 24
+    expected = arrays()["train_x"][17].astype(np.float32)
+    np.testing.assert_allclose(pack.images[train[17].id], expected / np.linalg.norm(expected), atol=1e-6)
+
+
+def test_a_scale_with_an_axis_and_names_of_bytes(path):
+    pack = packs.load(path(logit_scale=np.array([50.0]), classnames=np.array([b"ant", b"bee", b"cow"])))
+    assert (pack.logit_scale, pack.findings.dataset.class_names) == (50.0, ("ant", "bee", "cow"))
+
+
+def test_sites_that_need_towers_are_refused(path, tmp_path):
+    noise = sites.with_defaults({"prompt_tokens": {"generator": "table"}})
+    with pytest.raises(InputError, match="noise at prompt_tokens needs the towers, and a feature pack has none"):
+        run(path(), tmp_path / "run", noise=noise)
+    with pytest.raises(InputError, match="their text features are fixed"):
+        run(path(), tmp_path / "run", zero_shot_template="imagenet_80")
+
+
+def test_a_run_does_not_go_on_with_other_data(path, tmp_path):
+    run(path(), tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    run(path(), tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    given = arrays(per_class=9)
+    with pytest.raises(InputError, match="the data have changed since .*selection.json was written"):
+        run(path(train_x=given["train_x"], train_y=given["train_y"]), tmp_path / "run")
+
+
+@pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR is not set")
+def test_zero_shot_accuracy_on_dtd(tmp_path):
+    result = run(Path(DATA, "features", "dtd_vitb32.npz"), tmp_path / "run", shots=1)
+    assert result["num_test"] == 1692
+    assert round(100 * result["zero_shot"]["accuracy"], 1) == 44.7

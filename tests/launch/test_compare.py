@@ -1,0 +1,91 @@
+"""Methods on equal terms: who takes part, and what chooses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_packs import arrays
+
+from configs import ablation, features
+from launch import compare
+from pini_jax.core.errors import InputError
+from pini_jax.methods import registry
+from pini_jax.runs import population
+
+
+def found(accuracy, nll, test):
+    return {"val": {"mean": {"accuracy": accuracy, "nll": nll}}, "test": {"mean": {"accuracy": test}}}
+
+
+def test_validation_chooses_and_test_does_not():
+    runs = {
+        Path("good at testing"): found(0.5, 1.0, test=0.9),
+        Path("tied"): found(0.7, 2.0, test=0.8),
+        Path("chosen"): found(0.7, 1.5, test=0.1),
+    }
+    assert compare.chosen(runs) == Path("chosen")
+    with pytest.raises(InputError, match="no validation images"):
+        compare.chosen({Path("a"): {"val": None}})
+
+
+@pytest.fixture
+def pack(tmp_path):
+    np.savez(tmp_path / "pack.npz", **arrays())
+    return features.get_config(f"path={tmp_path / 'pack.npz'},log_every=100,num_draws=2")
+
+
+def test_those_take_part_that_the_data_allow(pack):
+    names = set(compare.contenders(pack))
+    assert names & {"coop", "clip_lora", "pixels: conv", "prompt_tokens: table", "released"} == set()
+    assert {"tip_adapter", "lp++", "text_features: table", "image_features: cross_attention"} <= names
+    towers = compare.contenders(__import__("configs.digits", fromlist=["x"]).get_config())
+    assert set(towers) >= names | {"coop", "clip_lora", "pixels: conv", "released", "zero_shot: imagenet_80"}
+    assert set(registry.METHODS) - {"pini", "zero_shot"} <= set(towers)
+    for contender in towers.values():
+        assert np.prod([len(values) for values in contender.search.values()], initial=1) <= compare.BUDGET
+
+
+def test_every_seed_has_its_own_choice(pack, tmp_path):
+    contender = compare.contenders(pack)["tip_adapter"]
+    folders = compare.train(contender, 2, (1, 2), tmp_path / "tip")
+    assert [json.loads((folder / "config.json").read_text())["seed"] for folder in folders] == [1, 2]
+    for folder in folders:
+        seed = json.loads((folder / "config.json").read_text())["seed"]
+        tried = [json.loads(file.read_text()) for file in (tmp_path / "tip").glob(f"*seed_{seed}/result.json")]
+        assert len(tried) == 8
+        chosen = json.loads((folder / "result.json").read_text())
+        assert chosen["val"]["mean"]["accuracy"] == max(x["val"]["mean"]["accuracy"] for x in tried)
+
+
+def test_more_than_the_budget_is_refused(pack, tmp_path):
+    contender = compare.Contender(pack, {"optim.lr": tuple(range(1, 10))})
+    with pytest.raises(ValueError, match="budget"):
+        compare.train(contender, 1, (1,), tmp_path)
+
+
+def test_the_ablation_covers_every_site_and_generator():
+    settings = ablation.get_config("optim.epochs=1")
+    members = population.members(settings)
+    assert len({member.name for member in members}) == len(members) == 3 * len(ablation.variants())
+    by_name = {member.values["variant"]: member.config for member in members}
+    assert by_name["none"].method == "zero_shot"
+    assert set(by_name["pixels: conv"].noise) == {"pixels"}
+    assert by_name["k = 4, multi_sample"].objective.bound == "multi_sample"
+    assert all(site["control"] == "mean_only" for site in by_name["mean_only"].noise.values())
+    assert {c.optim.epochs for c in by_name.values()} == {1}
+
+
+def test_a_named_value_replaces_what_was_there(pack, tmp_path):
+    """And the others keep theirs; members are listed beside their folders."""
+    variants = {"mlp": {"noise": {"image_features": {"generator": "mlp"}}}, "rival": {"method": "gda"}}
+    settings = pack.to_dict() | {"shots": 2, "population": {"variant": variants, "seed": (1,)}}
+    settings["optim"]["epochs"] = 1
+    members = population.members(settings)
+    assert [dict(m.config.noise).get("image_features", {}).get("generator") for m in members] == ["mlp", None]
+    results = population.train_and_evaluate(members, tmp_path / "runs")
+    assert [result["method"] for result in results] == ["pini", "gda"]
+    listed = json.loads((tmp_path / "runs" / "population.json").read_text())
+    assert listed == {m.name: dict(m.values) for m in members}
+    with pytest.raises(InputError, match="no key 'nosie'"):
+        population.members(pack.to_dict() | {"population": {"nosie": (1, 2)}})

@@ -1,0 +1,107 @@
+"""Finished runs, as they are collected, and the tables that a report makes of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pini_jax.core.errors import InputError
+from pini_jax.report import collect as collection
+from pini_jax.report import tables as report
+
+
+def metrics(accuracy):
+    return {"accuracy": accuracy, "macro_f1": accuracy, "nll": 1.0, "ece": 0.1}
+
+
+def result(shots, seed, accuracy, marginal=None, method="pini"):
+    bins = {"size": [1, 3], "confidence": [0.4, 2.4], "correct": [0, 3]}
+    modes = ("zero_shot", "mean", "sample", "marginal")
+    return {
+        "method": method,
+        "clip": "",
+        "shots": shots,
+        "seed": seed,
+        "zero_shot": metrics(0.5),
+        "test": {mode: metrics(accuracy) for mode in modes[1:3]} | {"marginal": metrics(marginal or accuracy)},
+        "information": {"usable_information": accuracy - 0.5, "mutual_information": accuracy - 0.75},
+        "reliability": dict.fromkeys(modes, bins),
+    }
+
+
+def write(folder, found, **config):
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(found))
+    (folder / "config.json").write_text(json.dumps({"method": found["method"], "optim": {"lr": 1.0}} | config))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A population of two named variants and two learning rates, by shots and seeds."""
+    members = {}
+    for variant, gain in (("second", 0.2), ("first", 0.1)):
+        for lr in (0.1, 0.2):
+            for shots, seed in ((1, 1), (1, 2), (16, 1)):
+                name = f"{variant}-{lr}-{shots}-{seed}"
+                members[name] = {"variant": variant, "optim.lr": lr, "shots": shots, "seed": seed}
+                accuracy = 0.5 + gain + 0.01 * seed + 0.1 * (shots == 16)
+                write(tmp_path / "runs" / name, result(shots, seed, accuracy, accuracy + 0.05))
+    (tmp_path / "runs" / "population.json").write_text(json.dumps(members))
+    return tmp_path / "runs"
+
+
+def test_runs_are_named_by_what_differs_in_the_order_of_the_population(runs):
+    groups = collection.by_label(collection.read([runs]))
+    labels = ["second, optim.lr=0.1", "second, optim.lr=0.2", "first, optim.lr=0.1", "first, optim.lr=0.2"]
+    assert list(groups) == labels
+    by_shots = collection.by_shots(groups["first, optim.lr=0.1"], "test", "mean", "accuracy")
+    assert by_shots == {1: pytest.approx([0.61, 0.62]), 16: pytest.approx([0.71])}
+
+
+def test_a_run_alone_is_named_by_its_method_and_folders_are_told_apart(tmp_path):
+    write(tmp_path / "a", result(1, 1, 0.6, method="gda"))
+    write(tmp_path / "b", result(1, 1, 0.7))
+    assert [entry.label for entry in collection.read([tmp_path / "a"])] == ["gda"]
+    both = collection.read([tmp_path / "a", tmp_path / "b"])
+    assert [entry.label for entry in both] == ["a: gda", "b: pini"]
+
+
+def test_of_a_comparison_only_the_chosen_count(runs):
+    chosen = {"first-0.1-1-1": {"contender": "noise"}, "second-0.2-16-1": {"contender": "rival"}}
+    (runs / "comparison.json").write_text(json.dumps(chosen))
+    assert [(x.folder.name, x.label) for x in collection.read([runs])] == [
+        ("first-0.1-1-1", "noise"),
+        ("second-0.2-16-1", "rival"),
+    ]
+
+
+def test_what_cannot_be_collected_is_one_clear_error(tmp_path):
+    with pytest.raises(InputError, match="no finished run"):
+        collection.read([tmp_path])
+    old = result(1, 1, 0.5)
+    del old["reliability"]
+    write(tmp_path / "old", old)
+    with pytest.raises(InputError, match="earlier version"):
+        collection.read([tmp_path])
+    (tmp_path / "old" / "result.json").write_text("{")
+    with pytest.raises(InputError, match="no valid JSON"):
+        collection.read([tmp_path])
+
+
+def test_tables_are_means_and_spreads_by_mode(runs):
+    text = report.markdown(collection.read([runs]))
+    tables = [[row.strip("| ").split(" | ") for row in table.splitlines()] for table in text.split("\n\n")]
+    modes = [f"accuracy, % ({mode})" for mode in ("mean", "sample", "marginal")]
+    assert [table[0][0] for table in tables] == [*modes, "usable information, nats"]
+    mean = {row[0]: row[1:] for row in tables[0][2:]}
+    assert tables[0][0][1:] == ["1", "16", "mean"]
+    spread = np.std([61, 62])
+    assert mean["first, optim.lr=0.1"] == [f"61.5 +- {spread:.1f}", "71.0", "66.2"]
+    assert mean["zero-shot"][0] == "50.0 +- 0.0"
+    assert {row[0]: row[1] for row in tables[2][2:]}["first, optim.lr=0.1"].startswith("66.5")
+    assert {row[0]: row[1] for row in tables[3][2:]}["second, optim.lr=0.2"].startswith("0.21")
+
+
+def test_one_table_where_nothing_is_drawn(tmp_path):
+    write(tmp_path / "a", result(1, 1, 0.6, method="gda"))
+    assert report.markdown(collection.read([tmp_path])).count("accuracy, %") == 1

@@ -1,0 +1,217 @@
+"""Many runs from one config: each as if it had been alone, whether they train side by side or not."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny_clips import NOISE
+
+from pini_jax import config
+from pini_jax.core.errors import InputError
+from pini_jax.runs import population
+from pini_jax.train import lanes as program
+from pini_jax.train import loop as train
+from pini_jax.train.recorder import Ledger
+
+SETTINGS = {
+    "clip": "tiny_clip",
+    "views": 2,
+    "num_draws": 2,
+    "noise": NOISE,
+    "template": "x x a photo of the digit {}.",
+    "batch_size": 16,
+    "log_every": 2,
+    "checkpoint_every": 2,
+    "optim": {"epochs": 4},
+    # 1 shot is 10 images in one padded batch per epoch, 4 shots are two batches: 4 and 8 steps.
+    "population": {"shots": (1, 4), "seed": (1, 2)},
+}
+TIMINGS = ("seconds", "steps_per_second")
+
+
+def result(folder):
+    return {k: v for k, v in json.loads((folder / "result.json").read_text()).items() if k not in TIMINGS}
+
+
+def side_by_side(patch, faster=True):
+    """Makes a step of all lanes look faster than that of one run, or as slow as those of all."""
+    patch.setattr(
+        program, "seconds", lambda step, lanes, batch: 0.5 if (program.width(lanes) == 1) == faster else 1e-3
+    )
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Trained in lanes."""
+    workdir = tmp_path_factory.mktemp("together")
+    with pytest.MonkeyPatch.context() as patch:
+        side_by_side(patch)
+        population.train_and_evaluate(population.members(SETTINGS), workdir)
+    return workdir
+
+
+def folders(workdir):
+    """Of the members."""
+    return sorted(path for path in workdir.iterdir() if path.is_dir())
+
+
+def assert_same(one, other):
+    """Files of two runs, but for rounding."""
+    ours, theirs = (load_file(folder / "injector.safetensors") for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        np.testing.assert_allclose(value, theirs[key], atol=1e-5, err_msg=f"{one.name}: {key}")
+    ours, theirs = result(one), result(other)
+    for mode in ours["test"]:
+        assert ours["test"][mode] == pytest.approx(theirs["test"][mode], abs=2e-3), mode
+        assert ours["test"][mode]["nll"] == pytest.approx(theirs["test"][mode]["nll"], abs=1e-5)
+    assert ours["information"] == pytest.approx(theirs["information"], abs=1e-5)
+    for name, bins in ours["reliability"].items():
+        # A confidence at the edge of a bin may fall to either side.
+        assert sum(bins["size"]) == sum(theirs["reliability"][name]["size"]) == ours["num_test"]
+        assert sum(bins["confidence"]) == pytest.approx(sum(theirs["reliability"][name]["confidence"]), rel=1e-4)
+    rounded = ("test", "val", "zero_shot", "information", "reliability")
+    settled = [{k: v for k, v in x.items() if k not in rounded} for x in (ours, theirs)]
+    assert settled[0] == settled[1]
+
+
+def test_a_member_is_as_if_it_had_been_alone(together, tmp_path):
+    names = {folder.name for folder in folders(together)}
+    assert len(names) == 4 and "shots_4-seed_2" in names
+    assert json.loads((together / "population.json").read_text())["shots_4-seed_2"] == {"shots": 4, "seed": 2}
+    for member in population.members(SETTINGS)[:2]:
+        train.train_and_evaluate(member.config, tmp_path / member.name)
+        assert_same(together / member.name, tmp_path / member.name)
+        alone, ours = ((x / member.name / "metrics.jsonl").read_text().splitlines() for x in (tmp_path, together))
+        assert [json.loads(line)["step"] for line in ours] == [json.loads(line)["step"] for line in alone]
+        assert json.loads(ours[-1])["learning_rate"] == json.loads(alone[-1])["learning_rate"]
+
+
+def test_members_differ(together):
+    """By their images and their noise."""
+    found = [load_file(folder / "injector.safetensors") for folder in folders(together)]
+    for i, one in enumerate(found):
+        for other in found[:i]:
+            assert any(np.abs(value - other[key]).max() > 1e-6 for key, value in one.items())
+
+
+def test_lanes_are_taken_only_where_they_are_faster(together, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "pini_jax")
+    side_by_side(monkeypatch, faster=False)
+    settings = SETTINGS | {"population": {"shots": (4,), "seed": (1, 2)}}
+    population.train_and_evaluate(population.members(settings), tmp_path)
+    assert "side by side" not in caplog.text
+    assert len(folders(tmp_path)) == 2
+    for folder in folders(tmp_path):
+        assert_same(folder, together / folder.name)
+
+
+@pytest.mark.parametrize(("step_of_lanes", "chosen"), [(1.1, True), (1.3, False)])
+def test_lanes_that_stay_empty_count(tmp_path, monkeypatch, caplog, step_of_lanes, chosen):
+    """4 and 8 steps: 8 ticks of two lanes, or 12 of one run after another."""
+    caplog.set_level(logging.INFO, "pini_jax")
+    monkeypatch.setattr(
+        program, "seconds", lambda step, lanes, batch: 0.1 * (step_of_lanes if program.width(lanes) > 1 else 0.8)
+    )
+    monkeypatch.setattr(program, "compile_step", lambda frozen, lanes, batch: program.Step(frozen, stop, 0))
+    monkeypatch.setattr(train, "train", stop)
+    settings = SETTINGS | {"population": {"shots": (1, 4)}}
+    with pytest.raises(KeyboardInterrupt):
+        population.train_and_evaluate(population.members(settings), tmp_path)
+    assert ("2 runs in 2 lanes side by side" in caplog.text) == chosen
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_what_was_cut_off_goes_on_where_it_was(together, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "pini_jax")
+    side_by_side(monkeypatch)
+    members, saves, save = population.members(SETTINGS), [], Ledger._save
+
+    def kill(ledger, state):
+        saves.append(int(state.step))
+        if len(saves) == 5:
+            raise KeyboardInterrupt
+        save(ledger, state)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Ledger, "_save", kill)
+        population.train_and_evaluate(members, tmp_path)
+    assert not list(tmp_path.glob("*/result.json"))
+    population.train_and_evaluate(members, tmp_path)
+    assert "going on from step" in caplog.text
+    for member in members:
+        assert_same(tmp_path / member.name, together / member.name)
+    caplog.clear()
+    monkeypatch.setattr(train, "train_together", None)
+    assert len(population.train_and_evaluate(members, tmp_path)) == len(members)
+    assert caplog.text.count("is finished: nothing to do") == len(members)
+
+
+def test_a_member_that_diverges_stops_no_other(tmp_path, monkeypatch):
+    side_by_side(monkeypatch)
+    settings = SETTINGS | {"population": {"optim.lr": (0.002, 1e18, 0.02)}, "shots": 4}
+    with pytest.raises(InputError, match=r"diverged.*lower optim.lr \(.*optim.lr_1e\+18\)"):
+        population.train_and_evaluate(population.members(settings), tmp_path)
+    finished = sorted(tmp_path.glob("*/result.json"))
+    assert [path.parent.name for path in finished] == ["optim.lr_0.002", "optim.lr_0.02"]
+    slow, fast = (load_file(path.parent / "injector.safetensors") for path in finished)
+    assert any(np.abs(value - fast[key]).max() > 1e-6 for key, value in slow.items())
+
+
+def test_members_that_cannot_share_a_step_are_trained_in_groups():
+    folders = {
+        member.name: member.config
+        for member in population.members(SETTINGS | {"population": {"num_samples": (1, 2), "seed": (1, 2, 3)}})
+    }
+    groups = [list(group) for group in population._groups(folders)]
+    assert groups == [[f"num_samples_{k}-seed_{seed}" for seed in (1, 2, 3)] for k in (1, 2)]
+
+
+def test_numbers_of_an_optimiser_share_a_step_and_its_words_do_not():
+    population_of = {"optim.name": ("sgd", "adam"), "optim.lr": (0.1, 0.2), "optim.epochs": (2, 3)}
+    folders = {
+        member.name: member.config for member in population.members(SETTINGS | {"population": population_of})
+    }
+    groups = [list(group) for group in population._groups(folders)]
+    assert [len(group) for group in groups] == [4, 4]
+    assert all(
+        name.startswith(f"optim.name_{word}-")
+        for word, group in zip(("sgd", "adam"), groups, strict=True)
+        for name in group
+    )
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+WRONG = {
+    "has no key 'sots'.*did you mean 'shots'": {"sots": (1, 2)},
+    "'shots' must have values that differ": {"shots": (1, 1)},
+    "'seed' must have values": {"seed": ()},
+    "'seed' must have values that differ, not 3": {"seed": 3},
+    "must be {key: ": (1, 2),
+    "shots=0 must be at least 1": {"shots": (1, 0)},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_is_no_population(message):
+    with pytest.raises(InputError, match=message):
+        population.members(SETTINGS | {"population": WRONG[message]})
+
+
+def test_without_a_population_there_is_one_run():
+    (member,) = population.members(config.default())
+    assert member.config == config.Config() and member.name == "" and not member.values
+
+
+def test_values_reach_where_their_keys_lead():
+    key = "noise.image_features.reduction"
+    members = population.members({"population": {key: (1, 4), "dataset": ("a/b.csv",)}})
+    assert [member.config.noise["image_features"]["reduction"] for member in members] == [1, 4]
+    assert members[0].name == "noise.image_features.reduction_1-dataset_a_b.csv"

@@ -1,0 +1,93 @@
+"""A whole run: what it writes for others, and what it says of its noise."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.special
+import tiny_clips
+from safetensors import safe_open
+from test_protocols import folder
+
+from pini_jax import config
+from pini_jax.data import views as pixels
+from pini_jax.data.datasets.records import Record
+from pini_jax.runs import injector as export
+from pini_jax.train import loop as train
+from pini_jax.use import classifier as predict
+
+NOISE = {
+    "prompt_tokens": {"generator": "table", "initial_scale": 0.2},
+    "text_features": {"generator": "table", "initial_scale": 0.2},
+    "image_features": {"generator": "mlp", "control": "scale_only", "level": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    made = tmp_path_factory.mktemp("data")
+    return {
+        "dataset": f"folder:{folder(made / 'images')}",
+        "clip": str(tiny_clips.hugging_face_folder(made / "clip", layers=1)),
+        "template": "x the {}.",
+        "zero_shot_template": "the {}.",
+        "shots": 2,
+        "views": 1,
+        "num_draws": 3,
+        "optim": {"lr": 0.1, "epochs": 3},
+    }
+
+
+@pytest.fixture(scope="module")
+def run(settings, tmp_path_factory):
+    """Noise of which no mean falls on images."""
+    workdir = tmp_path_factory.mktemp("run")
+    return train.train_and_evaluate(config.resolve(settings | {"noise": NOISE}), workdir), workdir
+
+
+def test_cosines_with_the_written_embeddings_are_the_mean_s_prediction(run, settings):
+    """With nothing else of this project than a CLIP's image features."""
+    _, workdir = run
+    classifier = predict.load(workdir)
+    with safe_open(workdir / "classes.safetensors", framework="np") as file:
+        embeddings, scale = file.get_tensor("embeddings"), float(file.get_tensor("logit_scale"))
+        names = json.loads(file.metadata()[export.KEY])["class_names"]
+    assert tuple(names) == classifier.class_names
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
+    paths = sorted(Path(settings["dataset"].removeprefix("folder:")).glob("*/*.jpg"))
+    records = [Record(path.name, path, label=-1) for path in paths]
+    features = classifier.encode(pixels.Views(records, classifier.clip.preprocessing)[np.arange(len(paths))])
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    p = scipy.special.softmax(scale * unit @ embeddings.T, axis=1)
+    np.testing.assert_allclose(p, classifier(paths, "mean"), atol=1e-5)
+    assert np.abs(p - classifier(paths, "sample")).max() > 1e-3
+
+
+def test_what_noise_tells_is_in_the_result(run):
+    """In nats, on the test images; and how confident every kind of prediction is."""
+    result, _ = run
+    information = result["information"]
+    usable = information["task_cross_entropy"] - information["conditional_entropy"]
+    assert information["usable_information"] == pytest.approx(usable)
+    assert information["task_cross_entropy"] == pytest.approx(result["zero_shot"]["nll"])
+    # Jensen: the mean of logs is below the log of the mean.
+    assert information["conditional_entropy"] > result["test"]["marginal"]["nll"]
+    assert 0 < information["task_entropy"] < math.log(result["num_classes"])
+    assert set(result["reliability"]) == {"zero_shot", "mean", "sample", "marginal"}
+    for name, bins in result["reliability"].items():
+        measured = result["zero_shot"] if name == "zero_shot" else result["test"][name]
+        assert sum(bins["size"]) == result["num_test"]
+        assert sum(bins["correct"]) == pytest.approx(measured["accuracy"] * result["num_test"])
+
+
+def test_fixed_noise_takes_no_steps(settings, tmp_path):
+    """There is nothing to learn, and nothing that is counted as learned."""
+    noise = {
+        site: {"generator": "mlp", "control": "random", "level": 0.3}
+        for site in ("text_features", "image_features")
+    }
+    result = train.train_and_evaluate(config.resolve(settings | {"noise": noise}), tmp_path)
+    assert (result["steps"], result["trainable_parameters"]) == (0, 0)
+    assert result["test"]["sample"]["nll"] != result["test"]["mean"]["nll"]

@@ -1,0 +1,52 @@
+"""Runs of different length in lanes."""
+
+import random
+
+import pytest
+
+from pini_jax.train.timetable import Turn, num_lanes, timetable
+
+SPANS = {
+    "none": [],
+    "finished": [range(5, 5), range(7, 7)],
+    "one": [range(3, 9)],
+    "equal": [range(4)] * 5,
+    "shots": [range(length) for length in (10, 10, 10, 20, 20, 20, 50, 50, 50)],
+    "resumed": [range(7, 30), range(30, 30), range(0, 30), range(29, 30)],
+}
+
+
+@pytest.mark.parametrize("kind", SPANS)
+def test_every_step_is_taken_once_and_in_order(kind):
+    spans = SPANS[kind]
+    for lanes in range(1, 7):
+        ticks = list(timetable(spans, lanes))
+        assert all(len(tick) == lanes for tick in ticks)
+        for i, span in enumerate(spans):
+            where = [(lane, turn) for tick in ticks for lane, turn in enumerate(tick) if turn and turn.run == i]
+            assert [turn.step for _, turn in where] == list(span)
+            assert [turn.opens for _, turn in where] == [True] * bool(span) + [False] * (len(span) - 1)
+            assert len({lane for lane, _ in where}) <= 1
+            assert len({turn.run for tick in ticks for turn in tick if turn}) == sum(map(bool, spans))
+
+
+def test_lanes_keep_each_other_busy():
+    assert {kind: num_lanes(spans) for kind, spans in SPANS.items()} == {
+        "none": 0,
+        "finished": 0,
+        "one": 1,
+        "equal": 5,
+        "shots": 5,
+        "resumed": 2,
+    }
+    # 240 steps in five lanes, of which the longest run takes 50: within the bound of 4/3 of the best
+    assert len(list(timetable(SPANS["shots"], 5))) == 50
+
+
+def test_no_tick_is_without_a_run():
+    chance = random.Random(0)
+    for _ in range(20):
+        spans = [range(chance.randint(0, 9)) for _ in range(chance.randint(1, 8))]
+        ticks = list(timetable(spans, max(1, num_lanes(spans))))
+        assert all(any(tick) for tick in ticks)
+        assert all(isinstance(turn, Turn) for turn in ticks[0]) if ticks else True
