@@ -205,7 +205,7 @@ def test_missing_images_are_all_named(folder):
 
 def test_many_missing_images_are_counted(folder):
     message = refused(simple(folder, *(f"images/no_{i:02d}.jpg,ant" for i in range(40))))
-    assert "no_09.jpg and 30 more" in message
+    assert "no_09.jpg, and 30 more" in message
     assert len(tables.find(folder / "data.csv", 1).problems[0].where) == 40
 
 
