@@ -101,7 +101,7 @@ def find(name: str, root: Path) -> Findings:
         InputError: the dataset is unknown, or a folder or a list of it is missing.
     """
     layout = _layout(name)
-    folder = Path(root).expanduser() / layout.folder
+    folder = Path(os.path.expanduser(root)) / layout.folder
     absent = [path for path in layout.tree if not (folder / path).exists()]
     if absent:
         what = f"{folder} has no {', '.join(absent)}" if folder.is_dir() else f"there is no folder {folder}"

@@ -10,6 +10,7 @@ within their class's folder. Hidden files, those of the system and files that ar
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +41,8 @@ def find(path: Path, seed: int) -> Findings:
     Raises:
         InputError: there is no such folder, or no image in it.
     """
-    if not path.is_dir():
-        what = "is no folder" if path.exists() else "does not exist"
+    if not os.path.isdir(path):
+        what = "is no folder" if os.path.exists(path) else "does not exist"
         raise InputError(f"{path} {what}; expected {TREE.format(path)}")
     tree = scan(path)
     if not tree.images:

@@ -73,3 +73,17 @@ def list_hash(records: Sequence[Record]) -> str:
     """SHA-256 over ids and labels, in order: names a split or a selection."""
     lines = "".join(f"{record.id}\t{record.label}\n" for record in records)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def stamp(record: Record) -> str | tuple[str, int, int, int]:
+    """What changes when an image does: a hash of bytes; place, size and times of a file; or where bytes lie."""
+    if isinstance(record.source, bytes):
+        return hashlib.sha256(record.source).hexdigest()
+    if callable(record.source):
+        return repr(record.source)
+    try:
+        stat = record.source.stat()
+    except OSError:
+        return ""  # reading it will say why
+    # The time of the last change, which copying does not keep, and unpacking an archive neither.
+    return str(record.source.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -34,7 +34,7 @@ SPLITS = {
 _NEUTRAL = {
     *("data", "dataset", "datasets", "set", "sets", "split", "splits", "archive", "folder", "folders", "dir"),
     *("image", "images", "img", "imgs", "picture", "pictures", "pics", "photo", "photos", "jpg", "jpeg", "png"),
-    *("class", "classes", "v", "my"),
+    *("classes", "v", "my"),
 }
 _PIECES = {"fold", "folds", "part", "parts", "subset", "batch", "chunk", "shard"}  # of a whole, whatever it is
 
@@ -112,7 +112,7 @@ def _unwrapped(folders: _Folders, name: str) -> str:
     top, inner = "", folders.sole("")
     while inner:
         wrapper = inner.rpartition("/")[2]
-        alone = len(folders.all[top]) == 1 or not _words(wrapper) or wrapper.lower() == name.lower()
+        alone = len(folders.all[top]) == 1 or _is_neutral(wrapper) or wrapper.lower() == name.lower()
         if not alone or _roles([wrapper], [wrapper])[wrapper]:
             break
         top, name, inner = inner, wrapper, folders.sole(inner)
@@ -136,7 +136,7 @@ def _inner(folders: _Folders, places: Mapping[str, str]) -> dict[str, str]:
 
 def _repeats(folder: str) -> bool:
     above, name = folder.split("/")[-2:]
-    return name == above or not _words(name) or _splits_of(name) == _splits_of(above) != set()
+    return name == above or _is_neutral(name) or _splits_of(name) == _splits_of(above) != set()
 
 
 # ------------------------------------------------------------------------------------------------ names
@@ -150,6 +150,10 @@ def _all_words(name: str) -> set[str]:
 def _words(name: str) -> set[str]:
     """Those that say something."""
     return _all_words(name) - _NEUTRAL
+
+
+def _is_neutral(name: str) -> bool:
+    return bool(_all_words(name)) and not _words(name)
 
 
 def _splits_of(name: str) -> set[str]:

@@ -5,6 +5,7 @@ import io
 import pytest
 from PIL import Image
 
+from pini_jax.core.errors import InputError
 from pini_jax.data.datasets import check, folder, formats, tables
 from pini_jax.data.datasets.records import Record, open_image
 
@@ -64,5 +65,5 @@ def test_a_count_says_what_to_do():
 
 def test_an_eps_under_another_name_is_no_image():
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
-    report = check.unreadable([Record("x.png", eps, 0)])
-    assert report == ["image x.png cannot be read (no kind of image that PIL knows)"]
+    with pytest.raises(InputError, match="image x.png cannot be read .no kind of image"):
+        open_image(Record("x.png", eps, 0))

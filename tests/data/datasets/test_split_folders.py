@@ -95,6 +95,7 @@ CLASSES = {
     "within one folder": (["images/cat", "images/dog"], ["cat", "dog"]),
     "within the same folder again": (["flowers/flowers/rose", "flowers/flowers/tulip"], ["rose", "tulip"]),
     "numbers": (both(["1", "2", "10"], ["a", "b"]), ["1", "10", "2"]),
+    "classes by number": (both(["class_1", "class_2"], ["a", "b"]), ["class_1", "class_2"]),
     "a toy": (["toys/train", "toys/car", "birds"], ["birds", "toys"]),
 }
 
