@@ -30,6 +30,7 @@ from pini_jax.core.paths import ASSETS
 from pini_jax.core.wording import plain
 from pini_jax.data.datasets.findings import Findings, Problem
 from pini_jax.data.datasets.records import Dataset, Record
+from pini_jax.data.datasets.tree import is_system
 
 LOG = logging.getLogger(__name__)
 WHERE_TO_GET = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
@@ -371,7 +372,9 @@ def _file_names(folder: Path) -> set[str]:
 
 
 def _class_folders(folder: Path) -> set[str]:
-    return _scan(folder, lambda entry: entry.is_dir() and not entry.name.startswith("."))
+    return _scan(
+        folder, lambda entry: entry.is_dir() and not entry.name.startswith(".") and not is_system(entry.name)
+    )
 
 
 def _scan(folder: Path, wanted: Callable[[os.DirEntry], bool]) -> set[str]:

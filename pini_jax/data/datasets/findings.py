@@ -14,8 +14,10 @@ from pini_jax.core.wording import MOST, listed
 from pini_jax.data.datasets.records import Dataset, Record
 
 LOG = logging.getLogger(__name__)
-# Numbers, ids of WordNet, and words that only count.
-_SILENT = re.compile(r"[-+]?\d+([.,]\d+)?(e[-+]?\d+)?|n\d{8}|(class|cls|label|category|group|id)[ .#-]*\d+")
+# Numbers, with or without a word that only counts, and ids of WordNet.
+_SILENT = re.compile(
+    r"((class|cls|label|category|group|id|no|nr)?[ .:#-]*)[-+]?\d+([.,]\d+)?(e[-+]?\d+)?|n\d{8}"
+)
 
 
 class Problem(NamedTuple):
@@ -100,7 +102,8 @@ def of_names(names: Sequence[str]) -> Iterator[Problem]:
 
 def _notes_of_names(names: Sequence[str]) -> Iterator[Problem]:
     if silent := tuple(name for name in names if _SILENT.fullmatch(spoken(name))):
-        yield Problem("names that say nothing of their class, though prompts will show them", silent)
+        what = "names that say nothing of their class, though prompts show them"
+        yield Problem(f"{what} (rename the folders, or give a table a column `name`)", silent)
     known = set(map(spoken, names))
     if joined := tuple(name for name in names if known.intersection(_parts(name))):
         yield Problem("names that join those of other classes, where an image has one class only", joined)

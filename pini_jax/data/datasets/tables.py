@@ -159,8 +159,9 @@ def _csv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, cells
             first = reader.line_num + 1
     except csv.Error as error:
-        to = f" to {reader.line_num}, as one row" if reader.line_num > first else ""
-        raise csv.Error(f"line {first}{to}: {error}") from None
+        one = reader.line_num == first
+        where = f"line {first}" if one else f"lines {first} to {reader.line_num}, as one row"
+        raise csv.Error(f"{where}: {error}") from None
 
 
 def _read_json_lines(text: str) -> Table:
