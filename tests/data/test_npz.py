@@ -63,6 +63,10 @@ LIES = {
     "no letters, many times": header((1 << 60,), "<U0"),
     "less than nothing": header((-4, -4)) + bytes(64),
     "objects": header((1,), "|O") + b"\x80\x04N.",
+    "records of objects": header((1,), [("a", "|O")]) + bytes(8),
+    "records": header((1,), [("a", "<f4")]) + bytes(4),
+    "no characters": header((1,), "<U1") + b"\xff\xff\xff\x7f",
+    "no characters, the other way round": header((1,), ">U1") + b"\x7f\xff\xff\xff",
     "nested": b"\x93NUMPY\x01\x00" + (900).to_bytes(2, "little") + b"(" * 899 + b"\n",
     "minus": b"\x93NUMPY\x01\x00" + (60000).to_bytes(2, "little") + b"-" * 59999 + b"\n",
     "another version": b"\x93NUMPY\x09\x00" + bytes(64),
@@ -97,10 +101,21 @@ def test_a_bomb_is_refused_by_its_size(tmp_path):
 
 
 def test_many_arrays_are_refused_together(tmp_path):
-    path = archive(tmp_path / "x.npz", **{f"x{i}": header((1 << 24,), "|u1") + bytes(1 << 24) for i in range(6)})
+    square = header((1 << 12, 1 << 12), "|u1") + bytes(1 << 24)
+    path = archive(tmp_path / "x.npz", **{f"x{i}": square for i in range(6)})
     with pytest.raises(ValueError, match="at most"):
         npz.read(path, [f"x{i}" for i in range(6)])
     assert len(npz.read(path, ["x1", "x2"])) == 2
+
+
+def test_many_entries_take_a_file_that_holds_them(tmp_path):
+    """What is made of each takes far more than its byte."""
+    few, many = (header((number, 1), "|u1") + b"\1" * number for number in (1 << 19, 1 << 20))
+    assert npz.read(archive(tmp_path / "x.npz", x=few), ["x"])["x"].shape == (1 << 19, 1)
+    with pytest.raises(ValueError, match="x has 1,048,576 entries, and of this file at most 524,288 are read"):
+        npz.read(archive(tmp_path / "x.npz", x=many), ["x"])
+    path = archive(tmp_path / "x.npz", zipfile.ZIP_STORED, x=many, other=bytes(1 << 26))
+    assert len(npz.read(path, ["x"])["x"]) == 1 << 20
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import plain
 from pini_jax.data.datasets import findings, formats, split_folders, splits
 from pini_jax.data.datasets.findings import Findings, Problem
 from pini_jax.data.datasets.records import Dataset, Record
@@ -70,7 +71,7 @@ def _log(path: Path, layout: Layout) -> None:
     if set(layout.places) != {""} and any(folder.lower() not in splits.SPLITS for folder in layout.places):
         places = layout.places.items()
         read = ", ".join(f"{folder}/ ({split})" if layout.named else f"{folder}/" for folder, split in places)
-        LOG.info("%s: its classes are the folders in %s", path, read)
+        LOG.info("%s: its classes are the folders in %s", path, plain(read))
 
 
 def _place(id: str, layout: Layout) -> tuple[str, str] | None:

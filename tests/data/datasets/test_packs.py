@@ -190,6 +190,35 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
             packs.load(name)
 
 
+SHAPES = [(), (0,), (3,), (24,), (3, 16), (24, 16), (15, 16), (24, 0), (3, 4, 4), (1 << 12,)]
+DTYPES = ["f2", "f4", "f8", "i1", "i8", "u8", "?", "c8", "U0", "U5", "S3", "V4", "M8[s]", "f4,i4"]
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_any_arrays_are_a_pack_or_a_line(tmp_path, seed):
+    """Random kinds and shapes in the place of some arrays."""
+    chance = np.random.default_rng(seed)
+    content = arrays()
+    for key in chance.choice([*packs.KEYS], size=chance.integers(1, 4), replace=False):
+        shape, dtype = SHAPES[chance.integers(len(SHAPES))], np.dtype(DTYPES[chance.integers(len(DTYPES))])
+        array = np.frombuffer(chance.bytes(dtype.itemsize * int(np.prod(shape))) or b"", np.uint8)
+        if dtype.kind == "U" and seed % 2:  # most numbers are no characters
+            array = np.ascontiguousarray(array.view("u4") % 0x110000).view(np.uint8)
+        content[key] = np.ndarray(shape, dtype, array.tobytes())
+    np.savez(tmp_path / "pack.npz", **content)
+    try:
+        pack = packs.load(tmp_path / "pack.npz")
+        data = pack.findings.accepted()
+    except InputError as error:
+        assert "\n" not in str(error) and len(str(error)) < 5000
+        return
+    assert np.isfinite(pack.text).all() and 0 < pack.logit_scale < np.inf
+    for record in data.train + data.val + data.test:
+        assert 0 <= record.label < len(data.class_names)
+        assert np.linalg.norm(pack.images[record.id]) == pytest.approx(1, abs=1e-5)
+        assert record.id.encode()
+
+
 def test_the_selection_permutes_each_class(path):
     """By the rule written out: one generator, classes in order, train then validation."""
     data = packs.load(path()).findings.accepted()

@@ -16,7 +16,7 @@ def make(root, *folders, count=3):
         path = root / place
         path.mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            (path / f"{place.replace('/', '-')}-{i}.jpg").touch()
+            (path / f"{len(place)}-{i}.jpg").touch()
     return root
 
 
@@ -179,6 +179,7 @@ def test_what_lies_beside_a_folder_of_images(tmp_path):
 
 
 WORDS = ["cat", "dog", "front", "back", "train", "test", "val", "eval", "images", "set_1", "bus_station", "é", "1"]
+WORDS += ["a\nb", "\x1b[31m", ".old", "@eaDir", "x" * 200]
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -186,8 +187,11 @@ def test_any_tree_is_read_or_refused(tmp_path, seed):
     """Images lie in a folder of their class, and neither the classes nor the folders in one are splits by name."""
     chance = random.Random(seed)
     places = {"/".join(chance.choices(WORDS, k=chance.randint(1, 4))) for _ in range(chance.randint(1, 12))}
-    found = folder.find(make(tmp_path, *places, count=4), seed=1)
+    make(tmp_path, "cat", *places, count=4)
+    found = folder.find(tmp_path, seed=1)
     data = found.dataset
+    for problem in (*found.problems, *found.notes):
+        assert str(problem).isprintable() and len(str(problem)) < 3000
     records = data.train + data.val + data.test
     assert len({r.id for r in records}) == len(records)
     assert all(data.class_names[r.label] in r.id.split("/")[:-1] for r in records)
