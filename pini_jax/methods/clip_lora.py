@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.core.errors import InputError
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
+from pini_jax.core.options import at_least, positive
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Text, Traits, Variables
 
 TOWERS = ("text", "image")
 
@@ -33,8 +35,8 @@ class ClipLora(Method):
         alpha: scale of the change.
     """
 
-    rank: int = 2
-    alpha: float = 1.0
+    rank: int = at_least(1, 2)
+    alpha: float = positive(1.0)
 
     paper: ClassVar[Mapping[str, Any]] = {
         "template": "coop",
@@ -46,9 +48,7 @@ class ClipLora(Method):
     }
     search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (2e-4, 1e-3, 5e-3), "options.rank": (2, 8)}
 
-    needs = frozenset({"prompts", "pixels"})
-    is_fitted = False
-    moves_images = True  # the image tower is another
+    traits = Traits(reads="pixels", encodes_prompts=True, moves_images=True)  # both towers are others
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Draws A; B is zero.

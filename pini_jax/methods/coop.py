@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.core.errors import InputError
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
-from pini_jax.noise.gaussian import Draw, draw_mean
+from pini_jax.core.options import positive
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Text, Traits, Variables
+from pini_jax.noise.draws import Draw, draw_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +31,12 @@ class CoOp(Method):
         initial_scale: standard deviation of the context before the first step.
     """
 
-    initial_scale: float = 0.02
+    initial_scale: float = positive(0.02)
 
     paper: ClassVar[Mapping[str, Any]] = {"template": "x " * 16 + "{}.", "optim.lr": 2e-3, "optim.epochs": 200}
     search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (5e-4, 2e-3, 8e-3), "optim.epochs": (50, 200)}
 
-    needs = frozenset({"prompts"})
-    is_fitted = False
+    traits = Traits(encodes_prompts=True)
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Draws the context.

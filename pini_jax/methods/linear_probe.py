@@ -12,8 +12,11 @@ import optax
 from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, cosine_logits, normalise
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
-from pini_jax.noise.gaussian import Draw, draw_mean
+from pini_jax.core.options import positive
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Text, Traits, Variables
+from pini_jax.noise.draws import Draw, draw_mean
+from pini_jax.noise.gaussian import Gaussian
 
 ITERATIONS = 300
 TOLERANCE = 1e-6
@@ -32,13 +35,12 @@ class LinearProbe(Method):
         C: inverse of the penalty, as scikit-learn has it.
     """
 
-    C: float = 31.6
+    C: float = positive(31.6)
 
     search: ClassVar[Mapping[str, tuple]] = {"options.C": (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1e3, 1e4)}
 
-    needs = frozenset({"support"})
-    is_per_class = True  # a row of W each
-    moves_images = True  # logits are no cosines
+    # A row of W for every class; logits are no cosines.
+    traits = Traits(starts_from_support=True, is_fitted=True, is_per_class=True, moves_images=True)
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Solves for W and b."""
@@ -54,7 +56,12 @@ class LinearProbe(Method):
         return Variables(_minimise(loss, {"kernel": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)}))
 
     def logits(
-        self, variables: Variables, theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
+        self,
+        variables: Variables,
+        theta: Mapping,
+        images: Float[Array, "n k b e"],
+        text: Float[Array, "k c e"],
+        draw: Draw = draw_mean,
     ) -> Float[Array, "n k b c"]:
         """W f + b."""
         return jnp.matmul(normalise(images), variables.phi["kernel"], precision=HIGHEST) + variables.phi["bias"]
@@ -88,7 +95,7 @@ class ZeroShotProbe(Method):
         norm: length of w at the start, about that of CLIP's own text features, since steps are not free of scale.
     """
 
-    norm: float = 9.0
+    norm: float = positive(9.0)
 
     paper: ClassVar[Mapping[str, Any]] = {
         "optim.lr": 0.1,
@@ -98,8 +105,7 @@ class ZeroShotProbe(Method):
     }
     search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
 
-    is_fitted = False
-    is_per_class = True  # a w each
+    traits = Traits(is_per_class=True)  # a w each
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The text features, at one length."""
@@ -124,11 +130,11 @@ class Clap(ZeroShotProbe):
         strength: 1 in the paper.
     """
 
-    strength: float = 1.0
+    strength: float = positive(1.0)
 
     search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (0.03, 0.1), "options.strength": (0.3, 1.0, 3.0, 10.0)}
 
-    needs = frozenset({"support"})
+    traits = Traits(starts_from_support=True, is_per_class=True)
 
     def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Multipliers from zero-shot CLIP on the selection."""
@@ -138,7 +144,14 @@ class Clap(ZeroShotProbe):
         multipliers = jnp.diagonal(support.class_means(p, len(phi["embeddings"])))
         return Variables(phi, {"start": phi["embeddings"], "multipliers": multipliers})
 
-    def penalty(self, variables: Variables, theta: Mapping, text: Text) -> Float[Array, ""]:
+    def penalty(
+        self,
+        variables: Variables,
+        theta: Mapping,
+        text: Text,
+        noise: Mapping[str, Gaussian],
+        weights: Float[Array, "b"],
+    ) -> Float[Array, ""]:
         """How far classes have moved."""
         moved = jnp.square(variables.phi["embeddings"] - variables.buffers["start"]).sum(-1)
         return self.strength * (variables.buffers["multipliers"] * moved).mean()

@@ -10,6 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pini_jax.core.options import at_least, below_one, one_of, positive
+
+BOUNDS: Mapping[str, Callable[[Float[Array, "k b c"]], Float[Array, "b c"]]] = {
+    "elbo": lambda log_q: log_q.mean(0),
+    "multi_sample": lambda log_q: jax.nn.logsumexp(log_q, axis=0) - jnp.log(len(log_q)),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -26,17 +33,11 @@ class Objective:
         temperature: what logits are divided by in training, not in prediction.
     """
 
-    bound: str = "elbo"
-    kl_weight: float = 0.0
-    kl_scale: float = 1.0
-    label_smoothing: float = 0.0
-    temperature: float = 1.0
-
-
-BOUNDS: Mapping[str, Callable[[Float[Array, "k b c"]], Float[Array, "b c"]]] = {
-    "elbo": lambda log_q: log_q.mean(0),
-    "multi_sample": lambda log_q: jax.nn.logsumexp(log_q, axis=0) - jnp.log(len(log_q)),
-}
+    bound: str = one_of(BOUNDS, "elbo")
+    kl_weight: float = at_least(0, 0.0)
+    kl_scale: float = positive(1.0)
+    label_smoothing: float = below_one(0.0)
+    temperature: float = positive(1.0)
 
 
 class Parts(NamedTuple):

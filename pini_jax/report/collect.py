@@ -11,7 +11,8 @@ from typing import NamedTuple
 from flax.traverse_util import flatten_dict
 
 from pini_jax.core.errors import InputError
-from pini_jax.runs import folder as results
+from pini_jax.core.paths import read_json
+from pini_jax.runs.folder import read_result
 
 
 class Entry(NamedTuple):
@@ -41,8 +42,8 @@ def read(folders: Sequence[Path]) -> list[Entry]:
 def _labels(top: Path) -> dict[Path, str]:
     """The folders of finished runs, with what they are called, in the order in which they were made."""
     if (comparison := top / "comparison.json").exists():
-        return {top / name: ", ".join(map(str, own.values())) for name, own in results.read(comparison).items()}
-    populations = {file.parent: list(results.read(file)) for file in sorted(top.glob("**/population.json"))}
+        return {top / name: ", ".join(map(str, own.values())) for name, own in read_json(comparison).items()}
+    populations = {file.parent: list(read_json(file)) for file in sorted(top.glob("**/population.json"))}
 
     def order(folder: Path) -> tuple[Path, int, str]:
         names = populations.get(folder.parent, [])
@@ -53,17 +54,14 @@ def _labels(top: Path) -> dict[Path, str]:
 
 
 def _result(folder: Path) -> dict:
-    result = results.read(folder / "result.json")
-    if "reliability" not in result:
-        raise InputError(f"{folder} was made by an earlier version: run it again in another folder")
-    return result
+    return read_result(folder / "result.json")
 
 
 def _label(folder: Path) -> str:
     """Named values by their names, and settings as key=value; the method where there is neither."""
     population = folder.parent / "population.json"
-    values = results.read(population).get(folder.name, {}) if population.exists() else {}
-    settings = flatten_dict(results.read(folder / "config.json"), sep=".")
+    values = read_json(population).get(folder.name, {}) if population.exists() else {}
+    settings = flatten_dict(read_json(folder / "config.json"), sep=".")
     own = {key: value for key, value in values.items() if key not in ("shots", "seed")}
     words = [f"{key}={value}" if key in settings and key != "method" else str(value) for key, value in own.items()]
     return ", ".join(words) or settings["method"]

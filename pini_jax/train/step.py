@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from pini_jax.core import mesh as meshes
 from pini_jax.core import rng
-from pini_jax.methods import optim
-from pini_jax.methods.method import NO_SUPPORT, Batch, Method, Support, Text, Variables
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods import forward, optim
+from pini_jax.methods.method import Batch, Method, Numbers, Text, Variables
 from pini_jax.methods.objective import Parts
 from pini_jax.methods.optim import Optim
-from pini_jax.noise.gaussian import Draw, draw_batch
-
-Numbers = Any  # of the host, or on a device
+from pini_jax.noise.draws import Draw, draw_batch
+from pini_jax.task.run import Run, support
 
 
 class TrainState(NamedTuple):
@@ -87,9 +89,24 @@ def update(
     """The step given its draws; `theta` is an argument that gets no gradient, so it cannot change."""
 
     def loss(phi: Mapping) -> tuple[Array, tuple[Parts, Mapping]]:
-        parts, buffers = method.loss(Variables(phi, state.buffers), theta, text, batch, draw)
+        parts, buffers = forward.loss(method, Variables(phi, state.buffers), theta, text, batch, draw)
         return parts.loss, (parts, buffers)
 
     gradient, (parts, buffers) = jax.grad(loss, has_aux=True)(state.phi)
     updates, opt_state = optimiser.update(gradient, state.opt_state, state.phi)
     return TrainState(state.step + 1, optax.apply_updates(state.phi, updates), opt_state, buffers), parts
+
+
+def constants_of(run: Run) -> Constants:
+    """The numbers that a run's steps share."""
+    seed, steps_per_epoch = np.array(run.config.seed, np.uint32), np.array(run.batches.per_epoch, np.int32)
+    return Constants(seed, run.config.optim, steps_per_epoch)
+
+
+def initial_state(run: Run) -> TrainState:
+    """The state of a run before the first step, on every device."""
+    shared = run.shared
+    made = jax.jit(init_state, static_argnums=0)(
+        shared.method, shared.frozen.theta, shared.task.text, constants_of(run), support(run)
+    )
+    return meshes.replicate(shared.mesh, made)

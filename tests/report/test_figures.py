@@ -9,7 +9,7 @@ from test_collect import result, write
 from pini_jax import config
 from pini_jax.report import collect as collection
 from pini_jax.report import figures
-from pini_jax.train import loop as train
+from pini_jax.runs import experiment
 from pini_jax.use import classifier as predict
 
 NOISE = {
@@ -32,7 +32,7 @@ SETTINGS = {
 def run(tmp_path_factory):
     """With noise on tokens, pixels and patches."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    train.train_and_evaluate(config.resolve(SETTINGS), workdir)
+    experiment.train_and_evaluate(config.resolve(SETTINGS), workdir)
     return workdir
 
 
