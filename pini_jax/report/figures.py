@@ -33,7 +33,7 @@ from pini_jax.data.datasets import sources  # noqa: E402
 from pini_jax.methods import forward
 from pini_jax.noise.draws import draw_mean
 from pini_jax.noise.gaussian import Gaussian  # noqa: E402
-from pini_jax.report.collect import Entry, by_label, by_shots  # noqa: E402
+from pini_jax.report.collect import Entry, by_label, by_shots, plain  # noqa: E402
 from pini_jax.runs import injector  # noqa: E402
 from pini_jax.use import classifier as classifiers  # noqa: E402
 from pini_jax.use.classifier import TrainedClassifier  # noqa: E402
@@ -41,6 +41,7 @@ from pini_jax.use.classifier import TrainedClassifier  # noqa: E402
 IMAGES = 4
 MANY = 12  # panels or lines that a figure holds
 MARKERS = "osD^vP*X"
+LINES = (":", "--", "-.")
 
 
 def draw(entries: Sequence[Entry], output: Path) -> list[str]:
@@ -63,8 +64,9 @@ def accuracy(entries: Sequence[Entry]) -> plt.Figure:
         half = np.array([100 * _half_width(x) for x in values.values()])
         (line,) = axes.plot(shots, mean, marker=marker, markersize=4, linewidth=1.3, label=label)
         axes.fill_between(shots, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
-    zero_shot = 100 * np.mean([entry.result["zero_shot"]["accuracy"] for entry in entries])
-    axes.axhline(zero_shot, color="black", linestyle=":", linewidth=1, label="zero-shot")
+    for (label, group), style in zip(plain(entries).items(), itertools.cycle(LINES), strict=False):
+        zero_shot = 100 * np.mean([entry.result["zero_shot"]["accuracy"] for entry in group])
+        axes.axhline(zero_shot, color="black", linestyle=style, linewidth=1, label=label)
     shots = sorted({entry.result["shots"] for entry in entries})
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(k) for k in shots])

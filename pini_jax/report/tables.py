@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pini_jax.evaluate.prediction import MODES
-from pini_jax.report.collect import Entry, by_label, by_shots
+from pini_jax.report.collect import Entry, by_label, by_shots, plain
 
 ROW = "  {:<24}{:>10}{:>9}{:>9}"
 UNSEEN = "  {:<24}{:>10}{:>9}{:>9}{:>9}"
@@ -25,7 +25,7 @@ def markdown(entries: Sequence[Entry]) -> str:
     groups = by_label(entries)
     tables = []
     for mode in MODES if random else MODES[:1]:
-        rows = {"zero-shot": by_shots(entries, "zero_shot", "accuracy")}
+        rows = {label: by_shots(group, "zero_shot", "accuracy") for label, group in plain(entries).items()}
         rows |= {label: by_shots(group, "test", mode, "accuracy") for label, group in groups.items()}
         tables.append(
             _shots_table(f"accuracy, % ({mode})" if random else "accuracy, %", rows, scale=100, digits=1)

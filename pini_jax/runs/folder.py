@@ -160,7 +160,7 @@ def unseal(content: Mapping, path: Path) -> dict:
         InputError: the content does not match its hash, or has none.
     """
     if "sha256" not in content:
-        raise InputError(f"{path} has no hash: it is damaged, or of version 0.1, which reads it")
+        raise InputError(f"{path} has no hash: it is damaged, or of an earlier version, 0.1, which reads it")
     whole = {key: value for key, value in content.items() if key != "sha256"}
     if _hash(whole) != content["sha256"]:
         raise InputError(f"{path} does not match its hash: it was changed, or is damaged")

@@ -53,7 +53,7 @@ def test_runs_without_towers_have_no_maps(tmp_path):
 def test_the_noise_shown_is_that_of_the_run(run):
     """The table of the prompt is the trained one; noise of pixels depends on the image."""
     classifier = predict.load(run)
-    size = classifier.clip.preprocessing.crop
+    size = classifier.frozen.clip.preprocessing.crop
     images = np.random.default_rng(0).standard_normal((2, size, size, 3), np.float32)
     found = figures.gaussians(classifier, images)
     assert set(found) == set(NOISE)

@@ -116,7 +116,7 @@ def test_one_changed_number_is_named(tmp_path):
 
 def test_a_result_of_version_0_1_is_refused_by_a_line(tmp_path):
     (tmp_path / "result.json").write_text('{"test": 1}')
-    with pytest.raises(InputError, match="version 0.1"):
+    with pytest.raises(InputError, match="earlier version, 0.1"):
         results.read_result(tmp_path / "result.json")
 
 
