@@ -194,7 +194,7 @@ def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_coll
     return config
 
 
-def to_dict(config: Config) -> dict:
+def to_dict(config: Config) -> dict[str, Any]:
     """Plain dictionaries, as in config.json."""
     return dataclasses.asdict(config)
 

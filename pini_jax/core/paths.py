@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -28,12 +29,12 @@ def replace(path: Path, content: str | bytes) -> None:
     os.replace(partial, path)
 
 
-def write_json(path: Path, content: Mapping, indent: int | None = 1) -> None:
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
     """Writes a JSON object at once."""
     replace(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, hint: str = "") -> dict:
+def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:

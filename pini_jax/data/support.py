@@ -10,18 +10,19 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.core.shapes import Numbers
 
 
 class Support(NamedTuple):
     """Features of m labelled images in v views, un-normalised."""
 
-    features: Float[Array | np.ndarray, "v m e"]
-    labels: Int[Array | np.ndarray, "m"]
+    features: Float[Numbers, "v m e"]
+    labels: Int[Numbers, "m"]
 
     def rows(self) -> tuple[Float[Array, "v*m e"], Int[Array, "v*m"]]:
         """Every view of every image, of unit length, with its label."""
         views, _, width = self.features.shape
-        return normalise(self.features).reshape(-1, width), jnp.tile(self.labels, views)
+        return normalise(jnp.asarray(self.features)).reshape(-1, width), jnp.tile(self.labels, views)
 
     def class_means(self, values: Float[Array, "v*m d"], num_classes: int) -> Float[Array, "c d"]:
         """Means over each class of something that every row has; 0 for a class without one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from pini_jax.core import mesh as meshes
 from pini_jax.core import rng, stop
 from pini_jax.core.errors import InputError
+from pini_jax.core.shapes import Parameters
 from pini_jax.methods import forward
 from pini_jax.methods.method import Method, Text, Variables
 from pini_jax.noise.draws import Mean, PerImage, draw_fresh, draw_mean, draw_per_image
@@ -44,7 +45,7 @@ def compiled_alone(name: str, method: Method, *inputs: Any) -> Any:
 
 
 @functools.cache
-def _program(name: str) -> Callable:
+def _program(name: str) -> Callable[..., Any]:
     stage = _encode_images if name == "encode_images" else functools.partial(forward.directly, name)
     return jax.jit(stage, static_argnums=0)
 
@@ -52,12 +53,12 @@ def _program(name: str) -> Callable:
 def _encode_images(
     method: Method,
     variables: Variables,
-    theta: Mapping,
+    theta: Parameters,
     text: Float[Array, "k c e"],
     pixels: Float[Array, "b h w 3"],
     draw: Mean | PerImage,
     weights: None,
-) -> tuple[Float[Array, "1 k b e"], Mapping]:
+) -> tuple[Float[Array, "1 k b e"], Parameters]:
     """The stage for every draw of the texts; what draws share is computed once."""
 
     def encode(of_draw: tuple[Array, Mean | PerImage]) -> Float[Array, "b e"]:
@@ -68,7 +69,12 @@ def _encode_images(
 
 
 def encode_text(
-    method: Method, variables: Variables, theta: Mapping, text: Text, num_draws: int = 1, key: Array | None = None
+    method: Method,
+    variables: Variables,
+    theta: Parameters,
+    text: Text,
+    num_draws: int = 1,
+    key: Array | None = None,
 ) -> Float[Array, "k c e"]:
     """Text features of every class for every draw; without a key, of the mean."""
     draws = [draw_mean if key is None else draw_fresh(jax.random.fold_in(key, i), {}) for i in range(num_draws)]
@@ -80,7 +86,7 @@ def encode_text(
 def predict(
     method: Method,
     variables: Variables,
-    theta: Mapping,
+    theta: Parameters,
     text: Text,
     images: Images,
     mode: str,

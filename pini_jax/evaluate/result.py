@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,7 +28,7 @@ class Split(NamedTuple):
     labels: Int[np.ndarray, "b"]
 
 
-def evaluate(run: Run, variables: Variables) -> dict:
+def evaluate(run: Run, variables: Variables) -> dict[str, Any]:
     """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks."""
     splits = read_splits(run)
     result = measure(run, variables, run.shared.task, splits["test"])
@@ -59,7 +59,7 @@ def read_splits(run: Run) -> dict[str, Split]:
     return splits
 
 
-def measure(run: Run, variables: Variables, task: Task, split: Split) -> dict:
+def measure(run: Run, variables: Variables, task: Task, split: Split) -> dict[str, Any]:
     """All that is reported of test images."""
     zero_shot = predict(run, PLAIN, Variables({}), task.zero_shot, split.features, "mean")
     predicted = by_mode(run, variables, task, split)
@@ -93,18 +93,18 @@ def predict(run: Run, method: Method, variables: Variables, text: Text, images: 
     )
 
 
-def metrics_of(predicted: Predictions, split: Split) -> dict:
+def metrics_of(predicted: Predictions, split: Split) -> dict[str, Any]:
     """Metrics of a split."""
     return metrics.metrics(predicted.log_probabilities, split.labels)._asdict()
 
 
-def reliability_of(predicted: Predictions, labels: Int[np.ndarray, "b"]) -> dict:
+def reliability_of(predicted: Predictions, labels: Int[np.ndarray, "b"]) -> dict[str, Any]:
     """What a reliability diagram shows."""
     log_p: Float[np.ndarray, "b c"] = predicted.log_probabilities
     return metrics.reliability(np.exp(log_p.max(-1)), log_p.argmax(-1) == labels)._asdict()
 
 
-def harmonic_means(base: Mapping, new: Mapping) -> dict:
+def harmonic_means(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """2 / (1 / base + 1 / new) of the accuracies, of plain CLIP and by prediction mode."""
     pairs = {"zero_shot": (base["zero_shot"], new["zero_shot"])}
     pairs |= {mode: (base["test"][mode], new["test"][mode]) for mode in MODES}

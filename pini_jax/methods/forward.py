@@ -13,12 +13,13 @@ Shapes: as in `methods.method`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pini_jax.core.shapes import Numbers, Parameters
 from pini_jax.methods.method import Batch, Method, Text, Variables
 from pini_jax.methods.objective import Parts, objective
 from pini_jax.noise.draws import Draw, draw_mean
@@ -35,7 +36,7 @@ def directly(name: str, method: Method, *inputs: Any) -> Any:
 def encode_text(
     method: Method,
     variables: Variables,
-    theta: Mapping,
+    theta: Parameters,
     text: Text,
     draw: Draw = draw_mean,
     call: Call = directly,
@@ -56,20 +57,20 @@ def encode_text(
 def classify(
     method: Method,
     variables: Variables,
-    theta: Mapping,
+    theta: Parameters,
     text: Float[Array, "k c e"],
-    images: Float[Array, "b *x"],
+    images: Float[Numbers, "b *x"],
     draw: Draw = draw_mean,
-    weights: Float[Array, "b"] | None = None,
+    weights: Float[Numbers, "b"] | None = None,
     call: Call = directly,
-) -> tuple[Float[Array, "n k b c"], Mapping]:
+) -> tuple[Float[Array, "n k b c"], Parameters]:
     """Logits of images for every draw, and the buffers afterwards.
 
     Args:
         theta, call: as in `encode_text`, which has made `text`.
         weights: of the images of a training step; None in prediction.
     """
-    features, buffers = images[None, None], variables.buffers
+    features, buffers = jnp.asarray(images)[None, None], variables.buffers
     if method.traits.reads == "pixels":
         features, buffers = call("encode_images", method, variables, theta, text, images, draw, weights)
     features = call("image_features", method, variables, text, features, draw)
@@ -79,12 +80,12 @@ def classify(
 def forward(
     method: Method,
     variables: Variables,
-    theta: Mapping,
+    theta: Parameters,
     text: Text,
-    images: Float[Array, "b *x"],
+    images: Float[Numbers, "b *x"],
     draw: Draw = draw_mean,
-    weights: Float[Array, "b"] | None = None,
-) -> tuple[Float[Array, "n k b c"], Mapping]:
+    weights: Float[Numbers, "b"] | None = None,
+) -> tuple[Float[Array, "n k b c"], Parameters]:
     """All stages: logits for every draw, and the buffers afterwards."""
     theta = method.adapt(variables, theta)
     encoded = encode_text(method, variables, theta, text, draw)
@@ -92,8 +93,8 @@ def forward(
 
 
 def loss(
-    method: Method, variables: Variables, theta: Mapping, text: Text, batch: Batch, draw: Draw
-) -> tuple[Parts, Mapping]:
+    method: Method, variables: Variables, theta: Parameters, text: Text, batch: Batch, draw: Draw
+) -> tuple[Parts, Parameters]:
     """What training minimises, in parts, and the buffers afterwards."""
     noise: dict[str, Gaussian] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
@@ -13,8 +12,9 @@ from jaxtyping import Array, Float
 from pini_jax.clip.zero_shot import HIGHEST, normalise
 from pini_jax.core.errors import InputError
 from pini_jax.core.options import positive
+from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
-from pini_jax.methods.method import Method, Text, Traits, Variables
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 
 
@@ -34,12 +34,12 @@ class Gda(Method):
 
     alpha: float = positive(1.0)
 
-    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)}
+    search: ClassVar[Search] = {"options.alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)}
 
     # A mean of every class; logits are no cosines.
     traits = Traits(starts_from_support=True, is_fitted=True, is_per_class=True, moves_images=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The discriminant.
 
         Raises:
@@ -60,7 +60,7 @@ class Gda(Method):
     def logits(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         images: Float[Array, "n k b e"],
         text: Float[Array, "k c e"],
         draw: Draw = draw_mean,

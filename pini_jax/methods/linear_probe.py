@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, cosine_logits, normalise
 from pini_jax.core.options import positive
+from pini_jax.core.shapes import Numbers, Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
-from pini_jax.methods.method import Method, Text, Traits, Variables
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
@@ -37,17 +38,17 @@ class LinearProbe(Method):
 
     C: float = positive(31.6)
 
-    search: ClassVar[Mapping[str, tuple]] = {"options.C": (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1e3, 1e4)}
+    search: ClassVar[Search] = {"options.C": (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1e3, 1e4)}
 
     # A row of W for every class; logits are no cosines.
     traits = Traits(starts_from_support=True, is_fitted=True, is_per_class=True, moves_images=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Solves for W and b."""
         features, labels = support.rows()
         decay = 1 / (self.C * len(labels))
 
-        def loss(phi: Mapping) -> Float[Array, ""]:
+        def loss(phi: Parameters) -> Float[Array, ""]:
             logits = jnp.matmul(features, phi["kernel"], precision=HIGHEST) + phi["bias"]
             fit = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             return fit + decay / 2 * jnp.square(phi["kernel"]).sum()
@@ -58,7 +59,7 @@ class LinearProbe(Method):
     def logits(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         images: Float[Array, "n k b e"],
         text: Float[Array, "k c e"],
         draw: Draw = draw_mean,
@@ -67,18 +68,18 @@ class LinearProbe(Method):
         return jnp.matmul(normalise(images), variables.phi["kernel"], precision=HIGHEST) + variables.phi["bias"]
 
 
-def _minimise(loss: Callable[[Mapping], Float[Array, ""]], start: Mapping) -> Mapping:
+def _minimise(loss: Callable[[Mapping[str, Any]], Float[Array, ""]], start: Parameters) -> Mapping[str, Any]:
     """L-BFGS until the gradient is small."""
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry: tuple) -> tuple:
+    def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         x, state, _, count = carry
         value, gradient = value_and_grad(x, state=state)
         updates, state = solver.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
         return optax.apply_updates(x, updates), state, optax.tree.norm(gradient), count + 1
 
-    def is_far(carry: tuple) -> Array:
+    def is_far(carry: tuple[Any, ...]) -> Array:
         return (carry[2] > TOLERANCE) & (carry[3] < ITERATIONS)
 
     return jax.lax.while_loop(is_far, step, (start, solver.init(start), jnp.inf, 0))[0]
@@ -103,11 +104,11 @@ class ZeroShotProbe(Method):
         "optim.epochs": 300,
         "batch_size": 256,
     }
-    search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
+    search: ClassVar[Search] = {"optim.lr": (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
 
     traits = Traits(is_per_class=True)  # a w each
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The text features, at one length."""
         return Variables({"embeddings": self.norm * normalise(text.features[0])})
 
@@ -132,11 +133,14 @@ class Clap(ZeroShotProbe):
 
     strength: float = positive(1.0)
 
-    search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (0.03, 0.1), "options.strength": (0.3, 1.0, 3.0, 10.0)}
+    search: ClassVar[Search] = {
+        "optim.lr": (0.03, 0.1),
+        "options.strength": (0.3, 1.0, 3.0, 10.0),
+    }
 
     traits = Traits(starts_from_support=True, is_per_class=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Multipliers from zero-shot CLIP on the selection."""
         phi = super().init(key, theta, text).phi
         features, labels = support.rows()
@@ -147,10 +151,10 @@ class Clap(ZeroShotProbe):
     def penalty(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         text: Text,
         noise: Mapping[str, Gaussian],
-        weights: Float[Array, "b"],
+        weights: Float[Numbers, "b"],
     ) -> Float[Array, ""]:
         """How far classes have moved."""
         moved = jnp.square(variables.phi["embeddings"] - variables.buffers["start"]).sum(-1)

@@ -13,18 +13,18 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pini_jax.clip.prompts import Prompts
 from pini_jax.clip.towers import TextTower, stage
 from pini_jax.clip.zero_shot import cosine_logits, embed_prompts, encode_prompts
+from pini_jax.core.shapes import Numbers, Parameters, present
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.objective import Objective
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
-Numbers = Array | np.ndarray  # on a device, or of the host
+Search = Mapping[str, tuple[Any, ...]]  # {setting: the values to try}
 Reads = Literal["features", "pixels"]
 
 
@@ -48,8 +48,8 @@ class Variables(NamedTuple):
         buffers: what is not: fixed at the start, or gathered on the way.
     """
 
-    phi: Mapping
-    buffers: Mapping = {}
+    phi: Parameters
+    buffers: Parameters = {}
 
 
 class Batch(NamedTuple):
@@ -109,7 +109,7 @@ class Method:
 
     # {setting of a run: as the paper has it}, and {setting: values that `launch.compare` tries}.
     paper: ClassVar[Mapping[str, Any]] = {}
-    search: ClassVar[Mapping[str, tuple]] = {}
+    search: ClassVar[Search] = {}
 
     @property
     def traits(self) -> Traits:
@@ -120,25 +120,25 @@ class Method:
         """How many draws a training step takes at each site; one where a site is not named."""
         return {}
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """What is known before the first step: drawn, or made from the classes and the selection."""
         raise NotImplementedError
 
-    def adapt(self, variables: Variables, theta: Mapping) -> Mapping:
+    def adapt(self, variables: Variables, theta: Parameters) -> Mapping[str, Any]:
         """The towers' parameters."""
         return theta
 
     def prompt_tokens(
-        self, variables: Variables, theta: Mapping, text: Text, draw: Draw = draw_mean
+        self, variables: Variables, theta: Parameters, text: Text, draw: Draw = draw_mean
     ) -> tuple[Float[Array, "k a+p d"], Float[Array, "r s d"]]:
         """Embedded prompts: the start tokens with the shared prefix, and rows of suffixes."""
-        return embed_prompts(self.text_tower, theta, text.prompts)
+        return embed_prompts(present(self.text_tower), theta, present(text.prompts))
 
     def encode_prompts(
-        self, theta: Mapping, prefix: Float[Array, "k a+p d"], suffix: Float[Array, "r s d"], prompts: Prompts
+        self, theta: Parameters, prefix: Float[Array, "k a+p d"], suffix: Float[Array, "r s d"], prompts: Prompts
     ) -> Float[Array, "k c e"]:
         """The text tower over embedded prompts."""
-        return encode_prompts(self.text_tower, theta, prefix, suffix, prompts)
+        return encode_prompts(present(self.text_tower), theta, prefix, suffix, prompts)
 
     def text_features(
         self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
@@ -149,18 +149,18 @@ class Method:
     def encode_images(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         text: Float[Array, "k c e"],
-        pixels: Float[Array, "b h w 3"],
+        pixels: Float[Numbers, "b h w 3"],
         draw: Draw = draw_mean,
-        weights: Float[Array, "b"] | None = None,
-    ) -> tuple[Float[Array, "n k b e"], Mapping]:
+        weights: Float[Numbers, "b"] | None = None,
+    ) -> tuple[Float[Array, "n k b e"], Parameters]:
         """Image features from pixels, and the buffers afterwards.
 
         Args:
             weights: of the images of a training step; None in prediction.
         """
-        return stage(self.image_tower, "__call__", theta["image"], pixels)[None, None], variables.buffers
+        return stage(present(self.image_tower), "__call__", theta["image"], pixels)[None, None], variables.buffers
 
     def image_features(
         self,
@@ -175,7 +175,7 @@ class Method:
     def logits(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         images: Float[Array, "n k b e"],
         text: Float[Array, "k c e"],
         draw: Draw = draw_mean,
@@ -186,10 +186,10 @@ class Method:
     def penalty(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         text: Text,
         noise: Mapping[str, Gaussian],
-        weights: Float[Array, "b"],
+        weights: Float[Numbers, "b"],
     ) -> Float[Array, ""] | float:
         """What is added to the loss, in nats.
 

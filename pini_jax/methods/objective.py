@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pini_jax.core.options import at_least, below_one, one_of, positive
+from pini_jax.core.shapes import Numbers
 
 BOUNDS: Mapping[str, Callable[[Float[Array, "k b c"]], Float[Array, "b c"]]] = {
     "elbo": lambda log_q: log_q.mean(0),
@@ -49,8 +50,8 @@ class Parts(NamedTuple):
 
 def objective(
     logits: Float[Array, "*k b c"],
-    labels: Int[Array, "b"],
-    weights: Float[Array, "b"],
+    labels: Int[Numbers, "b"],
+    weights: Float[Numbers, "b"],
     settings: Objective = Objective(),
     penalty: Array | float = 0.0,
 ) -> Parts:
@@ -74,5 +75,5 @@ def objective(
     def mean(x: Float[Array, "*k b"]) -> Float[Array, ""]:
         return (x * weights).sum(-1).mean() / weights.sum()
 
-    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
+    correct = (logits.argmax(-1) == jnp.asarray(labels)).astype(jnp.float32)
     return Parts(loss=penalty - mean((targets * log_q).sum(-1)), accuracy=mean(correct))

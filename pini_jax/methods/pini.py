@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.towers import stage
 from pini_jax.core import rng
+from pini_jax.core.shapes import Numbers, Parameters, present
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
@@ -61,7 +62,7 @@ class Injector(Method):
         images = [name for name in self.generators if SITES[name].side == "image"]
         return dict.fromkeys(texts or images, num_samples)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Draws the parameters of every generator.
 
         Raises:
@@ -99,7 +100,7 @@ class Injector(Method):
         variables: Variables,
         text: Float[Array, "k c e"],
         draw: Draw,
-        **others: Array | None,
+        **others: Numbers | None,
     ) -> tuple[Array, Variables]:
         """x + eps, for every site at this stage, and the variables with their buffers afterwards."""
         for name, generator in self.generators.items():
@@ -114,7 +115,7 @@ class Injector(Method):
 
     def _gaussian(
         self, name: str, generator: Generator, variables: Variables, inputs: Inputs
-    ) -> tuple[Gaussian, Mapping]:
+    ) -> tuple[Gaussian, Parameters]:
         """The noise at a site, and what has changed in its buffers."""
         collections = {"params": variables.phi.get(name, {}), **variables.buffers.get(name, {})}
         updated = ["batch_stats"] if inputs.weights is not None and "batch_stats" in collections else []
@@ -126,11 +127,11 @@ class Injector(Method):
         return gaussian, changed
 
     def prompt_tokens(
-        self, variables: Variables, theta: Mapping, text: Text, draw: Draw = draw_mean
+        self, variables: Variables, theta: Parameters, text: Text, draw: Draw = draw_mean
     ) -> tuple[Float[Array, "k a+p d"], Float[Array, "r s d"]]:
         """With noise on the prefix, not on the start tokens; a generator may look at the zero-shot text."""
         prefix, suffix = super().prompt_tokens(variables, theta, text, draw)
-        start = len(text.prompts.start)
+        start = len(present(text.prompts).start)
         noised, _ = self._add("prompt_tokens", prefix[None, :, start:], variables, text.features, draw)
         prefix = jnp.concatenate([jnp.repeat(prefix[:, :start], len(noised), axis=0), noised[:, 0]], axis=1)
         return prefix.astype(suffix.dtype), suffix
@@ -145,20 +146,20 @@ class Injector(Method):
     def encode_images(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         text: Float[Array, "k c e"],
-        pixels: Float[Array, "b h w 3"],
+        pixels: Float[Numbers, "b h w 3"],
         draw: Draw = draw_mean,
-        weights: Float[Array, "b"] | None = None,
-    ) -> tuple[Float[Array, "n k b e"], Mapping]:
+        weights: Float[Numbers, "b"] | None = None,
+    ) -> tuple[Float[Array, "n k b e"], Parameters]:
         """With noise on the pixels, and on the patches after the first norm."""
 
         def run(name: str, x: Float[Array, "n k b *x"]) -> Float[Array, "n k b *y"]:
             lead = x.shape[:3]
-            y = stage(self.image_tower, name, theta["image"], x.reshape(-1, *x.shape[3:]))
+            y = stage(present(self.image_tower), name, theta["image"], x.reshape(-1, *x.shape[3:]))
             return y.reshape(*lead, *y.shape[1:])
 
-        x = pixels[None, None]
+        x = jnp.asarray(pixels)[None, None]
         query = self._patches(run("embed", x)) if "pixels" in self.generators else None
         x, variables = self._add("pixels", x, variables, text, draw, query=query, weights=weights)
         tokens = run("embed", x)
@@ -178,7 +179,7 @@ class Injector(Method):
     def logits(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         images: Float[Array, "n k b e"],
         text: Float[Array, "k c e"],
         draw: Draw = draw_mean,
@@ -192,10 +193,10 @@ class Injector(Method):
     def penalty(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         text: Text,
         noise: Mapping[str, Gaussian],
-        weights: Float[Array, "b"],
+        weights: Float[Numbers, "b"],
     ) -> Float[Array, ""] | float:
         """kl_weight KL(noise || N(start, s^2 I)), over the sites where something is learned."""
         settings = self.loss_settings

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
 from pini_jax.core.options import positive
+from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
-from pini_jax.methods.method import Method, Text, Traits, Variables
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 
 
@@ -34,22 +35,25 @@ class TipAdapter(Method):
     alpha: float = positive(1.0)
     beta: float = positive(5.5)
 
-    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (3.0, 12.0), "options.beta": (1.0, 3.0, 6.0, 12.0)}
+    search: ClassVar[Search] = {
+        "options.alpha": (3.0, 12.0),
+        "options.beta": (1.0, 3.0, 6.0, 12.0),
+    }
 
     # Y has the classes of the selection; the cache is no cosine with a class embedding.
     traits = Traits(
         starts_from_support=True, keeps_support=True, is_fitted=True, is_per_class=True, moves_images=True
     )
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The cache."""
-        keys = normalise(normalise(support.features).mean(0))
+        keys = normalise(normalise(jnp.asarray(support.features)).mean(0))
         return Variables({}, {"keys": keys, "values": jax.nn.one_hot(support.labels, text.features.shape[1])})
 
     def logits(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         images: Float[Array, "n k b e"],
         text: Float[Array, "k c e"],
         draw: Draw = draw_mean,
@@ -82,11 +86,14 @@ class TipAdapterF(TipAdapter):
         "optim.epochs": 20,
         "batch_size": 256,
     }
-    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (2.0, 4.0, 8.0, 16.0), "options.beta": (1.0, 5.5)}
+    search: ClassVar[Search] = {
+        "options.alpha": (2.0, 4.0, 8.0, 16.0),
+        "options.beta": (1.0, 5.5),
+    }
 
     traits = TipAdapter.traits._replace(is_fitted=False)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Keys start as the cache's."""
         cache = super().init(key, theta, text, support).buffers
         return Variables({"keys": cache["keys"]}, {"values": cache["values"]})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 from jaxtyping import Array
 
+from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Text, Traits, Variables
 
@@ -20,6 +20,6 @@ class ZeroShot(Method):
 
     traits = Traits(is_fitted=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Nothing."""
         return Variables({})

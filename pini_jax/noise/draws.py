@@ -15,6 +15,7 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int, Key
 
 from pini_jax.core import rng
+from pini_jax.core.shapes import Numbers
 from pini_jax.noise.gaussian import Gaussian, displace, sample
 from pini_jax.noise.sites import SITES
 
@@ -58,7 +59,7 @@ class PerImage:
     """
 
     key: Key[Array, ""]
-    ids: Int[Array, "b"]
+    ids: Int[Numbers, "b"]
     num: FrozenDict[str, int] = dataclasses.field(default=FrozenDict(), metadata={"static": True})
 
     def __call__(self, site: str, gaussian: Gaussian) -> Float[Array, "n k b *shape"]:
@@ -67,7 +68,9 @@ class PerImage:
         def sample_image(i: Array, mean: Array, scale: Array) -> Array:
             return sample(rng.stream(self.key, site, i), Gaussian(mean, scale, gaussian.factor), times)
 
-        return jax.vmap(sample_image, in_axes=(0, 2, 2), out_axes=2)(self.ids, gaussian.mean, gaussian.scale)
+        return jax.vmap(sample_image, in_axes=(0, 2, 2), out_axes=2)(
+            jnp.asarray(self.ids), gaussian.mean, gaussian.scale
+        )
 
     def split(self, num: int) -> PerImage:
         """Keys of their own for several draws, along a first axis of all arrays."""
@@ -80,7 +83,7 @@ def draw_fresh(key: Array, num: Mapping[str, int]) -> Fresh:
     return Fresh(key, FrozenDict(num))
 
 
-def draw_per_image(key: Array, ids: Int[Array, "b"], num: Mapping[str, int] | None = None) -> PerImage:
+def draw_per_image(key: Array, ids: Int[Numbers, "b"], num: Mapping[str, int] | None = None) -> PerImage:
     """The draw of every image's own samples."""
     return PerImage(key, ids, FrozenDict(num or {}))
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from pini_jax.clip.zero_shot import HIGHEST
 from pini_jax.core.errors import InputError
 from pini_jax.core.options import at_least, one_of, positive
+from pini_jax.core.shapes import Numbers
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.noise.gaussian import Gaussian
 
@@ -51,10 +52,10 @@ class Inputs(NamedTuple):
     text: Float[Array, "k c e"]
     query: Float[Array, "n k *b d"] | None = None
     support: Support = NO_SUPPORT
-    weights: Float[Array, "b"] | None = None
+    weights: Float[Numbers, "b"] | None = None
 
 
-def _torch_uniform(factor: float) -> Callable:
+def _torch_uniform(factor: float) -> Callable[[Array, tuple[int, ...], int], Array]:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for both weight and bias of Linear, times a factor."""
 
     def init(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.core.options import positive
+from pini_jax.core.shapes import Numbers
 from pini_jax.noise.generators import CrossAttention, Generator, Inputs, Moment
 
 IMAGE_AXES = (-3, -2, -1)
@@ -51,7 +52,7 @@ class BatchNorm(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w f"], weights: Float[Array, "b"] | None) -> Array:
+    def __call__(self, x: Float[Array, "b h w f"], weights: Float[Numbers, "b"] | None) -> Array:
         """Normalises every channel."""
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels)
@@ -77,7 +78,7 @@ class _ConvNorm(nn.Module):
     size: int = 3
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w f"], weights: Float[Array, "b"] | None) -> Array:
+    def __call__(self, x: Float[Array, "b h w f"], weights: Float[Numbers, "b"] | None) -> Array:
         return BatchNorm(name="norm")(_conv(self.features, self.size, "conv")(x), weights)
 
 
@@ -117,7 +118,7 @@ class Conv(Generator):
 
         return lambda: head("mean"), lambda: head("scale")
 
-    def _features(self, pixels: Float[Array, "b h w 3"], weights: Float[Array, "b"] | None) -> Array:
+    def _features(self, pixels: Float[Array, "b h w 3"], weights: Float[Numbers, "b"] | None) -> Array:
         """[b h w 64]."""
         x = jax.nn.relu(_ConvNorm(64, name="stem")(pixels, weights))
         for i, width in enumerate((64, 64, 128, 64)):

@@ -27,6 +27,7 @@ from pini_jax.clip.prompts import Prompts
 from pini_jax.clip.towers import TextTower
 from pini_jax.core import options
 from pini_jax.core.errors import InputError, did_you_mean
+from pini_jax.core.shapes import Numbers
 from pini_jax.noise.generators import CrossAttention, Generator, Inputs, Mlp, PromptMlp, Table
 from pini_jax.noise.pixels import Conv, PatchAttention
 from pini_jax.noise.structured import Discriminant, Residual
@@ -56,17 +57,17 @@ Blank = Callable[[Surroundings], Array]
 # ------------------------------------------------------------------------------------------------ how KL is summed
 
 
-def total(nats: Float[Array, "1 1 p"], weights: Float[Array, "b"]) -> Float[Array, ""]:
+def total(nats: Float[Array, "1 1 p"], weights: Float[Numbers, "b"]) -> Float[Array, ""]:
     """Over everything."""
     return nats.sum()
 
 
-def mean_over_classes(nats: Float[Array, "n k c"], weights: Float[Array, "b"]) -> Float[Array, ""]:
+def mean_over_classes(nats: Float[Array, "n k c"], weights: Float[Numbers, "b"]) -> Float[Array, ""]:
     """A class's, on average."""
     return nats.mean()
 
 
-def mean_over_images(nats: Float[Array, "n k b *x"], weights: Float[Array, "b"]) -> Float[Array, ""]:
+def mean_over_images(nats: Float[Array, "n k b *x"], weights: Float[Numbers, "b"]) -> Float[Array, ""]:
     """All coordinates of an image, and the mean over the images that count."""
     per_image = nats.sum(tuple(range(3, nats.ndim))).mean((0, 1))
     return (per_image * weights).sum() / weights.sum()
@@ -130,7 +131,7 @@ class Site:
     name: str
     side: Literal["text", "image"]
     blank: Blank
-    divergence: Callable[[Array, Array], Array]
+    divergence: Callable[[Array, Numbers], Array]
     generators: FrozenDict[str, type[Generator]] = FrozenDict()
     needs: frozenset[str] = frozenset()
     per_class: bool = False

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
     folder: Path
     label: str
-    result: Mapping
+    result: Mapping[str, Any]
     settings: Mapping[str, Any]
 
 

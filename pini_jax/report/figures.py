@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import matplotlib
@@ -151,7 +151,7 @@ def gaussians(classifier: TrainedClassifier, images: Float[np.ndarray, "b h w 3"
     return seen
 
 
-def _with_most_shots(entries: Sequence[Entry], is_shown: Callable[[Mapping], bool]) -> dict[str, Entry]:
+def _with_most_shots(entries: Sequence[Entry], is_shown: Callable[[Mapping[str, Any]], bool]) -> dict[str, Entry]:
     """The first run with the most shots of every label whose config has something to show."""
     found: dict[str, Entry] = {}
     for entry in sorted(entries, key=lambda entry: -entry.result["shots"]):
@@ -190,7 +190,7 @@ def _words(classifier: TrainedClassifier) -> list[str]:
     around = len(tokenizer.start_ids) + 1
     for word in template.split("{}")[0].split():
         words += [word, *[""] * (len(tokenizer.encode(word)) - around - 1)]
-    return words[: len(classifier.text.prompts.prefix)]
+    return words[: len(present(classifier.text.prompts).prefix)]
 
 
 class Shown(NamedTuple):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +32,7 @@ from pini_jax.train.step import initial_state
 LOG = logging.getLogger(__name__)
 
 
-def train_and_evaluate(config: Config, workdir: Path) -> dict:
+def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     """Trains the method of `config`, evaluates it, and returns what it writes to result.json.
 
     Run again in the same folder it goes on from the last checkpoint; a finished run is not repeated.
@@ -44,7 +45,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict:
     return train_together({workdir: config})[workdir]
 
 
-def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict]:
+def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict[str, Any]]:
     """The same for runs that differ in nothing but shots, seed and optimiser; results by their folders.
 
     They share the frozen half and one compiled step, which takes some of them side by side. Which lane a run is in
@@ -65,7 +66,9 @@ def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict]:
     return {workdir: known[workdir] for workdir in configs}
 
 
-def _train_rest(configs: Mapping[Path, Config], known: Mapping[Path, dict], stack: ExitStack) -> dict[Path, dict]:
+def _train_rest(
+    configs: Mapping[Path, Config], known: Mapping[Path, dict[str, Any]], stack: ExitStack
+) -> dict[Path, dict[str, Any]]:
     """The results of the runs that have none yet."""
     clock = Clock()
     with clock.phase("setup"):
@@ -91,7 +94,7 @@ def _train_rest(configs: Mapping[Path, Config], known: Mapping[Path, dict], stac
     return results
 
 
-def begin(runs: Sequence[Run], known: Mapping[Path, dict], stack: ExitStack) -> dict[int, Trainee]:
+def begin(runs: Sequence[Run], known: Mapping[Path, dict[str, Any]], stack: ExitStack) -> dict[int, Trainee]:
     """Opens the folders of the runs that are not finished; by their numbers.
 
     Nothing is written before all that can be wrong has been tried.
@@ -108,7 +111,7 @@ def begin(runs: Sequence[Run], known: Mapping[Path, dict], stack: ExitStack) -> 
     }
 
 
-def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict:
+def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any]:
     """Evaluates what a run has learned, and writes injector.safetensors and result.json."""
     run, recorder, clock = trainee.run, trainee.recorder, Clock()
     with clock.phase("evaluate"):
@@ -129,7 +132,7 @@ def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict:
     return result
 
 
-def describe(run: Run) -> dict:
+def describe(run: Run) -> dict[str, Any]:
     """What result.json says of a run before it starts."""
     config = run.config
     return {

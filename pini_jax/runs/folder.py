@@ -25,6 +25,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -94,7 +95,7 @@ def claim(run: Run) -> None:
         paths.write_json(run.workdir / "split.json", splits.rows(run.shared.whole), indent=None)
 
 
-def finished(config: Config, workdir: Path) -> dict | None:
+def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     """The result of this config's run in `workdir`; None where it has not ended, or not begun.
 
     Raises:
@@ -118,7 +119,7 @@ def finished(config: Config, workdir: Path) -> dict | None:
         return None
 
 
-def _differences(written: Mapping, wanted: Mapping, prefix: str = "") -> Iterator[str]:
+def _differences(written: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in sorted(written.keys() | wanted.keys()):
         a, b = written.get(key), wanted.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -147,13 +148,13 @@ def _clear_failure(workdir: Path) -> bool:
 # ------------------------------------------------------------------------------------------------ sealed files
 
 
-def seal(content: Mapping) -> dict:
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content with its format and a hash over all of it."""
     whole = {"format": FORMAT} | dict(content)
     return whole | {"sha256": _hash(whole)}
 
 
-def unseal(content: Mapping, path: Path) -> dict:
+def unseal(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """What `seal` was given.
 
     Raises:
@@ -167,17 +168,17 @@ def unseal(content: Mapping, path: Path) -> dict:
     return {key: value for key, value in whole.items() if key != "format"}
 
 
-def _hash(content: Mapping) -> str:
+def _hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_result(workdir: Path, result: Mapping) -> None:
+def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
     """result.json, and with it the run is finished."""
     paths.write_json(workdir / "result.json", seal(result))
     (workdir / "failure.json").unlink(missing_ok=True)
 
 
-def read_result(path: Path) -> dict:
+def read_result(path: Path) -> dict[str, Any]:
     """A result.json.
 
     Raises:
@@ -199,7 +200,7 @@ def write_selection(run: Run) -> None:
     paths.write_json(path, seal(content), indent=None)
 
 
-def describe_data(data: Dataset) -> dict:
+def describe_data(data: Dataset) -> dict[str, Any]:
     """Hashes that name the images of a run: those that training and validation may see, and those of the test."""
     selection, test = (records.list_hash(images) for images in (data.train + data.val, data.test))
     return {"selection_sha256": selection, "test_sha256": test}

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -60,7 +60,7 @@ def save_embeddings(
     )
 
 
-def _write(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping) -> None:
+def _write(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
     tensors = {key: np.asarray(array, order="C") for key, array in arrays.items()}
     whole = {"format": FORMAT} | dict(described)
     # One key: the library writes several in no fixed order, and equal runs make equal files.
@@ -68,7 +68,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping) -> 
     paths.replace(path, safetensors.numpy.save(tensors, metadata))
 
 
-def digest(described: Mapping, tensors: Mapping[str, np.ndarray]) -> str:
+def digest(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
     """SHA-256 over what a file says of itself, and over the names, kinds, shapes and bytes of its tensors."""
     whole = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
@@ -102,7 +102,7 @@ def load(path: Path) -> Exported:
     return Exported(variables, config, tuple(names), clip_sha256)
 
 
-def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What a file says of itself, and its tensors."""
     try:
         with safe_open(path, framework="np") as file:

@@ -65,7 +65,9 @@ def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Mem
     return [Member(values, configs.resolve(_changed(one, population, values))) for values in combinations]
 
 
-def _changed(settings: Mapping, population: Mapping, values: Mapping[str, Any]) -> dict:
+def _changed(
+    settings: Mapping[str, Any], population: Mapping[str, Any], values: Mapping[str, Any]
+) -> dict[str, Any]:
     """The settings of one combination; what a named value sets takes the place of all that was there."""
     changed = copy.deepcopy(dict(settings))
     for title, value in values.items():
@@ -79,7 +81,7 @@ def _changed(settings: Mapping, population: Mapping, values: Mapping[str, Any]) 
     return changed
 
 
-def train_population(members: Sequence[Member], workdir: Path) -> list[dict]:
+def train_population(members: Sequence[Member], workdir: Path) -> list[dict[str, Any]]:
     """The results of all members, each in a folder of its own.
 
     Members that differ in nothing but shots, seed and optimiser share the frozen half and one compiled step. What
@@ -96,7 +98,7 @@ def train_population(members: Sequence[Member], workdir: Path) -> list[dict]:
     if members[0].values:
         workdir.mkdir(parents=True, exist_ok=True)
         paths.write_json(workdir / "population.json", {member.name: member.values for member in members})
-    results: dict[Path, dict] = {}
+    results: dict[Path, dict[str, Any]] = {}
     problems = []
     for group in groups(folders):
         try:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -50,7 +51,7 @@ def versions() -> dict[str, str]:
     return known
 
 
-def describe(plugin_names: Sequence[str]) -> dict:
+def describe(plugin_names: Sequence[str]) -> dict[str, Any]:
     """What provenance.json holds: all that it takes to run the same again.
 
     `commit` is that of the checkout that the package runs from, with a `+` where files differ from it; empty for

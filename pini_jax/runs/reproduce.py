@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from flax.traverse_util import flatten_dict
 
@@ -33,7 +34,7 @@ def reproduce(run: Path, workdir: Path) -> list[str]:
     ]
 
 
-def _differences(before: Mapping, after: Mapping) -> Iterator[str]:
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     """How far numbers are apart."""
     first, second = (flatten_dict({key: x[key] or {} for key in MEASURED if key in x}) for x in (before, after))
     apart = {
@@ -45,7 +46,7 @@ def _differences(before: Mapping, after: Mapping) -> Iterator[str]:
         yield f"{'.'.join(key)} was {first[key]}, and is {second[key]}"
 
 
-def _causes(run: Path, workdir: Path, before: Mapping, after: Mapping) -> Iterator[str]:
+def _causes(run: Path, workdir: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     """What is not as it was."""
     for key in ("selection_sha256", "clip_sha256", "device", "versions", "lanes"):
         if before.get(key) != after.get(key):

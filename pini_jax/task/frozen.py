@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from pini_jax.methods.registry import NO_TOWERS, Towers
 Records = Sequence[Record]
 
 
+@runtime_checkable
 class Images(Protocol):
     """Features, or pixels that are read when they are asked for."""
 
@@ -51,6 +52,7 @@ class View(NamedTuple):
     number: int
 
 
+@runtime_checkable
 class Frozen(Protocol):
     """What is frozen.
 
@@ -64,7 +66,7 @@ class Frozen(Protocol):
     @property
     def mesh(self) -> jax.sharding.Mesh: ...
     @property
-    def theta(self) -> dict: ...
+    def theta(self) -> dict[str, Any]: ...
     @property
     def towers(self) -> Towers: ...
     @property
@@ -139,7 +141,7 @@ class FrozenTowers:
     mesh: jax.sharding.Mesh
 
     @property
-    def theta(self) -> dict:
+    def theta(self) -> dict[str, Any]:
         """Of both towers and the logits."""
         return self.clip.theta
 
@@ -206,7 +208,7 @@ class FrozenPack:
     mesh: jax.sharding.Mesh
 
     @functools.cached_property
-    def theta(self) -> dict:
+    def theta(self) -> dict[str, Any]:
         """Of the logits alone."""
         return {"logit_scale": meshes.replicate(self.mesh, jnp.float32(np.log(self.pack.logit_scale)))}
 

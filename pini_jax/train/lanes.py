@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from pini_jax.core import mesh as meshes
+from pini_jax.core.shapes import Numbers, Parameters
 from pini_jax.methods.method import Batch, Method, Text
 from pini_jax.methods.objective import Parts
 from pini_jax.train import memory
@@ -30,7 +31,7 @@ class Fixed(NamedTuple):
     method: Method
     num_samples: int
     remat: str
-    theta: dict
+    theta: Parameters
     text: Text
 
 
@@ -59,7 +60,7 @@ def stack(mesh: jax.sharding.Mesh, lanes: Sequence[tuple[TrainState, Constants]]
 def stack_batches(mesh: jax.sharding.Mesh, batches: Sequence[Batch], size: int) -> Batch:
     """The lanes' batches, filled up to one size, and split over the devices."""
 
-    def fill(x: np.ndarray) -> np.ndarray:
+    def fill(x: Numbers) -> np.ndarray:
         # Not with zeros, whose norm is none; their weight is 0.
         return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1), mode="edge")
 
@@ -102,11 +103,11 @@ def compile_step(fixed: Fixed, lanes: Lanes, batch: Batch) -> Step:
         image_tower=_with_remat(fixed.method.image_tower, remat),
     )
 
-    def step_of_lane(lane: Lanes, theta: dict, text: Text, batch: Batch) -> tuple[Lanes, Parts]:
+    def step_of_lane(lane: Lanes, theta: Parameters, text: Text, batch: Batch) -> tuple[Lanes, Parts]:
         state, parts = train_step(method, fixed.num_samples, lane.states, theta, text, batch, lane.constants)
         return Lanes(state, lane.constants), parts
 
-    def step(lanes: Lanes, theta: dict, text: Text, batch: Batch) -> tuple[Lanes, Parts]:
+    def step(lanes: Lanes, theta: Parameters, text: Text, batch: Batch) -> tuple[Lanes, Parts]:
         if len(batch.labels) > 1:
             return jax.vmap(step_of_lane, in_axes=(0, None, None, 0))(lanes, theta, text, batch)
         # A run alone has no lanes to compute over.

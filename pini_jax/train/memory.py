@@ -62,8 +62,9 @@ def _kept(method: Method, text: Text, images: int) -> list[tuple[int, Any]]:
     kept: list[tuple[int, Any]] = []
     if (prompts := text.prompts) is not None:
         kept.append((prompts.suffix.size + len(prompts.start) + len(prompts.prefix), method.text_tower))
-    if method.traits.reads == "pixels" and hasattr(method.image_tower, "remat"):
-        kept.append((images * (method.image_tower.sizes.num_patches + 1), method.image_tower))
+    tower: Any = method.image_tower
+    if method.traits.reads == "pixels" and hasattr(tower, "remat"):
+        kept.append((images * (tower.sizes.num_patches + 1), tower))
     return kept
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -13,9 +12,10 @@ from jaxtyping import Array, Int
 
 from pini_jax.core import mesh as meshes
 from pini_jax.core import rng
+from pini_jax.core.shapes import Numbers, Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods import forward, optim
-from pini_jax.methods.method import Batch, Method, Numbers, Text, Variables
+from pini_jax.methods.method import Batch, Method, Text, Variables
 from pini_jax.methods.objective import Parts
 from pini_jax.methods.optim import Optim
 from pini_jax.noise.draws import Draw, draw_batch
@@ -26,9 +26,9 @@ class TrainState(NamedTuple):
     """All that training changes. No key: it follows from the seed and the step."""
 
     step: Int[Array, ""]
-    phi: Mapping
+    phi: Parameters
     opt_state: optax.OptState
-    buffers: Mapping = {}
+    buffers: Parameters = {}
 
     @property
     def variables(self) -> Variables:
@@ -55,7 +55,7 @@ class Constants(NamedTuple):
 
 
 def init_state(
-    method: Method, theta: Mapping, text: Text, constants: Constants, support: Support = NO_SUPPORT
+    method: Method, theta: Parameters, text: Text, constants: Constants, support: Support = NO_SUPPORT
 ) -> TrainState:
     """The state before the first step."""
     phi, buffers = method.init(rng.stream(constants.root, "init"), theta, text, support)
@@ -66,7 +66,7 @@ def train_step(
     method: Method,
     num_samples: int,
     state: TrainState,
-    theta: Mapping,
+    theta: Parameters,
     text: Text,
     batch: Batch,
     constants: Constants,
@@ -81,14 +81,14 @@ def update(
     method: Method,
     optimiser: optax.GradientTransformation,
     state: TrainState,
-    theta: Mapping,
+    theta: Parameters,
     text: Text,
     batch: Batch,
     draw: Draw,
 ) -> tuple[TrainState, Parts]:
     """The step given its draws; `theta` is an argument that gets no gradient, so it cannot change."""
 
-    def loss(phi: Mapping) -> tuple[Array, tuple[Parts, Mapping]]:
+    def loss(phi: Parameters) -> tuple[Array, tuple[Parts, Parameters]]:
         parts, buffers = forward.loss(method, Variables(phi, state.buffers), theta, text, batch, draw)
         return parts.loss, (parts, buffers)
 

@@ -22,6 +22,7 @@ from pini_jax import config as configs
 from pini_jax.config import Config
 from pini_jax.core import mesh, stop
 from pini_jax.core.errors import InputError
+from pini_jax.core.shapes import Parameters
 from pini_jax.data.datasets.records import Record
 from pini_jax.data.support import Support
 from pini_jax.data.views import THREADS, view_pixels
@@ -130,7 +131,7 @@ def load(path: str | Path, clip: str = "") -> TrainedClassifier:
     return TrainedClassifier(exported.class_names, config, frozen, method, exported.variables, text)
 
 
-def check_variables(method: Method, theta: dict, text: Text, variables: Variables) -> None:
+def check_variables(method: Method, theta: Parameters, text: Text, variables: Variables) -> None:
     """Raises InputError where variables are not those of the method: by names, kinds and shapes."""
     classes, width = text.features.shape[1:]
     support = Support(np.zeros((2, classes, width), np.float32), np.arange(classes))
