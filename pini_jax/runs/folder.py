@@ -88,9 +88,9 @@ def claim(run: Run) -> None:
         InputError: the folder was made with other data.
     """
     (run.workdir / "checkpoints").mkdir(exist_ok=True)
+    write_provenance(run)  # first: what version 0.1 made has none
     paths.write_json(run.workdir / "config.json", configs.to_dict(run.config))
     write_selection(run)
-    write_provenance(run)
     if sources.of(run.config.dataset)[0].cut:
         paths.write_json(run.workdir / "split.json", splits.rows(run.shared.whole), indent=None)
 
@@ -106,6 +106,8 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     file = workdir / "config.json"
     if not file.exists():
         return None
+    if not (workdir / "provenance.json").exists():
+        raise InputError(f"{workdir} was made by version 0.1, which reads it{OTHER}")
     written, wanted = paths.read_json(file, OTHER), json.loads(json.dumps(configs.to_dict(config)))
     if written != wanted and not _clear_failure(workdir):
         differ = "; ".join(_differences(written, wanted))

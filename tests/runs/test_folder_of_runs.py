@@ -25,6 +25,7 @@ def other(**settings):
 def claim(workdir):
     """As a run does that begins."""
     workdir.mkdir(parents=True, exist_ok=True)
+    paths.write_json(workdir / "provenance.json", {})
     paths.write_json(workdir / "config.json", configs.to_dict(CONFIG))
 
 
@@ -84,13 +85,22 @@ def test_another_config_is_refused_and_the_difference_named(tmp_path, changed, n
     assert results.finished(CONFIG, tmp_path) is None
 
 
+def test_a_folder_of_version_0_1_is_refused_by_a_line(tmp_path):
+    claim(tmp_path)
+    (tmp_path / "provenance.json").unlink()
+    with pytest.raises(InputError, match="was made by version 0.1, which reads it"):
+        results.finished(CONFIG, tmp_path)
+
+
 def test_a_damaged_config_is_refused(tmp_path):
+    claim(tmp_path)
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(InputError, match="config.json is no valid JSON"):
         results.finished(CONFIG, tmp_path)
 
 
 def test_a_config_that_is_no_mapping_is_refused(tmp_path):
+    claim(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(InputError, match="config"):
         results.finished(CONFIG, tmp_path)
