@@ -18,25 +18,23 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import scipy.stats
+from jaxtyping import Array, Float, UInt8
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402, after the backend is chosen
-import numpy as np  # noqa: E402
-import scipy.stats  # noqa: E402
-from jaxtyping import Array, Float, UInt8  # noqa: E402
-
-from pini_jax.data import (
-    templates,
-    views,  # noqa: E402
-)
-from pini_jax.data.datasets import sources  # noqa: E402
+from pini_jax.core.shapes import present
+from pini_jax.data import templates, views
+from pini_jax.data.datasets import sources
 from pini_jax.methods import forward
 from pini_jax.noise.draws import draw_mean
-from pini_jax.noise.gaussian import Gaussian  # noqa: E402
-from pini_jax.report.collect import Entry, by_label, by_shots, plain  # noqa: E402
-from pini_jax.runs import injector  # noqa: E402
-from pini_jax.use import classifier as classifiers  # noqa: E402
-from pini_jax.use.classifier import TrainedClassifier  # noqa: E402
+from pini_jax.noise.gaussian import Gaussian
+from pini_jax.report.collect import Entry, by_label, by_shots, plain
+from pini_jax.runs import injector
+from pini_jax.use import classifier as classifiers
+from pini_jax.use.classifier import TrainedClassifier
+
+matplotlib.use("Agg")  # no window
 
 IMAGES = 4
 MANY = 12  # panels or lines that a figure holds
