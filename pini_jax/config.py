@@ -43,6 +43,8 @@ class Config:
             `folder:PATH`, a table `PATH.csv` or `PATH.jsonl`, `tfds:NAME`, or features made elsewhere,
             `features:PATH.npz`.
         data_dir: folder that holds the datasets of the papers, and that relative paths start from.
+        max_unreadable: how many images of one's own folder or table may be left out because they cannot be read;
+            -1 for the greater of 5 and 1 %.
         classes: `all`, or `base`: trained on the first half of the classes, tested on both halves.
         transfer: datasets that are tested besides, unseen in training.
         clip: what `clip.pretrained.load` accepts: `tiny_clip`, a folder, a weight file or a hub id.
@@ -78,6 +80,7 @@ class Config:
 
     dataset: str = "digits"
     data_dir: str = ""
+    max_unreadable: int = at_least(-1, -1, "the greater of 5 and 1 %")
     classes: str = one_of(("all", "base"), "all")
     transfer: tuple[str, ...] = ()
     clip: str = "openai/clip-vit-base-patch16"

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from pini_jax.clip.architecture import Text
 from pini_jax.clip.tokenizer import Tokenizer
 from pini_jax.core.errors import InputError
-from pini_jax.data.datasets.classes import is_text
+from pini_jax.core.wording import MOST, is_text, listed, quoted
 
 LOG = logging.getLogger(__name__)
 ROW = 64  # tokens of a packed row: attention within it costs little beside the matrices
@@ -59,27 +59,41 @@ def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], text:
         text: sizes of the text tower.
 
     Raises:
-        InputError: the template has no single `{}`, there is no class, a name is no text, or a prompt is longer
-            than the context.
+        InputError: the template has no single `{}`, there is no class, a name is no text, a prompt is longer than
+            the context, or classes of different names have the same tokens.
     """
     if template.count("{}") != 1:
         raise InputError(f"template {template!r} must hold {{}} exactly once, where the class name goes")
     if not class_names:
         raise InputError("there are no classes to make prompts of")
     if broken := [name for name in class_names if not is_text(name)]:
-        raise InputError(f"class names that are no valid text: {', '.join(map(ascii, broken))}")
+        raise InputError(f"class names that are no valid text: {listed(map(ascii, broken))}")
     rows = [tokenizer.encode(template.replace("{}", name.replace("_", " "))) for name in class_names]
     for name, row in zip(class_names, rows, strict=True):
         if len(row) > text.context_length:
             raise InputError(
-                f"class name {name!r} makes a prompt of {len(row)} tokens; this CLIP reads {text.context_length}"
+                f"class name {quoted(name)} makes a prompt of {len(row)} tokens; this CLIP reads"
+                f" {text.context_length}"
             )
+    if same := _alike(class_names, rows):
+        raise InputError(f"classes that this CLIP's tokenizer cannot tell apart: {listed(same)}; rename them")
     shared = _shared(tokenizer.encode(template.split("{}")[0].rstrip())[:-1], rows)
     suffixes, end = _fill(tokenizer, [row[shared:] for row in rows], text, text.context_length - shared)
     start, (c, s) = len(tokenizer.start_ids), np.shape(suffixes)
     places, owners = np.broadcast_to(np.arange(s), (c, s)), np.broadcast_to(np.arange(c)[:, None], (c, s))
     arrays = rows[0][:start], rows[0][start:shared], suffixes, places, owners, np.arange(c) * s + end
     return Prompts(*(np.array(x, np.int32) for x in arrays))
+
+
+def _alike(class_names: Sequence[str], rows: Sequence[Sequence[int]]) -> list[str]:
+    """'C' = 'C++' for names of the same tokens: SigLIP drops punctuation, and has one for what it does not know.
+
+    One name for two classes is no matter of the tokenizer: as in ImageNet, a dataset may have it so.
+    """
+    names: dict[tuple[int, ...], dict[str, None]] = {}  # a dict as an ordered set
+    for name, row in zip(class_names, rows, strict=True):
+        names.setdefault(tuple(row), {})[name] = None
+    return [" = ".join(map(quoted, [*same][:MOST])) for same in names.values() if len(same) > 1]
 
 
 def lay_out(prompts: Prompts, text: Text, shards: int) -> Prompts:

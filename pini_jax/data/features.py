@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,9 +24,10 @@ from pini_jax.core import mesh as meshes
 from pini_jax.core import stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import cache_folder
-from pini_jax.data import transforms
-from pini_jax.data.datasets import check
-from pini_jax.data.datasets.records import Record
+from pini_jax.core.wording import listed
+from pini_jax.data import cache, npz, transforms
+from pini_jax.data.datasets.records import Record, stamp
+from pini_jax.data.datasets.unreadable import refuse_unreadable
 from pini_jax.data.views import batches, view_pixels
 
 BATCH = 64
@@ -73,7 +74,7 @@ def features(
     what computes them; every chunk is checked by a second hash when read.
 
     Raises:
-        InputError: an image is missing or cannot be decoded.
+        InputError: an image is missing or cannot be decoded, or its features are not finite.
     """
     batch = _batch(records)
     chunks = _chunks(records, clip, None if augment is None else (augment, seed, view))
@@ -94,23 +95,20 @@ def features(
     keeping = True
     try:
         for chunk, array in _compute(missing, batch, pixels, encode):
-            keeping = keeping and _write(chunk, array)
+            keeping = keeping and bool(np.isfinite(array).all()) and _write(chunk, array)
             found[chunk] = array
     except InputError:
         refuse_unreadable(records)  # all of them, not the first alone
         raise
-    return np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(found[chunk] for chunk in chunks)])
+    whole = np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(found[chunk] for chunk in chunks)])
+    if bad := [record.id for record, row in zip(records, whole, strict=True) if not np.isfinite(row).all()]:
+        raise InputError(f"the image tower's features are not finite, of: {listed(bad)}")
+    return whole
 
 
 def cached(records: Sequence[Record], clip: Pretrained) -> bool:
     """Whether the features of all evaluation views are in the cache."""
     return all(chunk.path.exists() for chunk in _chunks(records, clip, None))
-
-
-def refuse_unreadable(records: Sequence[Record]) -> None:
-    """Raises InputError that names every image which is missing or cannot be decoded, if there is one."""
-    if errors := check.unreadable(records):
-        raise InputError("; ".join(errors))
 
 
 class _Chunk(NamedTuple):
@@ -126,7 +124,8 @@ class _Chunk(NamedTuple):
 
     def digest(self, array: np.ndarray) -> str:
         """A hash of the features, and of what they are features of."""
-        return _hash(f"{self.entry.name} {self.start} {self.stop} {array.dtype}".encode() + array.tobytes())
+        what = f"{self.entry.name} {self.start} {self.stop} {array.dtype} {array.shape}"
+        return _hash(what.encode() + array.tobytes())
 
 
 def _batch(records: Sequence[Record]) -> int:
@@ -178,7 +177,7 @@ def _key(records: Sequence[Record], clip: Pretrained, view: tuple[transforms.Aug
         "dtype": str(np.dtype(clip.image_tower.dtype)),
         "preprocessing": dataclass_key(clip.preprocessing),
         "view": view and (dataclass_key(view[0]), *view[1:]),
-        "images": [(record.id, _stamp(record)) for record in records],
+        "images": [(record.id, stamp(record)) for record in records],
         "versions": (pini_jax.__version__, PIL.__version__, jax.__version__, jax.default_backend()),
     }
     return _hash(json.dumps(key).encode())
@@ -189,20 +188,6 @@ def dataclass_key(value: object) -> list:
     return [list(x) if isinstance(x, tuple) else x for x in vars(value).values()]
 
 
-def _stamp(record: Record) -> str | tuple[str, int, int, int]:
-    """What changes when an image does: a hash of bytes; place, size and times of a file; or where bytes lie."""
-    if isinstance(record.source, bytes):
-        return _hash(record.source)
-    if callable(record.source):
-        return repr(record.source)
-    try:
-        stat = record.source.stat()
-    except OSError:
-        return ""  # reading it will say why
-    # The time of the last change, which copying does not keep, and unpacking an archive neither.
-    return str(record.source.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -211,12 +196,13 @@ def _read(chunk: _Chunk) -> Float[np.ndarray, "b e"] | None:
     if not chunk.path.exists():
         return None
     try:
-        with np.load(chunk.path) as file:
-            array, digest = file["features"], str(file["sha256"])
-        if chunk.digest(array) == digest:
-            return array
+        content = npz.read(chunk.path, ("features", "sha256"))
+        if chunk.digest(content["features"]) == str(content["sha256"]):
+            return content["features"]
         reason = "its content does not match its hash"
-    except Exception as error:  # a damaged zip raises whatever its bytes lead to
+    except KeyError as error:
+        reason = f"it lacks {error}"
+    except ValueError as error:
         reason = str(error)
     LOG.warning("cached features %s are damaged (%s) and are computed again", chunk.path, reason)
     return None
@@ -224,15 +210,6 @@ def _read(chunk: _Chunk) -> Float[np.ndarray, "b e"] | None:
 
 def _write(chunk: _Chunk, array: Float[np.ndarray, "b e"]) -> bool:
     """Whether it could be written."""
-    partial = chunk.path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        chunk.entry.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            np.savez(file, features=array, sha256=chunk.digest(array))
-        os.replace(partial, chunk.path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        LOG.warning("features could not be cached (%s); the run goes on without", error)
-        return False
-    return True
+    file = io.BytesIO()
+    np.savez(file, features=array, sha256=chunk.digest(array))
+    return cache.write(chunk.path, file.getvalue())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import listed
 from pini_jax.data.datasets import sources
 from pini_jax.data.datasets.records import Dataset, Record
 
@@ -66,15 +67,15 @@ def _check(dataset: Dataset, shots: int) -> None:
     counts = {label: len(group) for label, group in _grouped(dataset.train).items()}
     empty = [name for label, name in enumerate(dataset.class_names) if label not in counts]
     if empty:
-        raise InputError(f"{dataset.name} has no training image of: {', '.join(empty)}")
+        raise InputError(f"{dataset.name} has no training image of: {listed(empty)}")
     if shots > max(counts.values()):
         raise InputError(
             f"shots={shots}, but no class of {dataset.name} has more than {max(counts.values())} training images"
         )
     short = {dataset.class_names[label]: n for label, n in counts.items() if n < shots}
     if short:
-        listed = ", ".join(f"{name} ({n})" for name, n in short.items())
-        LOG.warning("fewer than %d training images, so all are taken, of: %s", shots, listed)
+        few = listed(f"{name} ({n})" for name, n in short.items())
+        LOG.warning("fewer than %d training images, so all are taken, of: %s", shots, few)
 
 
 def _without(records: Sequence[Record], taken: Sequence[Record]) -> tuple[Record, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,14 +15,13 @@ from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
-from pini_jax.data.datasets import sources
 from pini_jax.data.datasets.records import Dataset
 from pini_jax.evaluate import prediction
 from pini_jax.evaluate.result import evaluate
 from pini_jax.methods.method import Variables
 from pini_jax.runs import folder, injector, provenance
 from pini_jax.runs.provenance import Clock
-from pini_jax.task.run import Run, batch_reader, plan, select, share, to_classify
+from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select, share, to_classify
 from pini_jax.train import checkpoint
 from pini_jax.train.loop import Group, Trainee, compile_group, num_lanes, train
 from pini_jax.train.recorder import Recorder
@@ -167,7 +165,7 @@ def compare_data(config: Config, workdir: Path) -> str:
     """Whether the data of a finished run are still as they were, in words."""
     try:
         written = paths.read_json(workdir / "selection.json")
-        data, _ = select(config, _open(config.dataset, config.data_dir))
+        data, _ = select(config, _open(config))
         now = folder.describe_data(data)
     except (InputError, OSError) as error:
         return f"its data cannot be compared now ({error})"
@@ -175,6 +173,12 @@ def compare_data(config: Config, workdir: Path) -> str:
     return "its data are as they were" if same else "its data have changed since: another workdir trains on them"
 
 
-@functools.lru_cache(maxsize=4)
-def _open(name: str, data_dir: str) -> Dataset:
-    return sources.open(name, data_dir)
+def _open(config: Config) -> Dataset:
+    key = config.dataset, config.data_dir, config.max_unreadable
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = open_dataset(config, config.dataset)[0]
+    return _opened[key]
+
+
+_opened: dict[tuple[str, str, int], Dataset] = {}  # the last one, which the members of a population share

@@ -197,6 +197,8 @@ def write_selection(run: Run) -> None:
     """
     rows = splits.rows(run.data._replace(test=()))
     path, content = run.workdir / "selection.json", describe_data(run.data) | rows
+    if run.shared.left_out:
+        content["left_out"] = dict(run.shared.left_out)
     if path.exists() and unseal(paths.read_json(path, OTHER), path) != json.loads(json.dumps(content)):
         raise InputError(f"the data have changed since {path} was written{OTHER}")
     paths.write_json(path, seal(content), indent=None)

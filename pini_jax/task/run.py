@@ -18,6 +18,7 @@ from pini_jax.data import selection
 from pini_jax.data.batches import Batches
 from pini_jax.data.datasets import classes, records, sources
 from pini_jax.data.datasets.records import Dataset, Record
+from pini_jax.data.datasets.unreadable import set_aside
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Batch, Method
 from pini_jax.task import frozen as frozen_halves
@@ -33,6 +34,7 @@ class Shared(NamedTuple):
 
     Attributes:
         whole: the dataset before any selection.
+        left_out: {id: why} of its images that cannot be read.
         task: what is trained, but for the selection.
         unseen: what is classified besides, unseen in training.
     """
@@ -40,6 +42,7 @@ class Shared(NamedTuple):
     mesh: jax.sharding.Mesh
     frozen: Frozen
     whole: Dataset
+    left_out: Mapping[str, str]
     task: Task
     unseen: Mapping[str, Task]
     method: Method
@@ -82,7 +85,8 @@ def share(config: Config) -> Shared:
         InputError: they cannot be used; the message says why.
     """
     mesh = meshes.make(config.model_shards)
-    data = {name: sources.open(name, config.data_dir) for name in (config.dataset, *config.transfer)}
+    opened = {name: open_dataset(config, name) for name in (config.dataset, *config.transfer)}
+    data = {name: dataset for name, (dataset, _) in opened.items()}
     # First, so that what is wrong with a selection is known before the towers are loaded.
     trained, new = select(config, data[config.dataset])
     meshes.check_divisible(mesh, config.batch_size)
@@ -94,10 +98,23 @@ def share(config: Config) -> Shared:
         mesh=mesh,
         frozen=frozen,
         whole=data[config.dataset],
+        left_out=opened[config.dataset][1],
         task=tasks.make(config, frozen, trained, config.dataset),
         unseen=unseen,
         method=configs.make_method(config, frozen.towers),
     )
+
+
+def open_dataset(config: Config, name: str) -> tuple[Dataset, dict[str, str]]:
+    """A dataset, and {id: why} of the user's own images that cannot be read and are left out of it.
+
+    Raises:
+        InputError: there is no such dataset, or something is wrong with it, or too many images cannot be read.
+    """
+    dataset = sources.open(name, config.data_dir)
+    if not sources.of(name)[0].own:
+        return dataset, {}
+    return set_aside(dataset, None if config.max_unreadable < 0 else config.max_unreadable)
 
 
 def select(config: Config, whole: Dataset) -> tuple[Dataset, Dataset | None]:

@@ -169,6 +169,58 @@ def test_what_is_no_list_of_names_is_refused(clip, names, words):
         prompts.build(clip, "a {}", names, CAUSAL)
 
 
+@pytest.fixture(scope="module")
+def deaf():
+    """Lower case, without punctuation, and one token for every word that it does not know."""
+    words = ["<pad>", "<eos>", "<unk>", "a", "photo", "of", "c", "cat", "dog"]
+    backend = tiny_clips.tokenizers.Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
+    dropped = [normalizers.Replace(sign, "") for sign in "+#"]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *dropped])
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    return tokenizer.from_backend(backend, start=(), end="<eos>", pad="<pad>")
+
+
+@pytest.mark.parametrize(
+    ("names", "same"),
+    [
+        (("C", "C++", "dog", "C#"), "'C' = 'C++' = 'C#'; rename"),
+        (("cat", "Cat", "dog"), "'cat' = 'Cat'; rename"),
+        (("lion", "cat", "tiger"), "'lion' = 'tiger'; rename"),
+        (("", "+", "cat"), "'' = '+'; rename"),
+        (("C", "cat", "C#", "CAT"), "'C' = 'C#', 'cat' = 'CAT'; rename"),
+        (("lion", "cat", "\x1b"), r"'lion' = '\x1b'; rename"),
+    ],
+)
+@pytest.mark.parametrize("template", ["a photo of a {}", "{} photo"])
+@pytest.mark.parametrize("sizes", [CAUSAL, *WHOLE.values()])
+def test_names_that_are_the_same_to_a_tokenizer_are_named(deaf, sizes, template, names, same):
+    with pytest.raises(InputError) as caught:
+        prompts.build(deaf, template, names, sizes)
+    assert same in str(caught.value)
+
+
+def test_one_name_of_two_classes_is_the_datasets_own(clip, deaf):
+    """As of ImageNet's two cranes, whose loader knows of it."""
+    for words in (clip, deaf):
+        assert len(prompts.build(words, "a {}", ("cat", "dog", "cat"), CAUSAL).end) == 3
+
+
+def test_names_that_a_tokenizer_tells_apart_are_no_error(clip):
+    assert len(prompts.build(clip, "a {}", ("C", "C++", "C#", "+", "-", "="), CAUSAL).end) == 6
+
+
+def test_many_names_in_a_message_are_cut(deaf):
+    with pytest.raises(InputError) as caught:
+        prompts.build(deaf, "a {}", [f"word{i}" * 50 for i in range(300)], CAUSAL)
+    assert len(str(caught.value)) < 3000
+    with pytest.raises(InputError, match="makes a prompt of .* tokens") as caught:
+        prompts.build(deaf, "a {}", ["cat " * 100_000], CAUSAL)
+    assert len(str(caught.value)) < 500
+
+
 LENGTHS = {
     "few": [3, 5, 4],
     "one": [7],

@@ -196,6 +196,29 @@ def test_a_damaged_entry_is_computed_again(clip, encode, tmp_path, caplog, damag
     assert not caplog.records  # the entry is whole again
 
 
+@pytest.mark.parametrize("change", ["shape", "order"])
+def test_the_same_bytes_in_another_shape_are_damaged(clip, encode, tmp_path, caplog, change):
+    first = features.features(RECORDS, clip, encode)
+    (path,) = entries(tmp_path)
+    with np.load(path) as file:
+        content = dict(file)
+    array = content["features"]
+    other = array.reshape(array.shape[::-1]) if change == "shape" else array[::-1]
+    np.savez(path, **content | {"features": other})
+    np.testing.assert_array_equal(features.features(RECORDS, clip, encode), first)
+    assert "does not match its hash" in caplog.text
+
+
+def test_features_that_are_not_finite_are_refused_and_not_kept(clip, encode, tmp_path):
+    def broken(pixels):
+        return jnp.asarray(encode(pixels)).at[2].set(jnp.nan)
+
+    with pytest.raises(InputError, match="the image tower's features are not finite, of: images/2$"):
+        features.features(RECORDS, clip, broken)
+    assert not entries(tmp_path)
+    assert np.isfinite(features.features(RECORDS, clip, encode)).all()
+
+
 MANY = tuple(Record(f"images/{i}", png(i), 0) for i in range(11))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ImageFile
 from tqdm import tqdm
 
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import plain
 from pini_jax.data.datasets.findings import Findings, suffix_counts
-from pini_jax.data.datasets.records import Dataset, Record, open_image
+from pini_jax.data.datasets.records import Dataset, Record, read
+from pini_jax.data.datasets.unreadable import BATCH
+from pini_jax.data.transforms import to_rgb
 
-BATCH = 1024  # images that wait for a thread at a time
 SPLITS = ("train", "val", "test")
 
 
@@ -75,12 +76,6 @@ def check(dataset: Dataset) -> Report:
     return Report(images, across, repeats)
 
 
-def unreadable(records: Sequence[Record]) -> list[str]:
-    """Why images cannot be decoded, of those that cannot."""
-    with ThreadPoolExecutor() as pool:
-        return [look.error for look in pool.map(_look_at, [""] * len(records), records) if look.error]
-
-
 def _look_at_all(dataset: Dataset) -> Iterator[Look]:
     images = [(split, r) for split, records in zip(SPLITS, dataset[2:], strict=True) for r in records]
     with ThreadPoolExecutor() as pool, tqdm(total=len(images), unit="image", desc="reading") as bar:
@@ -94,15 +89,21 @@ def _look_at(split: str, record: Record) -> Look:
     try:
         content = _content(record)
     except Exception as error:  # the reader of a damaged archive raises anything at all
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        return Look(split, record, error=f"image {record.id} cannot be read ({reason})")
+        reason = getattr(error, "strerror", None) or plain(error) or type(error).__name__
+        return Look(split, record, error=f"image {plain(record.id)} cannot be read ({reason})")
     digest = hashlib.sha256(content).hexdigest()
     try:
-        open_image(record._replace(source=content))
+        mode, size = read(record._replace(source=content), _decode)
     except InputError as error:
         return Look(split, record, digest, error=str(error))
-    with Image.open(io.BytesIO(content)) as image:
-        return Look(split, record, digest, image.mode, image.size)
+    return Look(split, record, digest, mode, size)
+
+
+def _decode(file: ImageFile.ImageFile) -> tuple[str, tuple[int, int]]:
+    """Mode and size of the file, whose pixels can be read."""
+    mode, size = file.mode, file.size
+    to_rgb(file)
+    return mode, size
 
 
 def _content(record: Record) -> bytes:
@@ -117,15 +118,17 @@ def _content(record: Record) -> bytes:
 def text(findings: Findings, report: Report) -> str:
     """The report as lines, what is wrong last."""
     dataset = findings.dataset
+    names = tuple(map(plain, dataset.class_names))
     counts = {split: Counter(r.label for r in records) for split, records in zip(SPLITS, dataset[2:], strict=True)}
     return "\n".join(
         [
-            f"{dataset.name}: {len(dataset.class_names)} classes, {len(report.images)} images",
-            *_class_lines(dataset.class_names, counts),
-            *_split_lines(dataset.class_names, counts),
+            f"{dataset.name}: {len(names)} classes, {len(report.images)} images",
+            *_class_lines(names, counts),
+            *_split_lines(names, counts),
             *_image_lines(report),
             *_ignored_lines(findings.ignored),
-            *_duplicate_lines(dataset.class_names, report),
+            *_duplicate_lines(names, report),
+            *(f"warning: {note}" for note in findings.notes),
             *_wrong_lines(findings, report),
         ]
     )
@@ -174,15 +177,15 @@ def _duplicate_lines(names: Sequence[str], report: Report) -> Iterator[str]:
     for group in report.across:
         labels = dict.fromkeys(look.record.label for look in group)
         note = f" (labels differ: {', '.join(names[label] for label in labels)})" if len(labels) > 1 else ""
-        yield "  " + " = ".join(f"{look.split}:{look.record.id}" for look in group) + note
+        yield "  " + " = ".join(f"{look.split}:{plain(look.record.id)}" for look in group) + note
 
 
 def _wrong_lines(findings: Findings, report: Report) -> Iterator[str]:
     for problem in findings.problems:
         yield f"wrong: {problem.what}{':' if problem.where else ''}"
-        yield from (f"  {where}" for where in problem.where)
+        yield from (f"  {plain(where)}" for where in problem.where)
     if unreadable := report.unreadable:
         yield f"wrong: images that cannot be read, {len(unreadable)}:"
-        yield from (f"  {look.error}" for look in unreadable)
+        yield from (f"  {plain(look.error)}" for look in unreadable)
     if not findings.problems and not report.unreadable:
-        yield "nothing is wrong"
+        yield "nothing is wrong" + (", unless a warning above says so" if findings.notes else "")

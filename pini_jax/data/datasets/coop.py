@@ -25,10 +25,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from pini_jax.core.errors import InputError
+from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.core.paths import ASSETS
+from pini_jax.core.wording import plain
 from pini_jax.data.datasets.findings import Findings, Problem
 from pini_jax.data.datasets.records import Dataset, Record
+from pini_jax.data.datasets.tree import is_system
 
 LOG = logging.getLogger(__name__)
 WHERE_TO_GET = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
@@ -100,7 +102,7 @@ def find(name: str, root: Path) -> Findings:
         InputError: the dataset is unknown, or a folder or a list of it is missing.
     """
     layout = _layout(name)
-    folder = Path(root).expanduser() / layout.folder
+    folder = Path(os.path.expanduser(root)) / layout.folder
     absent = [path for path in layout.tree if not (folder / path).exists()]
     if absent:
         what = f"{folder} has no {', '.join(absent)}" if folder.is_dir() else f"there is no folder {folder}"
@@ -348,7 +350,7 @@ def _is_row(row: Any) -> bool:
 def _listed(values: Sequence[Any], total: int | None = None) -> str:
     """The first few, and how many more."""
     more = (len(values) if total is None else total) - SHOWN
-    return ", ".join(map(str, values[:SHOWN])) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(plain, values[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -370,7 +372,9 @@ def _file_names(folder: Path) -> set[str]:
 
 
 def _class_folders(folder: Path) -> set[str]:
-    return _scan(folder, lambda entry: entry.is_dir() and not entry.name.startswith("."))
+    return _scan(
+        folder, lambda entry: entry.is_dir() and not entry.name.startswith(".") and not is_system(entry.name)
+    )
 
 
 def _scan(folder: Path, wanted: Callable[[os.DirEntry], bool]) -> set[str]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import MOST, listed
 from pini_jax.data.datasets.records import Dataset, Record
 
-SHOWN = 10  # how many places an error names; the check names all
+LOG = logging.getLogger(__name__)
+# Numbers, with or without a word that only counts, and ids of WordNet.
+_SILENT = re.compile(
+    r"((class|cls|label|category|group|id|no|nr)?[ .:#-]*)[-+]?\d+([.,]\d+)?(e[-+]?\d+)?|n\d{8}"
+)
 
 
 class Problem(NamedTuple):
-    """One kind of thing that is wrong, and every place where it is.
+    """One kind of thing that is wrong, or worth a look, and every place where it is.
 
     Attributes:
         what: the thing, in the plural or with its number.
@@ -25,9 +32,7 @@ class Problem(NamedTuple):
     where: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        more = len(self.where) - SHOWN
-        shown = ", ".join(self.where[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-        return f"{self.what}: {shown}" if shown else self.what
+        return f"{self.what}: {listed(self.where)}" if self.where else self.what
 
 
 class Findings(NamedTuple):
@@ -37,20 +42,24 @@ class Findings(NamedTuple):
         dataset: what can be used; not to be used while there are problems.
         problems: all that must be mended.
         ignored: ids of files that are no images.
+        notes: what may have been meant otherwise, but keeps nobody from a run.
     """
 
     dataset: Dataset
     problems: tuple[Problem, ...] = ()
     ignored: tuple[str, ...] = ()
+    notes: tuple[Problem, ...] = ()
 
     def accepted(self) -> Dataset:
-        """The dataset.
+        """The dataset; the notes are logged.
 
         Raises:
             InputError: there are problems; the message names all of them.
         """
         if self.problems:
             raise InputError(f"{self.dataset.name}: {'; '.join(map(str, self.problems))}")
+        for note in self.notes:
+            LOG.warning("%s: %s", self.dataset.name, note)
         return self.dataset
 
 
@@ -59,31 +68,55 @@ def inspect(
     own: Mapping[str, Sequence[Record]],
     problems: Iterable[Problem] = (),
     ignored: Iterable[str] = (),
+    notes: Iterable[Problem] = (),
 ) -> Findings:
-    """The dataset, with what is wrong with its classes and splits as such.
+    """The dataset, with what is wrong with its classes, their names in prompts, and its splits as such.
 
     Args:
         dataset: complete.
         own: the splits that it has itself, under `train`, `val` and `test`; none of these may be empty.
         problems: what else is wrong.
         ignored: files that are no images.
+        notes: what else is worth a look.
     """
-    return Findings(dataset, (*problems, *_of_classes(dataset), *_of_splits(dataset, own)), tuple(ignored))
+    wrong = (*problems, *of_classes(dataset), *of_names(dataset.class_names), *of_splits(dataset, own))
+    return Findings(dataset, wrong, tuple(ignored), (*notes, *_notes_of_names(dataset.class_names)))
 
 
-def _of_classes(dataset: Dataset) -> Iterator[Problem]:
+def of_classes(dataset: Dataset) -> Iterator[Problem]:
+    """What is wrong with the classes, whatever they are called."""
     names = dataset.class_names
     labels = {record.label for split in dataset[2:] for record in split}
     nameless = (labels - set(range(len(names)))) | {label for label, name in enumerate(names) if not spoken(name)}
     if nameless:
         yield Problem("labels without a name", tuple(map(str, sorted(nameless))))
-    if same := same_names(names):
-        yield Problem("classes with one name", same)
     if len(names) == 1:
         yield Problem("a single class, where it takes two", names)
 
 
-def _of_splits(dataset: Dataset, own: Mapping[str, Sequence[Record]]) -> Iterator[Problem]:
+def of_names(names: Sequence[str]) -> Iterator[Problem]:
+    """What keeps a prompt from telling classes apart."""
+    if same := same_names(names):
+        yield Problem("classes with one name", same)
+
+
+def _notes_of_names(names: Sequence[str]) -> Iterator[Problem]:
+    if silent := tuple(name for name in names if _SILENT.fullmatch(spoken(name))):
+        what = "names that say nothing of their class, though prompts show them"
+        yield Problem(f"{what} (rename the folders, or give a table a column `name`)", silent)
+    known = set(map(spoken, names))
+    if joined := tuple(name for name in names if known.intersection(_parts(name))):
+        yield Problem("names that join those of other classes, where an image has one class only", joined)
+
+
+def _parts(name: str) -> list[str]:
+    """`a|b`, `a;b` and `['a', 'b']` are a and b; `a` has no parts."""
+    parts = [spoken(part.strip(" []()'\"")) for part in re.split("[|;,]", name)]
+    return parts if len(parts) > 1 else []
+
+
+def of_splits(dataset: Dataset, own: Mapping[str, Sequence[Record]]) -> Iterator[Problem]:
+    """What is wrong with the splits; those in `own` must hold images, as those for training and test."""
     # Where no class has an image to spare, nothing is cut off for validation, and a run can do without.
     needed = {"train": dataset.train, "test": dataset.test, **own}
     if empty := tuple(split for split, records in needed.items() if not records):
@@ -95,8 +128,9 @@ def _of_splits(dataset: Dataset, own: Mapping[str, Sequence[Record]]) -> Iterato
 
 
 def spoken(name: str) -> str:
-    """What a prompt says for a class, up to case: `_` and runs of white space are one space."""
-    return " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").split()).casefold()
+    """What can be seen of a class's name in a prompt, up to case: `_` and runs of white space are one space."""
+    words = unicodedata.normalize("NFKC", name).replace("_", " ").split()
+    return " ".join("".join(filter(str.isprintable, word)) for word in words).strip().casefold()
 
 
 def same_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -104,7 +138,7 @@ def same_names(names: Sequence[str]) -> tuple[str, ...]:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[spoken(name)].append(name)
-    return tuple(" = ".join(map(repr, same)) for key, same in groups.items() if key and len(same) > 1)
+    return tuple(" = ".join(map(repr, same[:MOST])) for key, same in groups.items() if key and len(same) > 1)
 
 
 def suffix_counts(ids: Iterable[str]) -> Counter[str]:

@@ -16,22 +16,26 @@ Features are normalised when they are read: packs in half precision are a little
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections.abc import Iterator, Mapping
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import MOST, listed, plain, quoted
+from pini_jax.data import npz
 from pini_jax.data.datasets import findings
 from pini_jax.data.datasets.findings import Findings, Problem
 from pini_jax.data.datasets.records import Dataset, Record
 
 NEEDED = ("train_x", "train_y", "test_x", "test_y", "text", "classnames")
 SPLITS = ("train", "val", "test")
+KEYS = (*NEEDED, "val_x", "val_y", *(f"{split}_paths" for split in SPLITS), "logit_scale")
 LOGIT_SCALE = 100.0
 
 
@@ -60,9 +64,9 @@ def load(path: Path) -> Pack:
     arrays = _read(path)
     if missing := [key for key in NEEDED if key not in arrays]:
         raise InputError(f"{path} is no feature pack: it lacks {', '.join(missing)}")
-    if problems := list(_misshapen(arrays)):
-        raise InputError(f"{path} is no feature pack: {'; '.join(problems)}")
-    names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in arrays["classnames"])
+    if misshapen := list(_misshapen(arrays)):
+        raise InputError(f"{path} is no feature pack: {'; '.join(misshapen)}")
+    names, notes = _numbered(_texts(np.atleast_1d(arrays["classnames"])))
     images: dict[str, np.ndarray] = {}
     splits: dict[str, list[Record]] = {}
     for split in SPLITS:
@@ -70,63 +74,98 @@ def load(path: Path) -> Pack:
         images |= {id: feature for id, feature, _ in found}
         splits[split] = [Record(id, path, label) for id, _, label in found]
     dataset = Dataset(f"features:{path.name}", names, *(tuple(records) for records in splits.values()))
+    problems = (*_bad_labels(arrays, len(names)), *findings.of_classes(dataset), *findings.of_splits(dataset, {}))
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Pack(
-        findings=findings.inspect(dataset, {}, _bad_labels(arrays, len(names))),
+        findings=Findings(dataset, problems, notes=notes),
         images=images,
         text=_unit(arrays["text"]),
         logit_scale=float(np.ravel(arrays.get("logit_scale", LOGIT_SCALE))[0]),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256,
     )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"there is no feature pack {path}; expected a .npz file with {', '.join(NEEDED)}")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"feature pack {path} cannot be read ({error})") from None
+        return npz.read(path, KEYS)
+    except ValueError as error:
+        raise InputError(f"feature pack {path} cannot be read ({plain(error)})") from None
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    """The entries of an array as text that can be written; escapes for what cannot."""
+    escape = "backslashreplace"
+    texts = (entry.decode(errors=escape) if isinstance(entry, bytes) else str(entry) for entry in array)
+    return [text.encode(errors=escape).decode() for text in texts]
+
+
+def _numbered(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+    """Names that come again with a number each: crane (1), crane (2). They are labels only, and no prompt."""
+    counts = Counter(names)
+    taken, numbers = set(names), {name: itertools.count(1) for name in names}
+
+    def numbered(name: str) -> str:
+        if counts[name] == 1:
+            return name
+        new = next(new for i in numbers[name] if (new := f"{name} ({i})") not in taken)
+        taken.add(new)
+        return new
+
+    several = tuple(name for name, count in counts.items() if count > 1)
+    notes = (Problem("classes with one name, which are told apart by numbers", several),) if several else ()
+    return tuple(map(numbered, names)), notes
 
 
 def _misshapen(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
     numeric = [key for key in ("text", "logit_scale", *(f"{split}_x" for split in SPLITS)) if key in arrays]
-    if words := [key for key in numeric if not jnp.issubdtype(arrays[key].dtype, jnp.number)]:
+    if words := [key for key in numeric if arrays[key].dtype.kind not in "fiu"]:
         yield f"{', '.join(words)} must be numbers"
         return
     scale = arrays.get("logit_scale", np.array(LOGIT_SCALE))
     if scale.size != 1 or not 0 < float(np.ravel(scale)[0]) < np.inf:
-        yield f"logit_scale must be one positive number, not {scale.tolist()!r}"
-    classes, width = len(np.atleast_1d(arrays["classnames"])), arrays["text"].shape[-1:]
-    if arrays["text"].shape != (classes, *width):
-        yield f"text has shape {list(arrays['text'].shape)} for {classes} class names"
-    elif not _is_usable(arrays["text"]):
-        yield "text has features that are zero or not finite"
+        yield f"logit_scale must be one positive number, not {quoted(scale.ravel()[:MOST].tolist())}"
+    names, text = arrays["classnames"], arrays["text"]
+    width = text.shape[-1] if text.ndim else 0
+    if names.ndim > 1:
+        yield f"classnames has shape {list(names.shape)}, not one axis"
+    elif text.shape != (names.size, width) or not width:
+        yield f"text has shape {list(text.shape)} for {names.size} class names"
+    else:
+        yield from _unusable("text", text)
     for split in SPLITS:
-        x, y, paths = (arrays.get(f"{split}_{key}") for key in ("x", "y", "paths"))
-        if x is None or y is None:
-            if (x is None) != (y is None):
-                yield f"{split}_x and {split}_y must come together"
-            continue
-        if x.ndim != 2 or x.shape[1:] != width:
-            yield f"{split}_x has shape {list(x.shape)}, not [b, {width[0] if width else '?'}]"
-            continue
-        if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
-            yield f"{split}_y must be {len(x)} whole numbers, not {y.dtype} of shape {list(y.shape)}"
-        if paths is not None and paths.shape != x.shape[:1]:
-            yield f"{split}_paths has shape {list(paths.shape)}, not [{len(x)}]"
-        if not _is_usable(x):
-            yield f"{split}_x has features that are zero or not finite"
+        yield from _misshapen_split(arrays, split, width)
 
 
-def _is_usable(features: np.ndarray) -> bool:
-    norms = np.linalg.norm(features.astype(np.float32), axis=-1)
-    return bool(np.isfinite(norms).all() and norms.all())
+def _misshapen_split(arrays: Mapping[str, np.ndarray], split: str, width: int) -> Iterator[str]:
+    x, y, paths = (arrays.get(f"{split}_{key}") for key in ("x", "y", "paths"))
+    if x is None or y is None:
+        if (x is None) != (y is None):
+            yield f"{split}_x and {split}_y must come together"
+        return
+    if x.ndim != 2 or x.shape[1] != width or not width:
+        yield f"{split}_x has shape {list(x.shape)}, not [b, {width or '?'}]"
+        return
+    if y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        yield f"{split}_y must be {len(x)} whole numbers, not {y.dtype} of shape {list(y.shape)}"
+    if paths is not None and paths.shape != x.shape[:1]:
+        yield f"{split}_paths has shape {list(paths.shape)}, not [{len(x)}]"
+    yield from _unusable(f"{split}_x", x)
+
+
+def _unusable(key: str, features: Float[np.ndarray, "b e"]) -> Iterator[str]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(features.astype(np.float32), axis=-1)
+    if len(bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))):
+        yield f"{key} has features that are zero or not finite: {listed(f'{key}[{i}]' for i in bad)}"
 
 
 def _bad_labels(arrays: Mapping[str, np.ndarray], classes: int) -> Iterator[Problem]:
     for key in (f"{split}_y" for split in SPLITS if f"{split}_y" in arrays):
-        if bad := sorted({int(y) for y in arrays[key] if not 0 <= y < classes}):
+        labels = np.unique(arrays[key])
+        if len(bad := labels[(labels < 0) | (labels >= classes)]):
             yield Problem(f"labels of {key} without a class name ({classes} names)", tuple(map(str, bad)))
 
 
@@ -136,9 +175,9 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
         return
     features = _unit(arrays[f"{split}_x"])
     numbers = np.arange(len(features))
-    paths = arrays.get(f"{split}_paths", numbers)
-    if len(np.unique(paths)) < len(paths):  # names of files without their folders
-        paths = np.array([f"{number}/{path}" for number, path in zip(numbers, paths, strict=True)])
+    paths = _texts(arrays.get(f"{split}_paths", numbers))
+    if len(set(paths)) < len(paths):  # names of files without their folders
+        paths = [f"{number}/{path}" for number, path in zip(numbers, paths, strict=True)]
     for path, feature, label in zip(paths, features, arrays[f"{split}_y"], strict=True):
         yield f"{split}/{path}", feature, int(label)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pini_jax.core.errors import InputError
+from pini_jax.data.datasets.formats import FORMATS
 from pini_jax.data.transforms import to_rgb
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def read(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
     """
     try:
         source = record.source() if callable(record.source) else record.source
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             return decode(image)
     except UnidentifiedImageError:  # its own words would name an object in memory
         raise InputError(f"image {record.id} cannot be read (no kind of image that PIL knows)") from None
@@ -72,3 +73,17 @@ def list_hash(records: Sequence[Record]) -> str:
     """SHA-256 over ids and labels, in order: names a split or a selection."""
     lines = "".join(f"{record.id}\t{record.label}\n" for record in records)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def stamp(record: Record) -> str | tuple[str, int, int, int]:
+    """What changes when an image does: a hash of bytes; place, size and times of a file; or where bytes lie."""
+    if isinstance(record.source, bytes):
+        return hashlib.sha256(record.source).hexdigest()
+    if callable(record.source):
+        return repr(record.source)
+    try:
+        stat = record.source.stat()
+    except OSError:
+        return ""  # reading it will say why
+    # The time of the last change, which copying does not keep, and unpacking an archive neither.
+    return str(record.source.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,34 +22,40 @@ class Source(NamedTuple):
         find: (name, root, seed) -> what is found.
         cut: whether splits may be cut here, so that they belong beside the results.
         has_images: whether there are images, and not features alone.
+        own: whether the images are the user's own files, of which `unreadable.set_aside` may leave some out.
     """
 
     pattern: str
     find: Callable[[str, str, int], Findings]
     cut: bool = False
     has_images: bool = True
+    own: bool = False
 
 
 def _path(name: str, root: str) -> Path:
     """A file or folder; a relative one is under `root`."""
-    return Path(root).expanduser() / Path(name).expanduser()
+    return Path(os.path.expanduser(root), os.path.expanduser(name))
 
 
 def _data_dir(root: str) -> Path | None:
-    return Path(root).expanduser() if root else None
+    return Path(os.path.expanduser(root)) if root else None
+
+
+def _table(name: str, root: str, seed: int) -> Findings:
+    return tables.find(_path(name, root), seed)
 
 
 SOURCES = {
     "digits": Source("(digits)", lambda name, root, seed: findings.inspect(digits.load(), {})),
-    "folder:PATH": Source("folder:(.+)", lambda name, root, seed: folder.find(_path(name, root), seed), cut=True),
+    "folder:PATH": Source(
+        "folder:(.+)", lambda name, root, seed: folder.find(_path(name, root), seed), cut=True, own=True
+    ),
     "tfds:NAME": Source("tfds:(.+)", lambda name, root, seed: tfds.find(name, _data_dir(root), seed), cut=True),
     "features:PATH.npz": Source(
         "features:(.+)", lambda name, root, seed: packs.load(_path(name, root)).findings, has_images=False
     ),
-    "PATH.csv": Source(r"(.+\.(?i:csv))", lambda name, root, seed: tables.find(_path(name, root), seed), cut=True),
-    "PATH.jsonl": Source(
-        r"(.+\.(?i:jsonl))", lambda name, root, seed: tables.find(_path(name, root), seed), cut=True
-    ),
+    "PATH.csv": Source(r"(.+\.(?i:csv))", _table, cut=True, own=True),
+    "PATH.jsonl": Source(r"(.+\.(?i:jsonl))", _table, cut=True, own=True),
 }
 # The datasets of the papers, each in its folder under the root.
 _PAPERS = Source(f"({'|'.join(coop.LAYOUTS)})", lambda name, root, seed: coop.find(name, Path(root)))
@@ -94,7 +101,7 @@ def of(name: str) -> tuple[Source, str]:
     for source in SOURCES.values():
         if match := re.fullmatch(source.pattern, name):
             return source, match[1]
-    if name and Path(name).expanduser().is_dir():
+    if name and os.path.isdir(os.path.expanduser(name)):
         raise InputError(f"dataset {name!r} is a folder: write it as folder:{name}")
     kind, colon, _ = name.partition(":")
     raise InputError(f"there is no dataset {name!r}{did_you_mean(kind + colon, SOURCES)}")

@@ -9,7 +9,8 @@
 |         | images are cut off as `pini_jax.data.splits` says                                                  |
 
 Other columns are not read. Classes have the order of their labels: of numbers if all are whole numbers, else of
-text. Text is UTF-8; blank lines are skipped; an image that is listed again in the same way counts once.
+text. Text is UTF-8; blank lines are skipped; an image that is listed again in the same way counts once. A file is
+found however its accents are written, in one character or in two. Pictures that cannot be read are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pini_jax.core.errors import InputError
-from pini_jax.data.datasets import findings, splits
+from pini_jax.core.wording import listed, plain, quoted
+from pini_jax.data.datasets import findings, formats, splits
+from pini_jax.data.datasets.disk import Disk
 from pini_jax.data.datasets.findings import Findings, Problem
 from pini_jax.data.datasets.records import Dataset, Record
 
 NEEDED = ("path", "label")
 COLUMNS = (*NEEDED, "name", "split")
-LOG = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -75,13 +76,16 @@ def find(path: Path, seed: int) -> Findings:
     table = read(path)
     images: dict[str, list[Row]] = defaultdict(list)
     faults: dict[str, list[str]] = defaultdict(list)
+    disk = Disk()
     for row in table.rows:
         if fault := row.fault or _fault(row.values, table.columns):
             faults[fault].append(f"line {row.line}")
         else:
-            images[os.path.abspath(path.parent / row.values["path"])].append(row)
+            images[disk.find(os.path.abspath(path.parent / row.values["path"]))].append(row)
+    left_out = [image for image in images if formats.suffix(image) in formats.LEFT_OUT]
     problems = [Problem(fault, tuple(lines)) for fault, lines in faults.items()]
-    problems += [*_of_images(images), *_of_names(images)]
+    images = {image: rows for image, rows in images.items() if image not in set(left_out)}
+    problems += [*_of_images(images, disk), *_of_names(images)]
     names = _class_names(images)
     labels = {label: i for i, label in enumerate(names)}
     parts: dict[str, list[Record]] = {} if "split" in table.columns else {"train": []}
@@ -91,7 +95,7 @@ def find(path: Path, seed: int) -> Findings:
         record = Record(id, Path(image), labels[values["label"]])
         parts.setdefault(values.get("split", "train"), []).append(record)
     dataset = splits.complete(str(path), [*names.values()], parts, seed)
-    return findings.inspect(dataset, parts, problems)
+    return findings.inspect(dataset, parts, problems, notes=_notes(images, left_out))
 
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -105,17 +109,20 @@ def read(path: Path) -> Table:
     """
     if path.suffix.lower() not in READERS:
         raise InputError(f"{path} is no table: its name must end in {' or '.join(READERS)}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path} is no table: it is a directory, a pipe or a device")
     try:
         table = READERS[path.suffix.lower()](path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{path} is not UTF-8 (line {line}, byte {error.start}): save it as UTF-8") from None
     except csv.Error as error:
         raise InputError(f"{path} is no CSV ({error})") from None
     missing = [column for column in NEEDED if column not in table.columns]
-    if missing and not any(row.fault for row in table.rows):
-        there = ", ".join(map(repr, table.columns)) or "none"
+    if missing and not (table.rows and all(row.fault for row in table.rows)):
+        there = listed(map(quoted, table.columns)) or "none"
         raise InputError(f"{path} has no column {' and no column '.join(missing)}; its columns: {there}")
     if not table.rows:
         raise InputError(f"{path} lists no images")
@@ -123,13 +130,9 @@ def read(path: Path) -> Table:
 
 
 def _read_csv(text: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     columns: list[str] | None = None
     rows = []
-    for cells in reader:
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
-            continue
+    for line, cells in _csv_lines(text):
         if columns is None:
             columns = [cell.lower() for cell in cells]
             if twice := [column for column in COLUMNS if columns.count(column) > 1]:
@@ -137,8 +140,28 @@ def _read_csv(text: str) -> Table:
             continue
         fits = len(cells) == len(columns)
         fault = f"rows of {len(cells)} fields under a header of {len(columns)} (quote what holds a comma)"
-        rows.append(Row(reader.line_num, _clean(dict(zip(columns, cells, strict=False))), "" if fits else fault))
+        rows.append(Row(line, _clean(dict(zip(columns, cells, strict=False))), "" if fits else fault))
     return Table(columns or [], rows)
+
+
+def _csv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of the lines that are not blank; the number is the last of a row that goes over several.
+
+    Raises:
+        csv.Error: a row is none; the message says where it begins.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    first = 1
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                yield reader.line_num, cells
+            first = reader.line_num + 1
+    except csv.Error as error:
+        one = reader.line_num == first
+        where = f"line {first}" if one else f"lines {first} to {reader.line_num}, as one row"
+        raise csv.Error(f"{where}: {error}") from None
 
 
 def _read_json_lines(text: str) -> Table:
@@ -156,8 +179,15 @@ def _json_row(number: int, line: str) -> Row:
         return Row(number, {}, "lines that are no JSON object")
     values = {key.strip().lower(): value for key, value in content.items()}
     odd = any(not _is_cell(values[column]) for column in COLUMNS if column in values)
-    cells = {column: "" if value is None else str(value).strip() for column, value in values.items()}
-    return Row(number, _clean(cells), "rows with a value that is neither text nor a whole number" if odd else "")
+    if odd:
+        return Row(number, {}, "rows with a value that is neither text nor a whole number")
+    return Row(number, _clean({column: _cell(values, column) for column in values}))
+
+
+def _cell(values: Mapping[str, Any], column: str) -> str:
+    """The text of a value that is read; of other columns the name is enough."""
+    value = values[column] if column in COLUMNS else None
+    return "" if value is None else str(value).strip()
 
 
 def _is_cell(value: Any) -> bool:
@@ -183,40 +213,37 @@ def _fault(values: Mapping[str, str], columns: Sequence[str]) -> str:
     """What keeps a row from being used, or nothing."""
     if absent := [column for column in COLUMNS if column in columns and not values.get(column)]:
         return (
-            f"a label without a name ({values['label']})" if absent == ["name"] else f"rows without a {absent[0]}"
+            f"a label without a name ({plain(values['label'])})"
+            if absent == ["name"]
+            else f"rows without a {absent[0]}"
         )
     split = values.get("split", "train")
-    return "" if split in splits.SPLITS.values() else f"rows of a split {split!r}, which is no train, val or test"
+    if split not in splits.SPLITS.values():
+        return f"rows of a split {quoted(split)}, which is no train, val or test"
+    return ""
 
 
 # ------------------------------------------------------------------------------------------------ images, classes
 
 
-def _of_images(images: Mapping[str, Sequence[Row]]) -> Iterator[Problem]:
+def _of_images(images: Mapping[str, Sequence[Row]], disk: Disk) -> Iterator[Problem]:
     for column in ("label", "split"):
         several = {image: rows for image, rows in images.items() if len({r.values.get(column) for r in rows}) > 1}
         if several:
             lines = {image: ", ".join(str(row.line) for row in rows) for image, rows in several.items()}
             where = tuple(f"{several[image][0].values['path']} (lines {lines[image]})" for image in several)
             yield Problem(f"images with more than one {column}", where)
-    if missing := [*_missing(images)]:
-        yield Problem("images that are missing", tuple(images[image][0].values["path"] for image in missing))
+    regular = {image: disk.is_regular(image) for image in images}
+    for what, answer in (("images that are missing", None), ("images that are no regular files", False)):
+        if where := tuple(rows[0].values["path"] for image, rows in images.items() if regular[image] is answer):
+            yield Problem(what, where)
+
+
+def _notes(images: Mapping[str, Sequence[Row]], left_out: Sequence[str]) -> Iterator[Problem]:
+    if left_out:
+        yield Problem(f"{len(left_out)} pictures are left out", formats.counted(left_out))
     if repeated := sum(len(rows) - 1 for rows in images.values()):
-        LOG.warning("%d rows list an image again; each image counts once", repeated)
-
-
-def _missing(images: Iterable[str]) -> Iterator[str]:
-    """By one listing of each folder: a look at every image on its own is slow on a network's disks."""
-    listings: dict[str, set[str]] = {}
-    for image in images:
-        folder, file = os.path.split(image)
-        if folder not in listings:
-            try:
-                listings[folder] = set(os.listdir(folder))
-            except (OSError, ValueError):  # a path may hold a NUL
-                listings[folder] = set()
-        if file not in listings[folder]:
-            yield image
+        yield Problem(f"{repeated} rows list an image again; each image counts once")
 
 
 def _of_names(images: Mapping[str, Sequence[Row]]) -> Iterator[Problem]:
@@ -237,8 +264,6 @@ def _class_names(images: Mapping[str, Sequence[Row]]) -> dict[str, str]:
     names = {row.values["label"]: row.values.get("name", row.values["label"]) for row in rows}
     if not all(label.removeprefix("-").isdecimal() for label in names):
         return dict(sorted(names.items()))
-    if rows and "name" not in rows[0].values:
-        LOG.warning("labels are numbers, and no column `name` says what they mean: prompts will show the numbers")
     return dict(sorted(names.items(), key=lambda item: int(item[0])))
 
 

@@ -510,6 +510,14 @@ def test_variants_that_are_not_listed_are_named(tmp_path):
     assert "images of a variant that variants.txt does not name: 0034309 (Boeing 717)" in text
 
 
+def test_folders_of_systems_are_no_classes(tmp_path):
+    make("imagenet", tmp_path)
+    whole = coop.load("imagenet", tmp_path)
+    for name in ("lost+found", "@eaDir"):
+        put(tmp_path / "imagenet" / "images" / "train" / name / "x.JPEG")
+    assert coop.load("imagenet", tmp_path) == whole
+
+
 def test_class_folders_without_images_are_named(tmp_path):
     make("imagenet", tmp_path)
     images = tmp_path / "imagenet" / "images"

@@ -50,10 +50,37 @@ def test_class_folders(tmp_path):
         assert record.source == tmp_path / record.id
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "Png", "webp", "bmp", "GIF", "tif", "tiff", "ppm", "pgm"])
-def test_every_ending_of_an_image(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "Png", "webp", "bmp", "GIF", "tiff", "ppm", "pgm", "jfif"])
+def test_endings_of_images(tmp_path, suffix):
     data = folder.load(fill(tmp_path, *many("a", "b"), f"a/image.with.dots.{suffix}"), seed=1)
     assert f"a/image.with.dots.{suffix}" in in_splits(data)
+
+
+def test_pictures_that_are_left_out_are_a_line(tmp_path, caplog):
+    files = [*many("a", "b"), *(f"a/IMG_{i}.CR2" for i in range(3)), "b/x.svg", "b/notes.txt", "b/.old/y.jpg"]
+    found = folder.find(fill(tmp_path, *files), seed=1)
+    assert len(in_splits(found.accepted())) == 20
+    assert found.ignored == ("b/notes.txt",)
+    assert f"{tmp_path}: 4 pictures are left out: 3 .cr2 (camera RAW: develop it to JPEG), 1 .svg (" in caplog.text
+    assert "hidden pictures, and folders with pictures, are left out: b/.old" in caplog.text
+
+
+def test_a_folder_of_nothing_but_unread_pictures_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"holds no image that can be read \(10 .cr2 \(camera RAW"):
+        folder.load(fill(tmp_path, *(f"a/{i}.cr2" for i in range(10))), seed=1)
+
+
+@pytest.mark.parametrize("name", ["1", "10.0", "n01440764", "class_3", "Label 7", "-1", "1e-05", "No. 5", "#5"])
+def test_names_that_say_nothing_are_a_line(tmp_path, caplog, name):
+    folder.load(fill(tmp_path, *many(name, "boeing 747", "7 up", "n2")), seed=1)
+    assert "names that say nothing of their class, though prompts show them" in caplog.text
+    assert caplog.text.endswith(f"column `name`): {name}\n")
+
+
+@pytest.mark.parametrize("name", ["cat|dog", "dog; Cat", "cat,bird", "['cat', 'dog']"])
+def test_names_that_join_others_are_a_line(tmp_path, caplog, name):
+    folder.load(fill(tmp_path, *many("cat", "dog", "red, green", name)), seed=1)
+    assert f"names that join those of other classes, where an image has one class only: {name}" in caplog.text
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "VALID"])
@@ -244,7 +271,8 @@ def test_images_outside_of_a_class_are_named(tmp_path):
     assert "outside of a class folder: x.jpg" in refused(fill(tmp_path / "1", *many("a", "b"), "x.jpg"))
     files = [*many("train/a", "train/b"), *(f"test/{i}.jpg" for i in range(12))]
     message = refused(fill(tmp_path / "2", *files))
-    assert "outside of a class folder within test/, train/: test/0.jpg, " in message and "and 2 more" in message
+    assert "outside of a class folder within test/, train/: test/0.jpg, " in message
+    assert "test/7.jpg, and 2 more" in message
     assert "splits without an image: test" in message
     strange = refused(
         fill(tmp_path / "3", *many("train/a", "train/b", "test/a", "test/b"), *many("more/a", count=1))
@@ -252,8 +280,8 @@ def test_images_outside_of_a_class_are_named(tmp_path):
     assert "more/a/000.jpg" in strange
 
 
-def test_a_folder_too_high_is_said(tmp_path):
-    assert "a single class, where it takes two: images" in refused(fill(tmp_path, *many("images/a", "images/b")))
+def test_a_single_class_is_said(tmp_path):
+    assert "a single class, where it takes two: a" in refused(fill(tmp_path, *many("a")))
 
 
 def test_two_folders_of_one_split_are_named(tmp_path):

@@ -80,6 +80,13 @@ def cut(array):
     return array[:-1]
 
 
+def with_one(array, row, value):
+    """One number changed."""
+    array = array.copy()
+    array[row, 1] = value
+    return array
+
+
 DAMAGE = {
     "no text": (dict(text=None), "lacks text"),
     "fewer texts": (dict(text=arrays()["text"][:2]), "text has shape .2, 16. for 3 class names"),
@@ -92,9 +99,20 @@ DAMAGE = {
     "words": (dict(test_x=np.array(["a"] * 15)), "test_x must be numbers"),
     "a single axis": (dict(train_x=np.float32(3)), "train_x has shape"),
     "a text of zeros": (dict(text=arrays()["text"] * 0), "text has features that are zero"),
-    "a zero": (dict(train_x=arrays()["train_x"] * 0), "train_x has features that are zero"),
+    "a zero": (dict(train_x=arrays()["train_x"] * 0), "train_x has features that are zero .*_x.9., and 14 more"),
+    "not a number": (dict(test_x=with_one(arrays()["test_x"], 7, np.nan)), r"test_x has .* finite: test_x\[7\]$"),
+    "endless": (dict(text=with_one(arrays()["text"], 2, np.inf)), r"text has .* finite: text\[2\]$"),
+    "beyond single precision": (
+        dict(train_x=with_one(arrays()["train_x"].astype(float), 3, 1e200)),
+        r"train_x has .* finite: train_x\[3\]$",
+    ),
+    "imaginary": (dict(train_x=arrays()["train_x"] * 1j), "train_x must be numbers"),
+    "objects": (dict(classnames=np.array(["ant", "bee", None])), "classnames holds Python objects"),
+    "names in a square": (dict(classnames=np.array([["ant", "bee", "cow"]])), "classnames has shape .1, 3."),
+    "no width": (dict(text=np.zeros((3, 0)), train_x=np.zeros((24, 0))), "text has shape .3, 0."),
+    "labels of no whole numbers": (dict(train_y=np.ones(24, bool)), "train_y must be 24 whole numbers, not bool"),
     "no name": (dict(test_y=arrays()["test_y"] + 1), "test_y without a class name.*: 3"),
-    "one name": (dict(classnames=np.array(["ant", "bee", "Ant"])), "classes with one name"),
+    "an empty name": (dict(classnames=np.array(["ant", "bee", " "])), "labels without a name: 2"),
     "no image": (dict(train_y=np.zeros(24, int)), "classes without a training image: bee, cow"),
 }
 
@@ -118,6 +136,58 @@ def test_a_damaged_file_is_named(tmp_path, content):
         packs.load(tmp_path / "pack.npz")
     with pytest.raises(InputError, match="there is no feature pack"):
         packs.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["crane", "crane", "ant"], ["crane (1)", "crane (2)", "ant"]),
+        (["a", "a", "a (1)"], ["a (2)", "a (3)", "a (1)"]),
+        (["a", "a", "a"], ["a (1)", "a (2)", "a (3)"]),
+        (["ant", "Ant", "ant_"], ["ant", "Ant", "ant_"]),
+    ],
+)
+def test_classes_of_one_name_get_numbers(path, caplog, given, named):
+    """Names are labels only here: ImageNet has two cranes."""
+    data = packs.load(path(classnames=np.array(given))).findings.accepted()
+    assert list(data.class_names) == named
+    assert ("classes with one name, which are told apart by numbers" in caplog.text) == (given != named)
+
+
+def test_numbers_are_no_names_that_say_nothing(path, caplog):
+    assert packs.load(path(classnames=np.arange(3))).findings.accepted().class_names == ("0", "1", "2")
+    assert not caplog.records
+
+
+def test_names_that_cannot_be_written_are_escaped(path):
+    names = packs.load(path(classnames=np.array([b"caf\xe9", b"bee", b"cow"]))).findings.accepted().class_names
+    assert names == ("caf\\xe9", "bee", "cow")
+
+
+def test_a_run_of_two_classes_of_one_name(path, tmp_path):
+    given, names = path(), np.array(["crane", "bee", "crane"])
+    expected = run(given, tmp_path / "other")["zero_shot"]
+    assert run(path(classnames=names), tmp_path / "run")["zero_shot"] == expected
+
+
+@pytest.mark.parametrize("key", ["classnames", "text", "train_x"])
+def test_a_bomb_is_refused(path, tmp_path, key):
+    content = dict(arrays()) | {key: np.zeros((1 << 14, 1 << 14), np.uint8)}
+    np.savez_compressed(tmp_path / "pack.npz", **content)
+    with pytest.raises(InputError, match="pack.npz cannot be read .its arrays take .* at most"):
+        packs.load(tmp_path / "pack.npz")
+
+
+def test_a_bomb_that_nobody_reads_is_not_read(path, tmp_path):
+    np.savez_compressed(tmp_path / "pack.npz", **arrays(), other=np.zeros((1 << 14, 1 << 14), np.uint8))
+    assert packs.load(tmp_path / "pack.npz").findings.accepted().class_names == ("ant", "bee", "cow")
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name in (tmp_path / "pipe.npz", Path("/dev/zero"), tmp_path, Path("x" * 5000)):
+        with pytest.raises(InputError, match="there is no feature pack"):
+            packs.load(name)
 
 
 def test_the_selection_permutes_each_class(path):

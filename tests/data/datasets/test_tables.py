@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import random
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -102,7 +104,7 @@ def test_numbers_of_json_lines(folder):
 def test_numbers_without_names_are_a_warning(folder, caplog):
     rows = [f"{path},{10 + (label == 'ant') - i // 10 * 8}" for i, (path, label) in enumerate(ROWS)]
     assert tables.load(table(folder, "path,label", *rows), 1).class_names == ("2", "11")
-    assert "prompts will show the numbers" in caplog.text
+    assert "say nothing of their class" in caplog.text and "column `name`): 2, 11" in caplog.text
 
 
 def test_splits_of_the_table(folder):
@@ -205,7 +207,7 @@ def test_missing_images_are_all_named(folder):
 
 def test_many_missing_images_are_counted(folder):
     message = refused(simple(folder, *(f"images/no_{i:02d}.jpg,ant" for i in range(40))))
-    assert "no_09.jpg and 30 more" in message
+    assert "no_09.jpg, and 30 more" in message
     assert len(tables.find(folder / "data.csv", 1).problems[0].where) == 40
 
 
@@ -263,6 +265,11 @@ def test_all_problems_are_named_at_once(folder):
         assert part in message
 
 
+def test_a_missing_column_is_said_before_a_row_that_does_not_fit(folder):
+    assert refused(table(folder, "file,label", "a,b", "a,b,c")).startswith(" has no column path")
+    assert refused(json_lines(folder, "{", {"path": "x"})).startswith(" has no column label")
+
+
 def test_lines_that_are_no_json_are_named(folder):
     rows = [{"path": path, "label": label} for path, label in ROWS]
     odd = ["{", "[1]", "3", "[" * 100_000, {"path": "x", "label": 1.5}, {"path": ["x"], "label": "ant"}]
@@ -272,6 +279,138 @@ def test_lines_that_are_no_json_are_named(folder):
     assert "lines that are no JSON object: line 21, line 22, line 23, line 24" in message
     assert "neither text nor a whole number: line 25, line 26, line 27, line 28" in message
     assert refused(json_lines(folder, "{", "")).startswith(": lines that are no JSON object: line 1; ")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ('images/ant_0.jpg,"a" b', "is no CSV (line 22: "),
+        ('images/ant_0.jpg,"ant', "is no CSV (line 22: "),
+        ('images/ant_0.jpg,"ant\nimages/ant_1.jpg,ant', "is no CSV (lines 22 to 23, as one row: "),
+        ("images/ant_0.jpg," + "x" * 200_000, "is no CSV (line 22: field larger than"),
+    ],
+    ids=["quote within", "quote at the end", "open quote", "huge field"],
+)
+def test_the_line_of_what_is_no_csv(folder, row, expected):
+    assert refused(simple(folder, row)).startswith(f" {expected}")
+
+
+def test_the_line_of_what_is_no_utf8(folder):
+    path = simple(folder)
+    path.write_bytes(path.read_bytes() + b"images/caf\xe9.jpg,ant\n")
+    assert "is not UTF-8 (line 22, byte" in refused(path)
+
+
+def test_a_row_of_several_lines_counts_its_last(folder):
+    path = simple(folder, '"images/no\n.jpg",ant', "images/ant_0.jpg,")
+    assert "rows without a label: line 24" in refused(path)
+
+
+@pytest.mark.parametrize("cell", ["ant|bee", "bee; ant", '"ant,bee"', '"[\'ant\', \'bee\']"', "cow|ant"])
+def test_several_labels_in_a_cell_are_a_line(folder, caplog, cell):
+    rows = [f"{path},{cell if i in (3, 5) else label}" for i, (path, label) in enumerate(ROWS)]
+    data = tables.load(table(folder, "path,label", *rows), 1)
+    assert len(data.class_names) == 3
+    assert "names that join those of other classes, where an image has one class only" in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["red|green", "C++", "ant-eater", "ant bee", "a|"])
+def test_other_names_are_not(folder, caplog, cell):
+    rows = [f"{path},{cell if i in (3, 5) else label}" for i, (path, label) in enumerate(ROWS)]
+    tables.load(table(folder, "path,label", *rows), 1)
+    assert all(record.levelno <= logging.INFO for record in caplog.records)
+
+
+@pytest.mark.parametrize(("on_disk", "written"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
+def test_accents_in_one_character_or_two(tmp_path, on_disk, written):
+    """macOS writes the names of files with their accents apart."""
+    names = ("café", "thé/vert")
+    for name in names:
+        place = tmp_path / unicodedata.normalize(on_disk, name)
+        place.mkdir(parents=True)
+        for i in range(10):
+            (place / unicodedata.normalize(on_disk, f"é{i}.jpg")).touch()
+    rows = [unicodedata.normalize(written, f"{name}/é{i}.jpg,{name}") for name in names for i in range(10)]
+    data = tables.load(table(tmp_path, "path,label", *rows), 1)
+    records = data.train + data.val + data.test
+    assert len(records) == 20 and all(record.source.is_file() for record in records)
+    twice = [unicodedata.normalize(form, row) for row in rows for form in ("NFC", "NFD")]
+    again = tables.find(table(tmp_path, "path,label,name", *(f"{row},x{'café' in row}" for row in twice)), 1)
+    assert sum(map(len, again.dataset[2:])) == 20
+
+
+def test_a_name_that_is_there_twice_is_the_exact_one(tmp_path):
+    for i in range(10):
+        for form in ("NFC", "NFD"):
+            (tmp_path / unicodedata.normalize(form, f"é{i}.jpg")).touch()
+    if len(list(tmp_path.iterdir())) < 20:
+        pytest.skip("this file system has one form only")
+    rows = [unicodedata.normalize(form, f"é{i}.jpg") + f",{form}" for i in range(10) for form in ("NFC", "NFD")]
+    data = tables.load(table(tmp_path, "path,label", *rows), 1)
+    for record in data.train + data.val + data.test:
+        assert unicodedata.is_normalized(data.class_names[record.label], record.source.name)
+
+
+def test_what_is_no_regular_file_is_named(folder):
+    os.mkfifo(folder / "images" / "pipe.jpg")
+    (folder / "images" / "link.jpg").symlink_to("/dev/zero")
+    (folder / "images" / "gone.jpg").symlink_to("nowhere")
+    (folder / "images" / "good.jpg").symlink_to("ant_0.jpg")
+    rows = ["/dev/zero", "images/pipe.jpg", "images/link.jpg", "images", "images/good.jpg", "images/gone.jpg"]
+    message = refused(simple(folder, *(f"{row},ant" for row in rows)))
+    assert "images that are no regular files: /dev/zero, images/pipe.jpg, images/link.jpg, images" in message
+    assert "images that are missing: images/gone.jpg" in message
+
+
+def test_a_table_that_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "zero.jsonl"):
+        assert "a pipe or a device" in refused(tmp_path / name)
+
+
+def test_pictures_that_cannot_be_read_are_left_out(folder, caplog):
+    (folder / "images" / "x.cr2").touch()
+    data = tables.load(simple(folder, "images/x.cr2,ant", "images/gone.NEF,bee"), 1)
+    assert described(data) == dict(ROWS)
+    assert "2 pictures are left out: 1 .cr2 (camera RAW" in caplog.text
+
+
+@pytest.mark.parametrize("depth", [10, 500, 990, 100_000])
+def test_nested_json_is_a_row_or_none(folder, depth):
+    rows = [{"path": path, "label": label} for path, label in ROWS]
+    nested = '{"path": ' + '{"a": ' * depth + "1" + "}" * depth + ', "label": "ant"}'
+    beside = '{"path": "images/ant_0.jpg", "label": "ant", "more": ' + "[" * depth + "]" * depth + "}"
+    message = refused(json_lines(folder, *rows, nested))
+    assert "line 21" in message and len(message) < 200
+    found = tables.find(json_lines(folder, *rows, beside), 1)
+    assert sum(map(len, found.dataset[2:])) == 20
+
+
+def test_control_characters_and_long_names_are_not_printed(folder):
+    rows = [{"path": path, "label": f"{label}\x1b[31m\n{'x' * 1000}"} for path, label in ROWS]
+    long = {"path": "images/\x07" + "y" * 10_000 + ".jpg", "label": rows[0]["label"]}
+    message = refused(json_lines(folder, *rows, long, {"path": "a", "label": "\x1b" * 500, "split": "\x1b" * 500}))
+    assert message.isprintable() and len(message) < 1500
+    message = refused(table(folder, *[f"path{i}\x1b" for i in range(1)], "x"))
+    assert message.isprintable()
+    message = refused(table(folder, ",".join(f"column {i}" for i in range(10_000)), "x"))
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_any_text_is_a_table_or_a_line(folder, seed):
+    """No error but InputError, and that is one line of a readable length."""
+    chance = random.Random(seed)
+    name = chance.choice(["fuzz.csv", "fuzz.jsonl"])
+    pieces = ["path", "label", "split", ",", ",", '"', "\n", "\r\n", "images/ant_0.jpg", "ant", "train", "\x00"]
+    pieces += ['{"path": ', '"label": ', "{", "}", "[", ":", "1e999", "\\ud800", "../" * 20, "a" * 300, "\x1b[2J"]
+    lines = "path,label\n" if chance.random() < 0.5 else ""
+    (folder / name).write_text(lines + "".join(chance.choices(pieces, k=chance.randint(0, 60))), newline="")
+    try:
+        tables.load(folder / name, 1)
+    except InputError as error:
+        assert "\n" not in str(error) and len(str(error)) < 5000
 
 
 @pytest.mark.parametrize("row", [{"label": "ant"}, {"path": None, "label": "ant"}, {"path": " ", "label": "ant"}])
