@@ -12,8 +12,7 @@ from jaxtyping import Int
 from pini_jax.clip.architecture import Text
 from pini_jax.clip.tokenizer import Tokenizer
 from pini_jax.core.errors import InputError
-from pini_jax.core.wording import MOST, listed, quoted
-from pini_jax.data.datasets.classes import is_text
+from pini_jax.core.wording import MOST, is_text, listed, quoted
 
 LOG = logging.getLogger(__name__)
 ROW = 64  # tokens of a packed row: attention within it costs little beside the matrices

@@ -30,3 +30,12 @@ def listed(entries: Iterable[str], separator: str = ", ") -> str:
     texts = list(entries)
     more = [f"and {len(texts) - MOST} more"] if len(texts) > MOST else []
     return separator.join([*map(plain, texts[:MOST]), *more])
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written: not what stands for bytes of a file's name that are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

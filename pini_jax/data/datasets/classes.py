@@ -29,12 +29,3 @@ def restrict(dataset: Dataset, labels: Sequence[int]) -> Dataset:
 
     names = tuple(dataset.class_names[label] for label in labels)
     return Dataset(dataset.name, names, keep(dataset.train), keep(dataset.val), keep(dataset.test))
-
-
-def is_text(name: str) -> bool:
-    """Whether a name can be written: not what stands for bytes of a file's name that are no UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

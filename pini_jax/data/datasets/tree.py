@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pini_jax.core.errors import InputError
-from pini_jax.core.wording import plain
+from pini_jax.core.wording import is_text, plain
 from pini_jax.data.datasets import formats
-from pini_jax.data.datasets.classes import is_text
 
 LINKED = 100  # how often links may lead to one folder: each of a chain of them could double what is read
 # What disks, file systems, network drives and programs make beside the user's own folders, in lower case.
