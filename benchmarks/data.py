@@ -37,7 +37,7 @@ from pini_jax.data import features, transforms
 from pini_jax.data import views as pixels
 from pini_jax.data.datasets.records import Record, open_image
 from pini_jax.data.transforms import Augment
-from pini_jax.runs import folder as results
+from pini_jax.runs import provenance
 
 RESULT = Path(__file__).parent / "results" / "data.json"
 SIZES = {"500x375": 128, "2000x1500": 32}  # width x height -> how many images
@@ -194,11 +194,11 @@ def main() -> None:
     print(f"slowest: {slowest.stage} {slowest.images}")
     print(f"pixels with {', '.join(map(str, THREADS))} threads: {'the same' if same else 'DIFFERENT'}")
     found = dict(
-        device=results.device(),
+        device=provenance.device(),
         cores=os.cpu_count(),
         threads=pixels.THREADS,
         load=load,
-        versions=results.versions() | {"grain": importlib.metadata.version("grain")},
+        versions=provenance.versions() | {"grain": importlib.metadata.version("grain")},
         slowest=slowest.stage,
         same_pixels=same,
         rows=[row._asdict() for row in rows],

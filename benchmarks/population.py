@@ -3,7 +3,7 @@
 15 members (5 seeds by 3 learning rates) of the released configuration, cached features, batches of 32 images;
 class names are as long as those of the dataset. The text tower is that of a ViT-B/16 with random weights, or the
 bundled CLIP's. `alone` and `lanes` are milliseconds of a member's step, by the compiled steps of one lane and of
-15, which take turns; `chosen` is the number of lanes that the runner decides for. `sequential` and `population`
+15, which take turns; `chosen` is the number of lanes that the runner takes. `sequential` and `population`
 are members per second of whole trainings, with batches, lines and checkpoints: each member by itself, and all
 together as the runner has them. Compiling is in none of it, and is paid once by a population. In the row of shots
 the members are of different length (shots 1, 2, 4, 8, 16 by 3 seeds). Times are the median, and in brackets the
@@ -37,12 +37,12 @@ from benchmarks.timing import Times
 from pini_jax.clip.architecture import Architecture, Image, Transformer
 from pini_jax.config import Config
 from pini_jax.core import runtime
-from pini_jax.runs import folder as results
-from pini_jax.runs import population as populations
-from pini_jax.task import run as runs
-from pini_jax.train import lanes as program
-from pini_jax.train import loop as train
-from pini_jax.train.recorder import Ledger
+from pini_jax.runs import experiment, population
+from pini_jax.task.run import Shared, plan, share
+from pini_jax.train import loop
+from pini_jax.train.lanes import Lanes, Step
+from pini_jax.train.lanes import stack as stack_lanes
+from pini_jax.train.loop import Group
 
 RESULT = Path(__file__).parent / "results" / "population.json"
 # Features are cached: the image tower is as small as can be.
@@ -128,13 +128,13 @@ def members(case: Case, folder: Path) -> list[Config]:
         optim=dict(epochs=max(1, case.epochs if jax.default_backend() == "cpu" else case.accelerated)),
         population=case.members,
     )
-    return [member.config for member in populations.members(settings)]
+    return [member.config for member in population.members(settings)]
 
 
 # ------------------------------------------------------------------------------------------------ steps
 
 
-def seconds_of(step: program.Step, lanes: program.Lanes, batch: Any, ticks: int) -> float:
+def seconds_of(step: Step, lanes: Lanes, batch: Any, ticks: int) -> float:
     """Of a tick, where so many follow each other as in training: none waits to be asked for."""
     lanes = jax.block_until_ready(jax.tree.map(jnp.copy, lanes))
     start = time.perf_counter()
@@ -144,15 +144,16 @@ def seconds_of(step: program.Step, lanes: program.Lanes, batch: Any, ticks: int)
     return (time.perf_counter() - start) / ticks
 
 
-def measure_steps(entries: Sequence[train.Entry], repeats: int) -> dict[str, Times]:
+def measure_steps(group: Group, repeats: int) -> dict[str, Times]:
     """Seconds of a member's step, alone and in lanes."""
-    steps = {
-        "alone": train.compile_for(entries[:1], [0]),
-        "lanes": train.compile_for(entries, range(len(entries))),
-    }
-    members = {"alone": 1, "lanes": len(entries)}
-    ticks = {name: max(1, round(ROUND / seconds_of(*one, 1))) for name, one in steps.items()}
-    rounds = [{name: seconds_of(*one, ticks[name]) for name, one in steps.items()} for _ in range(repeats)]
+    together = group._replace(width=len(group.runs))
+    steps = {}
+    for name, of_name in {"alone": alone(group, 0), "lanes": together}.items():
+        step, lanes = loop.compile_group(of_name)
+        steps[name] = step, lanes, loop.read_batches(of_name, next(of_name.table))
+    members = {"alone": 1, "lanes": len(group.runs)}
+    ticks = {name: max(1, round(ROUND / seconds_of(*each, 1))) for name, each in steps.items()}
+    rounds = [{name: seconds_of(*each, ticks[name]) for name, each in steps.items()} for _ in range(repeats)]
     return {name: timing.summarise([taken[name] / members[name] for taken in rounds]) for name in steps}
 
 
@@ -160,58 +161,56 @@ def measure_steps(entries: Sequence[train.Entry], repeats: int) -> dict[str, Tim
 
 
 @contextlib.contextmanager
-def entered(shared: runs.Shared, members: Sequence[Config], workdir: Path) -> Iterator[list[train.Entry]]:
-    """Runs that are about to train, in folders of their own."""
+def entered(shared: Shared, members: Sequence[Config], workdir: Path) -> Iterator[Group]:
+    """Runs that are about to train, in folders of their own, in as many lanes as the runner has."""
     with contextlib.ExitStack() as stack:
-        entries = []
-        for i, config in enumerate(members):
-            folder = workdir / str(i)
-            results.finished(config, folder)  # makes it
-            run = runs.plan(config, folder, shared)
-            runs.claim(run)
-            ledger = stack.enter_context(Ledger(run, runs.initial_state(run)))
-            entries.append(train.Entry(run, runs.batch_reader(run), ledger))
-        yield entries
+        runs = [plan(config, workdir / str(i), shared) for i, config in enumerate(members)]
+        for run in runs:
+            run.workdir.mkdir(parents=True)
+        yield Group(runs, experiment.begin(runs, {}, stack), loop.num_lanes(runs))
 
 
-def train_all(entries: Sequence[train.Entry], step: program.Step, lanes: program.Lanes) -> float:
+def alone(group: Group, member: int) -> Group:
+    """One of the runs, by itself."""
+    return Group([group.runs[member]], {0: group.trainees[member]}, width=1)
+
+
+def train(group: Group, step: Step, lanes: Lanes) -> float:
     """Seconds from the first step to the last checkpoint."""
     start = time.perf_counter()
-    train.train(entries, step, lanes)
+    loop.train(group, step, lanes)
     return time.perf_counter() - start
 
 
-def train_sequentially(entries: Sequence[train.Entry]) -> float:
+def train_sequentially(group: Group) -> float:
     """The same, one after another; steps of the same batch size are compiled once."""
-    steps: dict[int, program.Step] = {}
+    steps: dict[int, Step] = {}
     taken = 0.0
-    for entry in entries:
-        size = entry.run.batches.batch_size
+    for i, run in enumerate(group.runs):
+        size = run.batches.batch_size
         if size not in steps:
-            steps[size] = train.compile_for([entry], [0])[0]
-        lanes = program.stack(entry.run.shared.mesh, [entry.lane])
-        taken += train_all([entry], steps[size], lanes)
+            steps[size] = loop.compile_group(alone(group, i))[0]
+        taken += train(alone(group, i), steps[size], stack_lanes(run.shared.mesh, [group.trainees[i].lane]))
     return taken
 
 
 def measure(case: Case) -> dict:
     """The row of a case."""
+    epochs = case.epochs if jax.default_backend() == "cpu" else case.accelerated
     with tempfile.TemporaryDirectory() as folder:
-        chosen = members(case, Path(folder))
-        shared = runs.share(chosen[0])
-        made: dict[str, Any] = dict(name=case.name, classes=case.classes, members=len(chosen))
-        with entered(shared, chosen, Path(folder) / "population") as entries:
+        configs = members(case, Path(folder))
+        shared = share(configs[0])
+        made: dict[str, Any] = dict(name=case.name, classes=case.classes, members=len(configs))
+        with entered(shared, configs, Path(folder) / "population") as group:
             if case.repeats:
-                times = measure_steps(entries, case.repeats)
-                made |= {name: one._asdict() for name, one in times.items()}
-            step, lanes = train.compile_lanes(entries)
-            made["chosen"] = program.width(lanes)
-            epochs = case.epochs if jax.default_backend() == "cpu" else case.accelerated
+                times = measure_steps(group, case.repeats)
+                made |= {name: of_name._asdict() for name, of_name in times.items()}
+            made["chosen"] = group.width
             if epochs:
-                made["population"] = len(chosen) / train_all(entries, step, lanes)
+                made["population"] = len(configs) / train(group, *loop.compile_group(group))
         if epochs:
-            with entered(shared, chosen, Path(folder) / "sequential") as entries:
-                made["sequential"] = len(chosen) / train_sequentially(entries)
+            with entered(shared, configs, Path(folder) / "sequential") as group:
+                made["sequential"] = len(configs) / train_sequentially(group)
     return made
 
 

@@ -32,7 +32,7 @@ from benchmarks.timing import Times, Worker
 from pini_jax.clip import pretrained
 from pini_jax.clip.architecture import Architecture, Image, Transformer
 from pini_jax.core import mesh
-from pini_jax.train import lanes as program
+from pini_jax.train import lanes
 
 RESULT = Path(__file__).parent / "results" / "scaling.json"
 # Features are given: the image tower is as small as can be.
@@ -75,11 +75,11 @@ class Variant:
 
     def __init__(self, training: step.Training, features: np.ndarray, batch: int, draws: int):
         whole = training.batch(features)
-        placed = program.stack_batches(training.mesh, [whole], len(features))
+        placed = lanes.stack_batches(training.mesh, [whole], len(features))
         self._batch = jax.tree.map(lambda x: x[:, :batch], placed)
         # The step gives up its lanes, and others take theirs from the same.
-        self._lanes = program.stack(training.mesh, [(training.state, training.constants)])
-        self._step = program.compile_step(training.frozen._replace(num_samples=draws), self._lanes, self._batch)
+        self._lanes = lanes.stack(training.mesh, [(training.state, training.constants)])
+        self._step = lanes.compile_step(training.fixed._replace(num_samples=draws), self._lanes, self._batch)
         self.temporary_mb = self._step.temporary_bytes / 1e6
 
     def __call__(self) -> None:
@@ -97,10 +97,10 @@ def serve(folder: str, classes: int, devices: int, variants: Sequence[tuple[int,
     prompts = inputs.make_prompts(lengths(classes), SIZES.text.vocab_size)
     numbers = inputs.make_numbers(SIZES, prompts, steps=0)
     training = step.Training(clip, prompts, numbers, inputs.LR)
-    text = training.frozen.text
+    text = training.fixed.text
     rows = {name: mesh.shard(placed, getattr(text.prompts, name)) for name in ("suffix", "place", "owner")}
     text = mesh.replicate(placed, text)
-    training.frozen = training.frozen._replace(text=text._replace(prompts=text.prompts._replace(**rows)))
+    training.fixed = training.fixed._replace(text=text._replace(prompts=text.prompts._replace(**rows)))
     before = peak()
     works = {str(i): Variant(training, numbers.features, *pair) for i, pair in enumerate(variants)}
     start = time.perf_counter()

@@ -60,8 +60,7 @@ def first_step(folder: Path) -> None:
     importlib.import_module("pini_jax.main")  # with all that it imports
     from pini_jax.clip import pretrained
     from pini_jax.core import runtime
-    from pini_jax.runs import population
-    from pini_jax.train import loop as train
+    from pini_jax.runs import experiment, population
 
     within = dict.fromkeys(WITHIN, 0.0)
 
@@ -78,12 +77,12 @@ def first_step(folder: Path) -> None:
         within["weights"] += time.perf_counter() - start
         return clip
 
-    def share(*arguments, original=train.share):
+    def share(*arguments, original=experiment.share):
         shared = original(*arguments)
         say("shared")
         return shared
 
-    def compile_lanes(*arguments, original=train.compile_lanes):
+    def compile_group(*arguments, original=experiment.compile_group):
         say("run")
         step, lanes = original(*arguments)
         say("compile")
@@ -95,14 +94,14 @@ def first_step(folder: Path) -> None:
         return once, lanes
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    pretrained.load, train.share, train.compile_lanes = load, share, compile_lanes
+    pretrained.load, experiment.share, experiment.compile_group = load, share, compile_group
     runtime.prepare()
     logging.getLogger("pini_jax").setLevel(logging.ERROR)
     say("imports")
     settings = dict(clip=str(folder / "clip"), dataset=f"folder:{folder / 'images'}", shots=SHOTS, views=1)
     bars = contextlib.redirect_stderr(io.StringIO())
     with tempfile.TemporaryDirectory() as workdir, bars, contextlib.suppress(Done):
-        population.train_and_evaluate(population.members(settings), Path(workdir))
+        population.train_population(population.members(settings), Path(workdir))
     say("step")
     print(json.dumps(within), flush=True)
 

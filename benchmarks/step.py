@@ -37,8 +37,8 @@ from pini_jax.data import features
 from pini_jax.methods.method import Batch, Text
 from pini_jax.methods.pini import Injector
 from pini_jax.noise import sites
-from pini_jax.noise.gaussian import draw_replay
-from pini_jax.train import lanes as program
+from pini_jax.noise.draws import draw_replay
+from pini_jax.train import lanes
 from pini_jax.train.step import Constants, TrainState, update
 
 RESULT = Path(__file__).parent / "results" / "step.json"
@@ -70,24 +70,24 @@ class Training:
         injector = Injector(clip.text_tower, sites.build(Config().noise))
         # Plain CLIP's features of the classes are nothing to this noise.
         text = Text(np.zeros((1, len(packed.end), clip.embed_dim), np.float32), packed)
-        self.frozen = program.Frozen(self.mesh, injector, 1, "auto", theta, text)
+        self.fixed = lanes.Fixed(self.mesh, injector, 1, "auto", theta, text)
         constants = Constants(inputs.SEED, Optim(lr=lr, warmup_lr=lr), steps_per_epoch=1000)
         phi = jax.tree.map(jnp.array, numbers.phi)
         self.state = TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser.init(phi))
         self.constants, self.labels = constants, numbers.labels
-        self.lanes = program.stack(self.mesh, [(self.state, constants)])
+        self.lanes = lanes.stack(self.mesh, [(self.state, constants)])
 
     def batch(self, found: Float[Array, "b e"]) -> Batch:
         """The images that all steps see."""
         return Batch(found, self.labels, np.ones(len(self.labels), np.float32))
 
     def _stacked(self, found: Float[Array, "b e"]) -> Batch:
-        return program.stack_batches(self.mesh, [self.batch(found)], len(self.labels))
+        return lanes.stack_batches(self.mesh, [self.batch(found)], len(self.labels))
 
     @functools.cached_property
-    def _compiled(self) -> program.Step:
-        empty = np.zeros((len(self.labels), self.frozen.method.text_tower.embed_dim), np.float32)
-        return program.compile_step(self.frozen, self.lanes, self._stacked(empty))
+    def _compiled(self) -> lanes.Step:
+        empty = np.zeros((len(self.labels), self.fixed.method.text_tower.embed_dim), np.float32)
+        return lanes.compile_step(self.fixed, self.lanes, self._stacked(empty))
 
     def step(self, found: Float[Array, "b e"]) -> float:
         """One update with fresh draws; its loss."""
@@ -96,7 +96,7 @@ class Training:
 
     @functools.cached_property
     def _replay(self):
-        method = self.frozen.method
+        method = self.fixed.method
         injector = dataclasses.replace(method, text_tower=method.text_tower.clone(remat=True))
 
         @jax.jit
@@ -107,7 +107,7 @@ class Training:
 
     def replay(self, found: Float[Array, "b e"], normals: dict[str, np.ndarray]) -> float:
         """One update of the first state with given draws; its loss."""
-        theta, text = self.frozen.theta, self.frozen.text
+        theta, text = self.fixed.theta, self.fixed.text
         self.state, parts = self._replay(self.state, theta, text, self.batch(found), normals)
         return float(parts.loss)
 

@@ -120,10 +120,11 @@ def machine(*packages: str) -> dict:
     """Device, processor and versions; `packages` are named besides those of every result."""
     import importlib.metadata
 
-    from pini_jax.runs import folder as results  # with JAX, which a process of PyTorch does without
+    from pini_jax.runs import provenance  # with JAX, which a process of PyTorch does without
 
-    versions = results.versions() | {name: importlib.metadata.version(name) for name in packages}
-    return dict(device=results.device(), processor=_processor(), cores=os.cpu_count(), versions=versions)
+
+    versions = provenance.versions() | {name: importlib.metadata.version(name) for name in packages}
+    return dict(device=provenance.device(), processor=_processor(), cores=os.cpu_count(), versions=versions)
 
 
 def _processor() -> str:

@@ -20,9 +20,9 @@ CONTROLS = ("random", "mean_only", "scale_only")
 def variants() -> dict[str, dict]:
     """Name -> the settings that differ from the base."""
     found: dict[str, dict] = {"none": {"method": "zero_shot"}, "both (released)": {"noise": RELEASED}}
-    for site, generators in SITES.items():
-        for generator in generators:
-            found[f"{site}: {generator}"] = {"noise": {site: {"generator": generator}}}
+    for site in SITES.values():
+        for generator in site.generators:
+            found[f"{site.name}: {generator}"] = {"noise": {site.name: {"generator": generator}}}
     for k in (4, 16):
         found[f"k = {k}"] = {"noise": RELEASED, "num_samples": k}
         found[f"k = {k}, multi_sample"] = {

@@ -57,9 +57,9 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
     for name, method in registry.METHODS.items():
         if name not in ("zero_shot", "pini"):
             found[name] = Contender(configs.with_method(config, name), method.search)
-    for site, kinds in sites.SITES.items():
-        for kind in kinds:
-            found[f"{site}: {kind}"] = Contender(_with_noise(config, {site: {"generator": kind}}), NOISE)
+    for site in sites.SITES.values():
+        for kind in site.generators:
+            found[f"{site.name}: {kind}"] = Contender(_with_noise(config, {site.name: {"generator": kind}}), NOISE)
     found["released"] = Contender(_with_noise(config, configs.Config().noise), NOISE)
     for name, image_noise in structured.VARIANTS.items():
         found[name] = Contender(structured.recipe(config, image_noise), {})
@@ -78,7 +78,7 @@ def _needs_towers(settings: ml_collections.ConfigDict) -> bool:
     """Whether a pack of features is not enough."""
     plain = settings.to_dict()
     method = registry.build(plain["method"], plain["options"], plain["noise"], Objective())
-    return bool(method.needs & {"prompts", "pixels"})
+    return method.traits.needs_towers
 
 
 def chosen(results_of: Mapping[Path, Mapping]) -> Path:
@@ -105,7 +105,7 @@ def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path)
     several = {"population": dict(contender.search) | {"shots": (shots,), "seed": tuple(seeds)}}
     members = population.members(contender.settings.to_dict() | several)
     try:
-        population.train_and_evaluate(members, workdir)
+        population.train_population(members, workdir)
     except InputError as error:  # some combination has diverged, or none can be
         LOG.warning("%s: %s", workdir, error)
     by_seed: dict[int, dict[Path, Mapping]] = {seed: {} for seed in seeds}

@@ -7,22 +7,24 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 from flax.traverse_util import flatten_dict
 
+from pini_jax import plugins
+from pini_jax.core import options
 from pini_jax.core.errors import InputError, did_you_mean
+from pini_jax.core.options import at_least, one_of, option
 from pini_jax.data import templates
 from pini_jax.data.datasets import sources
 from pini_jax.data.transforms import Augment
 from pini_jax.methods import registry
 from pini_jax.methods.method import Method
-from pini_jax.methods.objective import BOUNDS, Objective
-from pini_jax.methods.optim import DIRECTIONS, SCHEDULES, Optim
+from pini_jax.methods.objective import Objective
+from pini_jax.methods.optim import Optim
 from pini_jax.noise import sites
 
 
@@ -68,104 +70,64 @@ class Config:
         model_shards: devices that share one copy of the towers, for towers too large for one; batches are split
             over groups of so many.
         num_draws: draws that `marginal` prediction averages over.
+        plugins: modules of one's own that register what other settings name: paths of files, entry points of the
+            group `pini_jax.plugins`, or modules.
         log_every: steps between lines of metrics.jsonl.
         checkpoint_every: steps between checkpoints; a multiple of log_every.
     """
 
     dataset: str = "digits"
     data_dir: str = ""
-    classes: str = "all"
+    classes: str = one_of(("all", "base"), "all")
     transfer: tuple[str, ...] = ()
     clip: str = "openai/clip-vit-base-patch16"
     tokenizer: str = ""
-    image_size: int = 0
-    dtype: str = "auto"
+    image_size: int = at_least(0, 0, "the checkpoint's own")
+    dtype: str = one_of(("auto", "float32", "bfloat16"), "auto")
     template: str = "released"
     zero_shot_template: str = "coop"
-    shots: int = 16
-    seed: int = 1
+    shots: int = at_least(1, 16)
+    seed: int = option(1, "from 0 to 2**32 - 1", lambda x: 0 <= x < 2**32)
     method: str = "pini"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     noise: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=_released_noise)
     objective: Objective = Objective()
-    num_samples: int = 1
-    batch_size: int = 32
-    views: int = 0
+    num_samples: int = at_least(1, 1)
+    batch_size: int = at_least(1, 32)
+    views: int = at_least(0, 0, "fresh views")
     augment: Augment = Augment()
     optim: Optim = Optim()
-    remat: str = "auto"
-    model_shards: int = 1
-    num_draws: int = 32
-    log_every: int = 20
-    checkpoint_every: int = 100
+    remat: str = one_of(("auto", "always", "never"), "auto")
+    model_shards: int = at_least(1, 1)
+    num_draws: int = at_least(1, 32)
+    plugins: tuple[str, ...] = ()
+    log_every: int = at_least(1, 20)
+    checkpoint_every: int = at_least(1, 100)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all settings: two runs with the same hash are the same run."""
+        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()
 
 
-# Values that cannot be: (what is read, whether it is fine, what it must be).
-CHECKS = (
-    ("shots", lambda c: c.shots >= 1, "at least 1"),
-    (
-        "noise",
-        lambda c: c.method != "pini" or len(c.noise) > 0,
-        "at least one site (plain CLIP is method='zero_shot', and in every result)",
-    ),
-    ("num_samples", lambda c: c.num_samples >= 1, "at least 1"),
-    (
-        "num_samples",
-        lambda c: c.num_samples == 1 or c.method != "pini" or bool(c.noise.keys() - {"prompt_tokens"}),
-        "1 where there is no noise but the prompt's",
-    ),
-    ("objective.bound", lambda c: c.objective.bound in BOUNDS, "elbo or multi_sample"),
-    ("objective.kl_weight", lambda c: 0 <= c.objective.kl_weight < math.inf, "0 or more"),
-    ("objective.kl_scale", lambda c: 0 < c.objective.kl_scale < math.inf, "positive"),
-    ("objective.temperature", lambda c: 0 < c.objective.temperature < math.inf, "positive"),
-    ("objective.label_smoothing", lambda c: 0 <= c.objective.label_smoothing < 1, "in [0, 1)"),
-    ("num_draws", lambda c: c.num_draws >= 1, "at least 1"),
-    ("batch_size", lambda c: c.batch_size >= 1, "at least 1"),
-    ("image_size", lambda c: c.image_size >= 0, "0 (the checkpoint's own) or more"),
-    ("model_shards", lambda c: c.model_shards >= 1, "at least 1"),
-    ("views", lambda c: c.views >= 0, "0 (fresh views) or more"),
-    ("seed", lambda c: 0 <= c.seed < 2**32, "from 0 to 2**32 - 1"),
-    ("dtype", lambda c: c.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
-    ("remat", lambda c: c.remat in ("auto", "always", "never"), "auto, always or never"),
-    ("classes", lambda c: c.classes in ("all", "base"), "all or base"),
-    (
-        "clip",
-        lambda c: bool(c.clip) != c.dataset.startswith("features:"),
-        "empty where features are given, and else what names a CLIP",
-    ),
-    ("views", lambda c: c.views == 1 or not c.dataset.startswith("features:"), "1: a feature pack has no other"),
-    (
-        "transfer",
-        lambda c: not (c.transfer and any(x.startswith("features:") for x in (c.dataset, *c.transfer))),
-        "empty where features are given, and images otherwise",
-    ),
-    (
-        "zero_shot_template",
-        lambda c: c.zero_shot_template == "coop" or not c.dataset.startswith("features:"),
-        "left alone where features are given: their text features are fixed",
-    ),
-    ("optim.name", lambda c: c.optim.name in DIRECTIONS, "sgd, adam or adamw"),
-    (
-        "optim.schedule",
-        lambda c: c.optim.schedule in SCHEDULES,
-        "released, cosine or constant",
-    ),
-    ("optim.epsilon", lambda c: 0 < c.optim.epsilon < math.inf, "positive"),
-    ("optim.lr", lambda c: 0 < c.optim.lr < math.inf, "positive"),
-    ("optim.warmup_lr", lambda c: 0 <= c.optim.warmup_lr < math.inf, "0 or more"),
-    ("optim.momentum", lambda c: 0 <= c.optim.momentum < 1, "in [0, 1)"),
-    ("optim.weight_decay", lambda c: 0 <= c.optim.weight_decay < math.inf, "0 or more"),
-    ("optim.epochs", lambda c: c.optim.epochs >= 1, "at least 1"),
-    ("augment.scale", lambda c: 0 < c.augment.scale[0] <= c.augment.scale[1] <= 1, "a range within (0, 1]"),
-    ("augment.ratio", lambda c: 0 < c.augment.ratio[0] <= c.augment.ratio[1] < math.inf, "a positive range"),
-    ("augment.flip", lambda c: 0 <= c.augment.flip <= 1, "a probability"),
-    ("log_every", lambda c: c.log_every >= 1, "at least 1"),
-    (
-        "checkpoint_every",
-        lambda c: c.checkpoint_every >= 1 and c.log_every >= 1 and c.checkpoint_every % c.log_every == 0,
-        "a multiple of log_every",
-    ),
-)
+def _conflicts(c: Config) -> Iterator[tuple[str, str]]:
+    """Where settings that are each fine do not go together: a key, and what its value must be."""
+    given_features = not sources.has_images(c.dataset)
+    if registry.makes_noise(c.method):
+        if not c.noise:
+            yield "noise", "at least one site (plain CLIP is method='zero_shot', and in every result)"
+        elif c.num_samples > 1 and not c.noise.keys() - {"prompt_tokens"}:
+            yield "num_samples", "1 where there is no noise but the prompt's"
+    if bool(c.clip) == given_features:
+        yield "clip", "empty where features are given, and else what names a CLIP"
+    if given_features and c.views != 1:
+        yield "views", "1: a feature pack has no other"
+    if c.transfer and not all(map(sources.has_images, (c.dataset, *c.transfer))):
+        yield "transfer", "empty where features are given, and images otherwise"
+    if given_features and c.zero_shot_template != "coop":
+        yield "zero_shot_template", "left alone where features are given: their text features are fixed"
+    if c.checkpoint_every % c.log_every:
+        yield "checkpoint_every", "a multiple of log_every"
 
 
 def default() -> ml_collections.ConfigDict:
@@ -200,11 +162,11 @@ def with_method(config: ml_collections.ConfigDict, name: str) -> ml_collections.
         InputError: there is no such method.
     """
     config = ml_collections.ConfigDict(config)
-    config.method, config.options = name, registry.options(name)
+    config.method, config.options = name, registry.method_options(name)
     own = to_dict(Config())
     for key in ("optim", "objective", "batch_size", "num_samples"):
         config[key] = own[key]
-    if name != "pini":
+    if not registry.makes_noise(name):
         config.noise, config.template = {}, config.zero_shot_template
     config.update_from_flattened_dict(dict(registry.METHODS[name].paper))
     return config
@@ -232,14 +194,9 @@ def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_coll
     return config
 
 
-def to_dict(config: Config) -> dict:
+def to_dict(config: Config) -> dict[str, Any]:
     """Plain dictionaries, as in config.json."""
     return dataclasses.asdict(config)
-
-
-def config_hash(config: Config) -> str:
-    """SHA-256 of all settings: two runs with the same hash are the same run."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
 
 
 def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
@@ -248,29 +205,27 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     Raises:
         InputError: all problems at once.
     """
-    problems: list[str] = []
     if isinstance(settings, ml_collections.ConfigDict):
         settings = settings.to_dict()
     if settings.get("population"):
         raise InputError("config: population makes several runs; `members` reads it")
-    settings = {key: value for key, value in settings.items() if key != "population"}
-    config = _resolve(Config, settings, "", problems)
-    if not problems:
-        problems = [
-            f"{key}={_value(config, key)!r} must be {wanted}" for key, fine, wanted in CHECKS if not fine(config)
-        ]
-    if problems:
+    problems: list[str] = []
+    config = _resolve(Config, {key: value for key, value in settings.items() if key != "population"}, "", problems)
+    if problems := problems or [*options.broken_rules(config)]:
         raise InputError("config: " + "; ".join(problems))
-    config = dataclasses.replace(
-        config,
-        noise=config.noise if config.method == "pini" else {},
-        options=registry.with_defaults(config.method, config.options),
-    )
+    plugins.load(config.plugins)
     for dataset in (config.dataset, *config.transfer):
         sources.of(dataset)
+    if problems := [f"{key}={getattr(config, key)!r} must be {wanted}" for key, wanted in _conflicts(config)]:
+        raise InputError("config: " + "; ".join(problems))
     for template in (config.template, config.zero_shot_template):
         templates.find(template, config.dataset)
-    _check_needs(config)
+    config = dataclasses.replace(
+        config,
+        noise=config.noise if registry.makes_noise(config.method) else {},
+        options=registry.with_defaults(config.method, config.options),
+    )
+    _check_traits(config)
     return dataclasses.replace(config, noise=sites.with_defaults(config.noise))
 
 
@@ -283,27 +238,20 @@ def make_method(config: Config, towers: registry.Towers = registry.NO_TOWERS) ->
     return registry.build(config.method, config.options, config.noise, config.objective, towers)
 
 
-def _check_needs(config: Config) -> None:
-    """Raises InputError where the data do not have what the method needs."""
-    method = make_method(config)
-    if config.method == "pini" and not sites.build(config.noise):
+def _check_traits(config: Config) -> None:
+    """Raises InputError where the data do not have what the method needs, or it cannot do what is asked of it."""
+    traits, noisy = make_method(config).traits, registry.makes_noise(config.method)
+    if noisy and not sites.build(config.noise):
         raise InputError("config: noise has control=none at every site: plain CLIP is method='zero_shot'")
-    towers = method.needs & {"prompts", "pixels"}
-    if towers and config.dataset.startswith("features:"):
-        wanting = [site for site in config.noise if site not in ("text_features", "image_features")]
+    if traits.needs_towers and not sources.has_images(config.dataset):
+        wanting = [site for site in config.noise if sites.SITES[site].needs]
         what = f"noise at {', '.join(wanting)}" if wanting else f"method={config.method!r}"
         raise InputError(f"config: {what} needs the towers, and a feature pack has none")
-    if "prompts" in method.needs and len(templates.find(config.template, config.dataset)) > 1:
+    if traits.encodes_prompts and len(templates.find(config.template, config.dataset)) > 1:
         raise InputError(f"config: template={config.template!r} must be one text, whose tokens the method changes")
-    if method.is_per_class and (config.classes == "base" or config.transfer):
-        what = "a table of text_features" if config.method == "pini" else f"method={config.method!r}"
+    if traits.is_per_class and (config.classes == "base" or config.transfer):
+        what = "a table of text_features" if noisy else f"method={config.method!r}"
         raise InputError(f"config: {what} belongs to the classes it was trained on: no others can be tested")
-
-
-def _value(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def _resolve(kind: type, settings: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
@@ -314,30 +262,8 @@ def _resolve(kind: type, settings: Mapping[str, Any], prefix: str, problems: lis
             problems.append(f"unknown key {prefix + key!r}{did_you_mean(key, types)}")
         elif dataclasses.is_dataclass(types[key]) and isinstance(value, Mapping):
             values[key] = _resolve(types[key], value, f"{prefix}{key}.", problems)
-        elif (converted := _convert(types[key], value)) is None:
-            problems.append(f"{prefix}{key}={value!r} must be {_describe(types[key])}")
+        elif (converted := options.convert(types[key], value)) is None:
+            problems.append(f"{prefix}{key}={value!r} must be {options.describe(types[key])}")
         else:
             values[key] = converted
     return kind(**values)
-
-
-def _convert(kind: Any, value: Any) -> Any:
-    """`value` as `kind`, or None where it is something else."""
-    origin = typing.get_origin(kind)
-    if kind is float:
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-    if origin is tuple:
-        kinds = typing.get_args(kind)
-        if kinds[1:] == (...,) and isinstance(value, (tuple, list)):
-            kinds = kinds[:1] * len(value)
-        fits = isinstance(value, (tuple, list)) and len(value) == len(kinds)
-        items = [_convert(k, v) for k, v in zip(kinds, value, strict=True)] if fits else [None]
-        return None if None in items else tuple(items)
-    if isinstance(value, Mapping):
-        is_mapping = origin is not None and issubclass(origin, Mapping)
-        return dict(value) if is_mapping else None
-    return value if isinstance(value, origin or kind) and not isinstance(value, bool) else None
-
-
-def _describe(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind)) if typing.get_origin(kind) is None else str(kind)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pini_jax.core import stop
+
+if __name__ == "__main__":
+    stop.listen()  # before what is slow to import
+
 from pathlib import Path
 
 import jax
@@ -24,7 +29,7 @@ def main(_) -> None:
         members = population.members(CONFIG.value)
         if DISTRIBUTED.value:
             runtime.join_processes()
-        results = population.train_and_evaluate(members, Path(WORKDIR.value))
+        results = population.train_population(members, Path(WORKDIR.value))
     if jax.process_index():
         return  # the first process speaks for all
     if not members[0].values:

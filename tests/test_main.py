@@ -34,4 +34,5 @@ def test_an_interrupt_is_one_line(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and output.rstrip().endswith("interrupted") and "Traceback" not in output
+    assert process.returncode == 42 and "Traceback" not in output
+    assert output.rstrip().endswith("stopped: everything is saved, and the same command goes on from there")

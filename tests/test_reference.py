@@ -16,12 +16,14 @@ from tiny_clips import run_stage
 from pini_jax import config
 from pini_jax.clip import pretrained, prompts, zero_shot
 from pini_jax.evaluate import prediction as evaluate
+from pini_jax.methods import forward as stages
 from pini_jax.methods import optim
-from pini_jax.methods.method import Batch, Method, Text, Variables
+from pini_jax.methods.method import Batch, Text, Variables
 from pini_jax.methods.objective import objective
 from pini_jax.methods.pini import Injector
+from pini_jax.methods.zero_shot import ZeroShot
 from pini_jax.noise import sites
-from pini_jax.noise.gaussian import draw_mean, draw_replay
+from pini_jax.noise.draws import draw_mean, draw_replay
 from pini_jax.train import step
 
 REFERENCE = os.environ.get("PINI_REFERENCE_DIR")
@@ -177,8 +179,8 @@ def test_steps(case):
     @jax.jit
     def forward(state, theta, draws):
         def loss(phi):
-            logits, _ = inject.forward(Variables(phi), theta, text, batch.images, draw_replay(draws))
-            return inject.loss(Variables(phi), theta, text, batch, draw_replay(draws))[0].loss, logits
+            logits, _ = stages.forward(inject, Variables(phi), theta, text, batch.images, draw_replay(draws))
+            return stages.loss(inject, Variables(phi), theta, text, batch, draw_replay(draws))[0].loss, logits
 
         updated, _ = step.update(inject, optimiser, state, theta, text, batch, draw_replay(draws))
         return jax.value_and_grad(loss, has_aux=True)(state.phi), updated
@@ -201,7 +203,7 @@ def test_zero_noise_is_plain_clip(case, mode):
     def predict(method, variables, mode):
         return evaluate.predict(method, variables, clip.theta, text, images, mode, num_draws=1, seed=0)
 
-    plain = predict(Method(clip.text_tower), Variables({}), "mean")
+    plain = predict(ZeroShot(clip.text_tower), Variables({}), "mean")
     jax.tree.map(np.testing.assert_array_equal, predict(make_injector(case), silent, mode), plain)
 
 
@@ -210,7 +212,7 @@ def test_shared_prefix_equals_the_full_text_path(case):
     text, clip, record = make_text(case), case.clip, case.record
     inject, phi = make_injector(case), recorded_phi(record, "init")
     draw = draw_replay(recorded_draws(record, 0))
-    shared = jax.jit(lambda phi: inject.encode_text(Variables(phi), clip.theta, text, draw))(phi)[0]
+    shared = jax.jit(lambda phi: stages.encode_text(inject, Variables(phi), clip.theta, text, draw))(phi)[0]
     table = phi["prompt_tokens"]
     noise = table["mean"] + table["scale"] * record["step0/eps_text"][0]
     tokens = run_stage(clip.text_tower, "embed", clip.theta["text"], record["token_ids"])
@@ -305,7 +307,7 @@ def replay_pixels(case, exact):
             found.append(gaussian)
             return draw(site, gaussian)
 
-        logits, buffers = inject.forward(variables, theta, text, pixels, watched, weights)
+        logits, buffers = stages.forward(inject, variables, theta, text, pixels, watched, weights)
         return found[0], logits, buffers
 
     @jax.jit

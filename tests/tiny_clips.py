@@ -40,6 +40,17 @@ run_stage = jax.jit(stage, static_argnums=(0, 1))
 init = jax.jit(Injector.init, static_argnums=0)
 
 
+def needs(method):
+    """What a method reads besides features of images and of classes."""
+    traits = method.traits
+    kinds = {
+        "prompts": traits.encodes_prompts,
+        "pixels": traits.reads == "pixels",
+        "support": traits.starts_from_support,
+    }
+    return {kind for kind, needed in kinds.items() if needed}
+
+
 def tokenizer() -> tokenizers.Tokenizer:
     """CLIP's byte-pair tokenizer with seven merges: bytes, bytes that end a word, merges, start, end."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

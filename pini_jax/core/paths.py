@@ -1,9 +1,16 @@
-"""Where files lie."""
+"""Where files lie, and how small ones are written and read: whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import jax
+
+from pini_jax.core.errors import InputError
 
 ASSETS = Path(__file__).parent.parent / "assets"  # what ships in the package
 
@@ -11,3 +18,32 @@ ASSETS = Path(__file__).parent.parent / "assets"  # what ships in the package
 def cache_folder() -> Path:
     """`pini_jax` under $XDG_CACHE_HOME, or under ~/.cache: compiled programs and image features."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "pini_jax"
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Writes a file at once: it is whole, or as it was. The first process writes for all."""
+    if jax.process_index():
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
+    """Writes a JSON object at once."""
+    replace(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, hint: str = "") -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        InputError: the file holds none; `hint` says what to do.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no valid JSON ({error}){hint}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object{hint}")
+    return content

@@ -5,20 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from typing import NoReturn
 
 import absl.logging
 import jax
 from absl import flags
 
-from pini_jax.core import paths
+from pini_jax.core import paths, stop
 from pini_jax.core.errors import InputError, last_line
-
-_interrupted = False
 
 
 def join_processes() -> None:
@@ -54,8 +49,6 @@ def prepare() -> None:
     # Nor do coroutines that a damaged or unwritable checkpoint stopped have more to say.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda unraisable: None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _remember_interrupt)
     ours = logging.getLogger("pini_jax")
     ours.setLevel(logging.INFO)
     ours.propagate = False  # absl's handler would print every line again
@@ -63,25 +56,14 @@ def prepare() -> None:
         ours.addHandler(logging.StreamHandler())
 
 
-def _remember_interrupt(*_) -> NoReturn:
-    global _interrupted
-    _interrupted = True
-    raise KeyboardInterrupt
-
-
-def raise_if_interrupted() -> None:
-    """Raises an interrupt once more that was lost: a callback of JAX that it meets while compiling swallows it."""
-    if _interrupted:
-        raise KeyboardInterrupt
-
-
 @contextlib.contextmanager
 def errors_as_lines() -> Iterator[None]:
     """Ends the process with one line, and no traceback, for what the user did or can mend."""
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    except (stop.Stopped, KeyboardInterrupt):
+        print("stopped: everything is saved, and the same command goes on from there", file=sys.stderr)
+        sys.exit(stop.STATUS)
     except InputError as error:
         sys.exit(_line(error))
     except OSError as error:

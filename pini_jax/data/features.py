@@ -21,6 +21,7 @@ from tqdm import tqdm
 import pini_jax
 from pini_jax.clip.pretrained import Pretrained
 from pini_jax.core import mesh as meshes
+from pini_jax.core import stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import cache_folder
 from pini_jax.data import transforms
@@ -153,6 +154,7 @@ def _compute(
             parts: list[np.ndarray] = []
             # Every chunk is of whole batches, but for the last of all.
             while sum(map(len, parts)) < chunk.stop - chunk.start:
+                stop.raise_if_requested()
                 parts.append(next(encoded))
                 bar.update(len(parts[-1]))
             yield chunk, np.concatenate(parts)

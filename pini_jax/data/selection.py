@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pini_jax.core.errors import InputError
+from pini_jax.data.datasets import sources
 from pini_jax.data.datasets.records import Dataset, Record
 
 MAX_VAL_SHOTS = 4
@@ -58,7 +59,7 @@ def select_from_pack(dataset: Dataset, shots: int, seed: int) -> Dataset:
 
 def select_as(dataset_name: str) -> Rule:
     """The rule for a kind of dataset, by the name in the config."""
-    return select_from_pack if dataset_name.startswith("features:") else select
+    return select if sources.has_images(dataset_name) else select_from_pack
 
 
 def _check(dataset: Dataset, shots: int) -> None:

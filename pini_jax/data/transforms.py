@@ -31,6 +31,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.core import rng
 from pini_jax.core.errors import InputError
+from pini_jax.core.options import option
 
 # EXIF's orientation -> what turns the image upright.
 _TURNS = {
@@ -59,9 +60,13 @@ class Augment:
         flip: probability of a horizontal flip.
     """
 
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    scale: tuple[float, float] = option(
+        (0.08, 1.0), "a range within (0, 1]", lambda x: 0 < x[0] <= x[1] <= 1
+    )
+    ratio: tuple[float, float] = option(
+        (3 / 4, 4 / 3), "a positive range", lambda x: 0 < x[0] <= x[1] < math.inf
+    )
+    flip: float = option(0.5, "a probability", lambda x: 0 <= x <= 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -11,8 +11,11 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.errors import InputError
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
-from pini_jax.noise.gaussian import Draw, draw_mean
+from pini_jax.core.options import at_least, positive
+from pini_jax.core.shapes import Parameters
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
+from pini_jax.noise.draws import Draw, draw_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +33,18 @@ class ClipAdapter(Method):
         reduction: by how much the hidden layer is narrower than f.
     """
 
-    ratio: float = 0.2
-    reduction: int = 4
+    ratio: float = positive(0.2)
+    reduction: int = at_least(1, 4)
 
     paper: ClassVar[Mapping[str, Any]] = {"optim.lr": 2e-3, "optim.epochs": 200}
-    search: ClassVar[Mapping[str, tuple]] = {"options.ratio": (0.2, 0.4, 0.6, 0.8), "optim.lr": (2e-3, 2e-2)}
+    search: ClassVar[Search] = {
+        "options.ratio": (0.2, 0.4, 0.6, 0.8),
+        "optim.lr": (2e-3, 2e-2),
+    }
 
-    is_fitted = False
-    moves_images = True  # that is what it does
+    traits = Traits(moves_images=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Draws D and U.
 
         Raises:

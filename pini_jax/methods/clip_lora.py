@@ -11,7 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.core.errors import InputError
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
+from pini_jax.core.options import at_least, positive
+from pini_jax.core.shapes import Parameters
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 
 TOWERS = ("text", "image")
 
@@ -33,8 +36,8 @@ class ClipLora(Method):
         alpha: scale of the change.
     """
 
-    rank: int = 2
-    alpha: float = 1.0
+    rank: int = at_least(1, 2)
+    alpha: float = positive(1.0)
 
     paper: ClassVar[Mapping[str, Any]] = {
         "template": "coop",
@@ -44,13 +47,11 @@ class ClipLora(Method):
         "optim.weight_decay": 1e-2,
         "optim.epochs": 100,
     }
-    search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (2e-4, 1e-3, 5e-3), "options.rank": (2, 8)}
+    search: ClassVar[Search] = {"optim.lr": (2e-4, 1e-3, 5e-3), "options.rank": (2, 8)}
 
-    needs = frozenset({"prompts", "pixels"})
-    is_fitted = False
-    moves_images = True  # the image tower is another
+    traits = Traits(reads="pixels", encodes_prompts=True, moves_images=True)  # both towers are others
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Draws A; B is zero.
 
         Raises:
@@ -65,11 +66,11 @@ class ClipLora(Method):
             phi[tower] = {"down": down, "up": jnp.zeros((layers, three, self.rank, heads, channels))}
         return Variables(phi)
 
-    def adapt(self, variables: Variables, theta: Mapping) -> Mapping:
+    def adapt(self, variables: Variables, theta: Parameters) -> Mapping[str, Any]:
         """The towers with their changed matrices."""
         return {**theta, **{tower: self._changed(theta[tower], variables.phi[tower]) for tower in TOWERS}}
 
-    def _changed(self, theta: Mapping, phi: Mapping) -> Mapping:
+    def _changed(self, theta: Parameters, phi: Parameters) -> Mapping[str, Any]:
         def kernel(old: Float[Array, "l d 3 h z"]) -> Float[Array, "l d 3 h z"]:
             change = jnp.einsum("ltdr,ltrhz->ldthz", phi["down"], phi["up"])
             return old + (self.alpha * self.rank**-0.5 * change).astype(old.dtype)

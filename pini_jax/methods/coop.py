@@ -11,8 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.core.errors import InputError
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
-from pini_jax.noise.gaussian import Draw, draw_mean
+from pini_jax.core.options import positive
+from pini_jax.core.shapes import Parameters, present
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
+from pini_jax.noise.draws import Draw, draw_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,30 +32,30 @@ class CoOp(Method):
         initial_scale: standard deviation of the context before the first step.
     """
 
-    initial_scale: float = 0.02
+    initial_scale: float = positive(0.02)
 
     paper: ClassVar[Mapping[str, Any]] = {"template": "x " * 16 + "{}.", "optim.lr": 2e-3, "optim.epochs": 200}
-    search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (5e-4, 2e-3, 8e-3), "optim.epochs": (50, 200)}
+    search: ClassVar[Search] = {"optim.lr": (5e-4, 2e-3, 8e-3), "optim.epochs": (50, 200)}
 
-    needs = frozenset({"prompts"})
-    is_fitted = False
+    traits = Traits(encodes_prompts=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Draws the context.
 
         Raises:
             InputError: the template has no token for it.
         """
-        if not len(text.prompts.prefix):
+        prefix = present(text.prompts).prefix
+        if not len(prefix):
             raise InputError("the template has nothing before {}, where the context of CoOp goes")
-        shape = len(text.prompts.prefix), self.text_tower.sizes.transformer.width
+        shape = len(prefix), present(self.text_tower).sizes.transformer.width
         return Variables({"context": self.initial_scale * jax.random.normal(key, shape)})
 
     def prompt_tokens(
-        self, variables: Variables, theta: Mapping, text: Text, draw: Draw = draw_mean
+        self, variables: Variables, theta: Parameters, text: Text, draw: Draw = draw_mean
     ) -> tuple[Float[Array, "1 a+p d"], Float[Array, "r s d"]]:
         """The context, at its positions, in the place of the template's tokens."""
         prefix, suffix = super().prompt_tokens(variables, theta, text)
-        start = len(text.prompts.start)
+        start = len(present(text.prompts).start)
         context = variables.phi["context"] + theta["text"]["position"][start : prefix.shape[1]]
         return jnp.concatenate([prefix[:, :start], context[None].astype(prefix.dtype)], axis=1), suffix

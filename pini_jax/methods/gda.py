@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
@@ -12,7 +11,11 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
 from pini_jax.core.errors import InputError
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
+from pini_jax.core.options import positive
+from pini_jax.core.shapes import Parameters
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
+from pini_jax.noise.draws import Draw, draw_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +32,14 @@ class Gda(Method):
         alpha: weight of the discriminant.
     """
 
-    alpha: float = 1.0
+    alpha: float = positive(1.0)
 
-    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)}
+    search: ClassVar[Search] = {"options.alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)}
 
-    needs = frozenset({"support"})
-    is_per_class = True  # a mean each
-    moves_images = True  # logits are no cosines
+    # A mean of every class; logits are no cosines.
+    traits = Traits(starts_from_support=True, is_fitted=True, is_per_class=True, moves_images=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The discriminant.
 
         Raises:
@@ -56,9 +58,14 @@ class Gda(Method):
         return Variables({"kernel": kernel, "bias": bias})
 
     def logits(
-        self, variables: Variables, theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
+        self,
+        variables: Variables,
+        theta: Parameters,
+        images: Float[Array, "n k b e"],
+        text: Float[Array, "k c e"],
+        draw: Draw = draw_mean,
     ) -> Float[Array, "n k b c"]:
         """Zero-shot CLIP and the discriminant."""
         phi = variables.phi
         discriminant = jnp.matmul(normalise(images), phi["kernel"], precision=HIGHEST) + phi["bias"]
-        return super().logits(variables, theta, images, text) + self.alpha * discriminant
+        return super().logits(variables, theta, images, text, draw) + self.alpha * discriminant

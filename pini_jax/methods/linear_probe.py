@@ -12,8 +12,12 @@ import optax
 from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, cosine_logits, normalise
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
-from pini_jax.noise.gaussian import Draw, draw_mean
+from pini_jax.core.options import positive
+from pini_jax.core.shapes import Numbers, Parameters
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
+from pini_jax.noise.draws import Draw, draw_mean
+from pini_jax.noise.gaussian import Gaussian
 
 ITERATIONS = 300
 TOLERANCE = 1e-6
@@ -32,20 +36,19 @@ class LinearProbe(Method):
         C: inverse of the penalty, as scikit-learn has it.
     """
 
-    C: float = 31.6
+    C: float = positive(31.6)
 
-    search: ClassVar[Mapping[str, tuple]] = {"options.C": (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1e3, 1e4)}
+    search: ClassVar[Search] = {"options.C": (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1e3, 1e4)}
 
-    needs = frozenset({"support"})
-    is_per_class = True  # a row of W each
-    moves_images = True  # logits are no cosines
+    # A row of W for every class; logits are no cosines.
+    traits = Traits(starts_from_support=True, is_fitted=True, is_per_class=True, moves_images=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Solves for W and b."""
         features, labels = support.rows()
         decay = 1 / (self.C * len(labels))
 
-        def loss(phi: Mapping) -> Float[Array, ""]:
+        def loss(phi: Parameters) -> Float[Array, ""]:
             logits = jnp.matmul(features, phi["kernel"], precision=HIGHEST) + phi["bias"]
             fit = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             return fit + decay / 2 * jnp.square(phi["kernel"]).sum()
@@ -54,24 +57,29 @@ class LinearProbe(Method):
         return Variables(_minimise(loss, {"kernel": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)}))
 
     def logits(
-        self, variables: Variables, theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
+        self,
+        variables: Variables,
+        theta: Parameters,
+        images: Float[Array, "n k b e"],
+        text: Float[Array, "k c e"],
+        draw: Draw = draw_mean,
     ) -> Float[Array, "n k b c"]:
         """W f + b."""
         return jnp.matmul(normalise(images), variables.phi["kernel"], precision=HIGHEST) + variables.phi["bias"]
 
 
-def _minimise(loss: Callable[[Mapping], Float[Array, ""]], start: Mapping) -> Mapping:
+def _minimise(loss: Callable[[Mapping[str, Any]], Float[Array, ""]], start: Parameters) -> Mapping[str, Any]:
     """L-BFGS until the gradient is small."""
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry: tuple) -> tuple:
+    def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         x, state, _, count = carry
         value, gradient = value_and_grad(x, state=state)
         updates, state = solver.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
         return optax.apply_updates(x, updates), state, optax.tree.norm(gradient), count + 1
 
-    def is_far(carry: tuple) -> Array:
+    def is_far(carry: tuple[Any, ...]) -> Array:
         return (carry[2] > TOLERANCE) & (carry[3] < ITERATIONS)
 
     return jax.lax.while_loop(is_far, step, (start, solver.init(start), jnp.inf, 0))[0]
@@ -88,7 +96,7 @@ class ZeroShotProbe(Method):
         norm: length of w at the start, about that of CLIP's own text features, since steps are not free of scale.
     """
 
-    norm: float = 9.0
+    norm: float = positive(9.0)
 
     paper: ClassVar[Mapping[str, Any]] = {
         "optim.lr": 0.1,
@@ -96,12 +104,11 @@ class ZeroShotProbe(Method):
         "optim.epochs": 300,
         "batch_size": 256,
     }
-    search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
+    search: ClassVar[Search] = {"optim.lr": (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
 
-    is_fitted = False
-    is_per_class = True  # a w each
+    traits = Traits(is_per_class=True)  # a w each
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The text features, at one length."""
         return Variables({"embeddings": self.norm * normalise(text.features[0])})
 
@@ -124,13 +131,16 @@ class Clap(ZeroShotProbe):
         strength: 1 in the paper.
     """
 
-    strength: float = 1.0
+    strength: float = positive(1.0)
 
-    search: ClassVar[Mapping[str, tuple]] = {"optim.lr": (0.03, 0.1), "options.strength": (0.3, 1.0, 3.0, 10.0)}
+    search: ClassVar[Search] = {
+        "optim.lr": (0.03, 0.1),
+        "options.strength": (0.3, 1.0, 3.0, 10.0),
+    }
 
-    needs = frozenset({"support"})
+    traits = Traits(starts_from_support=True, is_per_class=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Multipliers from zero-shot CLIP on the selection."""
         phi = super().init(key, theta, text).phi
         features, labels = support.rows()
@@ -138,7 +148,14 @@ class Clap(ZeroShotProbe):
         multipliers = jnp.diagonal(support.class_means(p, len(phi["embeddings"])))
         return Variables(phi, {"start": phi["embeddings"], "multipliers": multipliers})
 
-    def penalty(self, variables: Variables, theta: Mapping, text: Text) -> Float[Array, ""]:
+    def penalty(
+        self,
+        variables: Variables,
+        theta: Parameters,
+        text: Text,
+        noise: Mapping[str, Gaussian],
+        weights: Float[Numbers, "b"],
+    ) -> Float[Array, ""]:
         """How far classes have moved."""
         moved = jnp.square(variables.phi["embeddings"] - variables.buffers["start"]).sum(-1)
         return self.strength * (variables.buffers["multipliers"] * moved).mean()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
+from pini_jax.core.options import at_least
+from pini_jax.core.shapes import Parameters
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
+from pini_jax.noise.draws import Draw, draw_mean
 
 EVERY = 10  # steps of w for one of a
 MOMENTUM = 0.9
@@ -32,15 +35,14 @@ class LpPlusPlus(Method):
         steps: of w.
     """
 
-    steps: int = 300
+    steps: int = at_least(1, 300)
 
-    search: ClassVar[Mapping[str, tuple]] = {"options.steps": (10, 20, 40, 80, 120, 180, 240, 300)}
+    search: ClassVar[Search] = {"options.steps": (10, 20, 40, 80, 120, 180, 240, 300)}
 
-    needs = frozenset({"support"})
-    is_per_class = True  # a w and an a each
-    moves_images = True  # logits are no cosines
+    # A w and an a of every class; logits are no cosines.
+    traits = Traits(starts_from_support=True, is_fitted=True, is_per_class=True, moves_images=True)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Takes all steps."""
         (f, labels), t = support.rows(), normalise(text.features[0])
         m, classes = len(labels), len(t)
@@ -49,7 +51,7 @@ class LpPlusPlus(Method):
         rate_w = 4 * m / jnp.linalg.eigvalsh(jnp.matmul(f.T, f, precision=HIGHEST))[-1]
         rate_a = m / (4 * jnp.square(similar).sum(0).max())
 
-        def step(i: Array, carry: tuple) -> tuple:
+        def step(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
             w, b, velocity_w, velocity_b, a, total = carry
             error = (jax.nn.softmax(f @ w + b + a * similar) - one_hot) / m
             velocity_w, velocity_b = MOMENTUM * velocity_w + f.T @ error, MOMENTUM * velocity_b + error.sum(0)
@@ -63,7 +65,12 @@ class LpPlusPlus(Method):
         return Variables({"kernel": w, "bias": b, "blend": a})
 
     def logits(
-        self, variables: Variables, theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
+        self,
+        variables: Variables,
+        theta: Parameters,
+        images: Float[Array, "n k b e"],
+        text: Float[Array, "k c e"],
+        draw: Draw = draw_mean,
     ) -> Float[Array, "n k b c"]:
         """w f + b + a t f."""
         f, phi = normalise(images), variables.phi

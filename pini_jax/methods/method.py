@@ -1,33 +1,31 @@
-"""What every method is: zero-shot CLIP in stages, some of which a method replaces.
+"""What every method is: stages from images and class texts to logits, some of which a method replaces.
 
-    theta = method.adapt(variables, theta)                                   # CLIP-LoRA
-    text = method.encode_text(variables, theta, text, draw)                  # prompt noise, CoOp
-    text = method.text_features(variables, text, draw)                       # text noise, TaskRes
-    features, _ = method.encode_images(variables, theta, text, pixels, draw) # noise of pixels and patches
-    images = method.image_features(variables, text, features, draw)          # image noise, CLIP-Adapter
-    logits = method.logits(variables, theta, images, text)                   # Tip-Adapter, GDA
+`methods.forward` has their order. As they stand here they are zero-shot CLIP's.
 
 Shapes: b images, c classes, e joint embedding, n draws of the images' noise for each of k draws of the texts', m
-images of the selection in v views.
+images of the selection in v views; a start tokens and p prompt tokens, s tokens of r rows, d width.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
-from pini_jax.clip.towers import stage
-from pini_jax.clip.zero_shot import HIGHEST, cosine_logits, embed_prompts, encode_prompts, normalise
-from pini_jax.methods.objective import Objective, Parts, objective
-from pini_jax.noise.gaussian import Draw, draw_mean
+from pini_jax.clip.prompts import Prompts
+from pini_jax.clip.towers import TextTower, stage
+from pini_jax.clip.zero_shot import cosine_logits, embed_prompts, encode_prompts
+from pini_jax.core.shapes import Numbers, Parameters, present
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.objective import Objective
+from pini_jax.noise.draws import Draw, draw_mean
+from pini_jax.noise.gaussian import Gaussian
 
-Numbers = Any  # of the host, or on a device
+Search = Mapping[str, tuple[Any, ...]]  # {setting: the values to try}
+Reads = Literal["features", "pixels"]
 
 
 class Text(NamedTuple):
@@ -39,28 +37,7 @@ class Text(NamedTuple):
     """
 
     features: Float[Array, "1 c e"]
-    prompts: Any = None  # Prompts, or None
-
-
-class Support(NamedTuple):
-    """The few labelled images of a run: features of their views, un-normalised."""
-
-    features: Float[Numbers, "v m e"]
-    labels: Int[Numbers, "m"]
-
-    def rows(self) -> tuple[Float[Array, "v*m e"], Int[Array, "v*m"]]:
-        """Every view of every image, of unit length, with its label."""
-        views, _, width = self.features.shape
-        return normalise(self.features).reshape(-1, width), jnp.tile(self.labels, views)
-
-    def class_means(self, values: Float[Array, "v*m d"], num_classes: int) -> Float[Array, "c d"]:
-        """Means over each class of something that every row has."""
-        one_hot = jax.nn.one_hot(self.rows()[1], num_classes)
-        sums = jnp.matmul(one_hot.T, values, precision=HIGHEST)
-        return sums / jnp.maximum(one_hot.sum(0), 1)[:, None]
-
-
-NO_SUPPORT = Support(np.zeros((1, 0, 0), np.float32), np.zeros(0, np.int32))
+    prompts: Prompts | None = None
 
 
 class Variables(NamedTuple):
@@ -71,15 +48,15 @@ class Variables(NamedTuple):
         buffers: what is not: fixed at the start, or gathered on the way.
     """
 
-    phi: Mapping
-    buffers: Mapping = {}
+    phi: Parameters
+    buffers: Parameters = {}
 
 
 class Batch(NamedTuple):
     """Images, as a method reads them, with labels, and weights: 1 for an image that counts, 0 for padding.
 
     Attributes:
-        images: features [b e], or normalised pixels [b h w 3] where the method `needs` them.
+        images: features [b e], or normalised pixels [b h w 3], as the method's traits say.
     """
 
     images: Float[Numbers, "b *x"]
@@ -87,75 +64,81 @@ class Batch(NamedTuple):
     weights: Float[Numbers, "b"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """p(c | x) = softmax_c(exp(s) cos(V(x), T(prompt_c))): zero-shot CLIP, and what others are made from.
-
-    Stages are pure in (variables, theta, images, draw). Fields of a subclass are its options in the config.
-
-    Source: Radford et al. 2021, https://arxiv.org/abs/2103.00020.
+class Traits(NamedTuple):
+    """What a method reads, and what follows from how it learns.
 
     Attributes:
-        text_tower: a module of `clip.towers`; None where text features are given.
-        image_tower: likewise; None where image features are given.
+        reads: `features` of images, or `pixels`, where the image tower runs at every step.
+        encodes_prompts: whether the text tower runs at every step.
+        starts_from_support: whether `init` looks at the labelled images.
+        keeps_support: whether variables hold these images themselves, so that their shapes follow the shots.
+        is_fitted: whether `init` solves for all that is to be learned: there are no steps.
+        is_per_class: whether what is learned belongs to the classes it was trained on, and is nothing for others.
+        is_random: whether predictions depend on draws.
+        moves_images: whether more than the cosine of plain image features and class embeddings makes the logits.
+    """
+
+    reads: Reads = "features"
+    encodes_prompts: bool = False
+    starts_from_support: bool = False
+    keeps_support: bool = False
+    is_fitted: bool = False
+    is_per_class: bool = False
+    is_random: bool = False
+    moves_images: bool = False
+
+    @property
+    def needs_towers(self) -> bool:
+        """Whether features alone are not enough."""
+        return self.encodes_prompts or self.reads == "pixels"
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Stages, pure in (variables, theta, images, draw). Fields of a subclass are its options in the config.
+
+    Attributes:
+        text_tower: None where text features are given.
+        image_tower: None where image features are given.
         loss_settings: of the objective.
     """
 
-    text_tower: Any = None
-    image_tower: Any = dataclasses.field(default=None, kw_only=True)
+    text_tower: TextTower | None = None
+    image_tower: nn.Module | None = dataclasses.field(default=None, kw_only=True)
     loss_settings: Objective = dataclasses.field(default=Objective(), kw_only=True)
 
     # {setting of a run: as the paper has it}, and {setting: values that `launch.compare` tries}.
     paper: ClassVar[Mapping[str, Any]] = {}
-    search: ClassVar[Mapping[str, tuple]] = {}
-
-    # Whether variables hold the selection itself, so that their shapes follow the shots.
-    keeps_support: ClassVar[bool] = False
+    search: ClassVar[Search] = {}
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Of `prompts` and `pixels`, whose towers run at every step, and `support`, for `init`."""
-        return frozenset()
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether `init` solves for all that is to be learned: there are no steps."""
-        return True
-
-    @property
-    def is_per_class(self) -> bool:
-        """Whether what is learned belongs to the classes it was trained on, and is nothing for others."""
-        return False
-
-    @property
-    def is_random(self) -> bool:
-        """Whether predictions depend on draws."""
-        return False
-
-    @property
-    def moves_images(self) -> bool:
-        """Whether more than the cosine of plain image features and class embeddings makes the mean's logits."""
-        return False
+    def traits(self) -> Traits:
+        """What it reads, and what follows from how it learns."""
+        return Traits()
 
     def num_draws(self, num_samples: int) -> dict[str, int]:
         """How many draws a training step takes at each site; one where a site is not named."""
         return {}
 
-    # ------------------------------------------------------------------------------------------- stages
-
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """What is known before the first step: drawn, or made from the classes and the selection."""
-        return Variables({})
+        raise NotImplementedError
 
-    def adapt(self, variables: Variables, theta: Mapping) -> Mapping:
+    def adapt(self, variables: Variables, theta: Parameters) -> Mapping[str, Any]:
         """The towers' parameters."""
         return theta
 
     def prompt_tokens(
-        self, variables: Variables, theta: Mapping, text: Text, draw: Draw = draw_mean
+        self, variables: Variables, theta: Parameters, text: Text, draw: Draw = draw_mean
     ) -> tuple[Float[Array, "k a+p d"], Float[Array, "r s d"]]:
         """Embedded prompts: the start tokens with the shared prefix, and rows of suffixes."""
-        return embed_prompts(self.text_tower, theta, text.prompts)
+        return embed_prompts(present(self.text_tower), theta, present(text.prompts))
+
+    def encode_prompts(
+        self, theta: Parameters, prefix: Float[Array, "k a+p d"], suffix: Float[Array, "r s d"], prompts: Prompts
+    ) -> Float[Array, "k c e"]:
+        """The text tower over embedded prompts."""
+        return encode_prompts(present(self.text_tower), theta, prefix, suffix, prompts)
 
     def text_features(
         self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
@@ -166,18 +149,18 @@ class Method:
     def encode_images(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         text: Float[Array, "k c e"],
-        pixels: Float[Array, "b h w 3"],
+        pixels: Float[Numbers, "b h w 3"],
         draw: Draw = draw_mean,
-        weights: Float[Array, "b"] | None = None,
-    ) -> tuple[Float[Array, "n k b e"], Mapping]:
+        weights: Float[Numbers, "b"] | None = None,
+    ) -> tuple[Float[Array, "n k b e"], Parameters]:
         """Image features from pixels, and the buffers afterwards.
 
         Args:
             weights: of the images of a training step; None in prediction.
         """
-        return stage(self.image_tower, "__call__", theta["image"], pixels)[None, None], variables.buffers
+        return stage(present(self.image_tower), "__call__", theta["image"], pixels)[None, None], variables.buffers
 
     def image_features(
         self,
@@ -192,51 +175,26 @@ class Method:
     def logits(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         images: Float[Array, "n k b e"],
         text: Float[Array, "k c e"],
+        draw: Draw = draw_mean,
     ) -> Float[Array, "n k b c"]:
         """From the features of both sides."""
         return cosine_logits(theta, images, text)
 
-    def penalty(self, variables: Variables, theta: Mapping, text: Text) -> Float[Array, ""] | float:
-        """What is added to the loss, in nats."""
-        return 0.0
-
-    # ------------------------------------------------------------------------------------------- the whole
-
-    def encode_text(
-        self, variables: Variables, theta: Mapping, text: Text, draw: Draw = draw_mean
-    ) -> Float[Array, "k c e"]:
-        """Text features of every class for every draw of the prompt's noise."""
-        if text.prompts is None:
-            return text.features
-        prefix, suffix = self.prompt_tokens(variables, theta, text, draw)
-        return encode_prompts(self.text_tower, theta, prefix, suffix, text.prompts)
-
-    def forward(
+    def penalty(
         self,
         variables: Variables,
-        theta: Mapping,
+        theta: Parameters,
         text: Text,
-        images: Float[Array, "b *x"],
-        draw: Draw = draw_mean,
-        weights: Float[Array, "b"] | None = None,
-    ) -> tuple[Float[Array, "n k b c"], Mapping]:
-        """All stages: logits for every draw, and the buffers afterwards."""
-        theta, buffers = self.adapt(variables, theta), variables.buffers
-        encoded = self.text_features(variables, self.encode_text(variables, theta, text, draw), draw)
-        if "pixels" in self.needs:
-            features, buffers = self.encode_images(variables, theta, encoded, images, draw, weights)
-        else:
-            features = images[None, None]
-        found = self.image_features(variables, encoded, features, draw)
-        return self.logits(variables, theta, found, encoded), buffers
+        noise: Mapping[str, Gaussian],
+        weights: Float[Numbers, "b"],
+    ) -> Float[Array, ""] | float:
+        """What is added to the loss, in nats.
 
-    def loss(
-        self, variables: Variables, theta: Mapping, text: Text, batch: Batch, draw: Draw
-    ) -> tuple[Parts, Mapping]:
-        """What training minimises, in parts, and the buffers afterwards."""
-        logits, buffers = self.forward(variables, theta, text, batch.images, draw, batch.weights)
-        penalty = self.penalty(variables, theta, text)
-        return objective(logits, batch.labels, batch.weights, self.loss_settings, jnp.asarray(penalty)), buffers
+        Args:
+            noise: what was drawn from, by site.
+            weights: of the images.
+        """
+        return 0.0

@@ -10,6 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pini_jax.core.options import at_least, below_one, one_of, positive
+from pini_jax.core.shapes import Numbers
+
+BOUNDS: Mapping[str, Callable[[Float[Array, "k b c"]], Float[Array, "b c"]]] = {
+    "elbo": lambda log_q: log_q.mean(0),
+    "multi_sample": lambda log_q: jax.nn.logsumexp(log_q, axis=0) - jnp.log(len(log_q)),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -26,17 +34,11 @@ class Objective:
         temperature: what logits are divided by in training, not in prediction.
     """
 
-    bound: str = "elbo"
-    kl_weight: float = 0.0
-    kl_scale: float = 1.0
-    label_smoothing: float = 0.0
-    temperature: float = 1.0
-
-
-BOUNDS: Mapping[str, Callable[[Float[Array, "k b c"]], Float[Array, "b c"]]] = {
-    "elbo": lambda log_q: log_q.mean(0),
-    "multi_sample": lambda log_q: jax.nn.logsumexp(log_q, axis=0) - jnp.log(len(log_q)),
-}
+    bound: str = one_of(BOUNDS, "elbo")
+    kl_weight: float = at_least(0, 0.0)
+    kl_scale: float = positive(1.0)
+    label_smoothing: float = below_one(0.0)
+    temperature: float = positive(1.0)
 
 
 class Parts(NamedTuple):
@@ -48,8 +50,8 @@ class Parts(NamedTuple):
 
 def objective(
     logits: Float[Array, "*k b c"],
-    labels: Int[Array, "b"],
-    weights: Float[Array, "b"],
+    labels: Int[Numbers, "b"],
+    weights: Float[Numbers, "b"],
     settings: Objective = Objective(),
     penalty: Array | float = 0.0,
 ) -> Parts:
@@ -73,5 +75,5 @@ def objective(
     def mean(x: Float[Array, "*k b"]) -> Float[Array, ""]:
         return (x * weights).sum(-1).mean() / weights.sum()
 
-    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
+    correct = (logits.argmax(-1) == jnp.asarray(labels)).astype(jnp.float32)
     return Parts(loss=penalty - mean((targets * log_q).sum(-1)), accuracy=mean(correct))

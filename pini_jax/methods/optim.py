@@ -10,37 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-
-@dataclasses.dataclass(frozen=True)
-class Optim:
-    """The optimiser of the trainables; the defaults are the released configuration.
-
-    Attributes:
-        name: `sgd`, `adam` or `adamw`.
-        schedule: of the learning rate: `released` (an epoch of warm-up, then a cosine by epochs), `cosine` (by
-            steps), or `constant`.
-        lr: learning rate after warm-up.
-        momentum: of SGD, how much of the last update goes into the next.
-        weight_decay: pull towards zero, added to the gradient, or with `adamw` to the update.
-        epsilon: of Adam.
-        epochs: passes over the selected images.
-        warmup_lr: learning rate of the first epoch, where the schedule has a warm-up.
-    """
-
-    name: str = "sgd"
-    schedule: str = "released"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    epsilon: float = 1e-8
-    epochs: int = 100
-    warmup_lr: float = 1e-5
-
-
-# Numbers are read by a compiled step, which serves every run that differs in nothing else; words are part of it.
-WORDS = ("name", "schedule")
-NUMBERS = [field.name for field in dataclasses.fields(Optim) if field.name not in WORDS]
-jax.tree_util.register_dataclass(Optim, NUMBERS, list(WORDS))
+from pini_jax.core.options import at_least, below_one, one_of, positive
 
 
 def _released(optim: Optim, epoch: ArrayLike) -> ArrayLike:
@@ -68,14 +38,6 @@ SCHEDULES: Mapping[str, Callable[[Optim, ArrayLike], ArrayLike]] = {
 }
 
 
-def schedule(optim: Optim, steps_per_epoch: ArrayLike) -> optax.Schedule:
-    """step -> learning rate, a function of the epoch e = step / steps_per_epoch out of E; see `SCHEDULES`.
-
-    Source of `released`: the paper's released configuration (one warm-up epoch, then cosine by epoch).
-    """
-    return lambda step: SCHEDULES[optim.schedule](optim, step / steps_per_epoch)
-
-
 def _decay(optim: Optim) -> optax.GradientTransformation:
     return optax.add_decayed_weights(optim.weight_decay)
 
@@ -89,6 +51,46 @@ DIRECTIONS: Mapping[str, Callable[[Optim], tuple[optax.GradientTransformation, .
     "adam": lambda optim: (_decay(optim), _adam(optim)),
     "adamw": lambda optim: (_adam(optim), _decay(optim)),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimiser of the trainables; the defaults are the released configuration.
+
+    Attributes:
+        name: `sgd`, `adam` or `adamw`.
+        schedule: of the learning rate: `released` (an epoch of warm-up, then a cosine by epochs), `cosine` (by
+            steps), or `constant`.
+        lr: learning rate after warm-up.
+        momentum: of SGD, how much of the last update goes into the next.
+        weight_decay: pull towards zero, added to the gradient, or with `adamw` to the update.
+        epsilon: of Adam.
+        epochs: passes over the selected images.
+        warmup_lr: learning rate of the first epoch, where the schedule has a warm-up.
+    """
+
+    name: str = one_of(DIRECTIONS, "sgd")
+    schedule: str = one_of(SCHEDULES, "released")
+    lr: float = positive(1e-3)
+    momentum: float = below_one(0.9)
+    weight_decay: float = at_least(0, 5e-4)
+    epsilon: float = positive(1e-8)
+    epochs: int = at_least(1, 100)
+    warmup_lr: float = at_least(0, 1e-5)
+
+
+# Numbers are read by a compiled step, which serves every run that differs in nothing else; words are part of it.
+WORDS = ("name", "schedule")
+NUMBERS = [field.name for field in dataclasses.fields(Optim) if field.name not in WORDS]
+jax.tree_util.register_dataclass(Optim, NUMBERS, list(WORDS))
+
+
+def schedule(optim: Optim, steps_per_epoch: ArrayLike) -> optax.Schedule:
+    """step -> learning rate, a function of the epoch e = step / steps_per_epoch out of E; see `SCHEDULES`.
+
+    Source of `released`: the paper's released configuration (one warm-up epoch, then cosine by epoch).
+    """
+    return lambda step: SCHEDULES[optim.schedule](optim, step / steps_per_epoch)
 
 
 def optimiser(optim: Optim, steps_per_epoch: ArrayLike) -> optax.GradientTransformation:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+
+from pini_jax.clip.towers import TextTower
+from pini_jax.core import options
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.methods.clip_adapter import ClipAdapter
 from pini_jax.methods.clip_lora import ClipLora
@@ -18,21 +21,22 @@ from pini_jax.methods.objective import Objective
 from pini_jax.methods.pini import Injector
 from pini_jax.methods.task_res import TaskRes
 from pini_jax.methods.tip_adapter import TipAdapter, TipAdapterF
+from pini_jax.methods.zero_shot import ZeroShot
 from pini_jax.noise import sites
 
 
 class Towers(NamedTuple):
     """The frozen modules that a method runs; None where features are given."""
 
-    text_tower: Any = None
-    image_tower: Any = None
+    text_tower: TextTower | None = None
+    image_tower: nn.Module | None = None
 
 
 NO_TOWERS = Towers()
 
-METHODS: Mapping[str, type[Method]] = {
+METHODS: dict[str, type[Method]] = {
     "pini": Injector,
-    "zero_shot": Method,
+    "zero_shot": ZeroShot,
     "linear_probe": LinearProbe,
     "zero_shot_probe": ZeroShotProbe,
     "tip_adapter": TipAdapter,
@@ -48,7 +52,7 @@ METHODS: Mapping[str, type[Method]] = {
 NOT_OPTIONS = ("text_tower", "image_tower", "loss_settings", "generators")
 
 
-def options(name: str) -> dict[str, Any]:
+def method_options(name: str) -> dict[str, Any]:
     """The options of a method with their defaults, which are those of its paper.
 
     Raises:
@@ -56,8 +60,7 @@ def options(name: str) -> dict[str, Any]:
     """
     if name not in METHODS:
         raise InputError(f"there is no method {name!r}{did_you_mean(name, METHODS)}")
-    fields = dataclasses.fields(METHODS[name])
-    return {field.name: field.default for field in fields if field.name not in NOT_OPTIONS}
+    return options.defaults(METHODS[name], leave_out=NOT_OPTIONS)
 
 
 def with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,27 +69,30 @@ def with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: an unknown method or option, or a value that cannot be.
     """
-    known = options(name)
-    for option, value in given.items():
-        if option not in known:
-            raise InputError(f"method {name} has no option {option!r}{did_you_mean(option, known)}")
-        sites.check_option(f"options.{option}", value, known[option])
+    known = method_options(name)
+    for problem in options.problems_of(METHODS[name], given, known, f"method {name}", "options."):
+        raise InputError(problem)
     return known | dict(given)
 
 
 def build(
     name: str,
-    options: Mapping[str, Any],
+    given: Mapping[str, Any],
     noise: Mapping[str, Mapping[str, Any]],
     loss_settings: Objective,
     towers: Towers = NO_TOWERS,
 ) -> Method:
-    """The method of this name over these towers; `noise` is that of `pini`.
+    """The method of this name over these towers, with options; `noise` is that of a method that makes it.
 
     Raises:
         InputError: an unknown method, site, generator or option.
     """
-    own: dict[str, Any] = with_defaults(name, options)
-    if name == "pini":
+    own: dict[str, Any] = with_defaults(name, given)
+    if makes_noise(name):
         own["generators"] = sites.build(noise)
     return METHODS[name](**towers._asdict(), **own, loss_settings=loss_settings)
+
+
+def makes_noise(name: str) -> bool:
+    """Whether the method of this name is configured by noise at sites."""
+    return name in METHODS and issubclass(METHODS[name], Injector)

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import normalise
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
-from pini_jax.noise.gaussian import Draw, draw_mean
+from pini_jax.core.options import positive
+from pini_jax.core.shapes import Parameters
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
+from pini_jax.noise.draws import Draw, draw_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +29,8 @@ class TaskRes(Method):
         norm: length of t, about that of CLIP's own text features, since steps are not free of scale.
     """
 
-    alpha: float = 0.5
-    norm: float = 9.0
+    alpha: float = positive(0.5)
+    norm: float = positive(9.0)
 
     paper: ClassVar[Mapping[str, Any]] = {
         "optim.name": "adam",
@@ -35,12 +38,14 @@ class TaskRes(Method):
         "optim.epochs": 200,
         "batch_size": 256,
     }
-    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (0.25, 0.5, 1.0, 2.0), "optim.lr": (2e-3, 4e-3)}
+    search: ClassVar[Search] = {
+        "options.alpha": (0.25, 0.5, 1.0, 2.0),
+        "optim.lr": (2e-3, 4e-3),
+    }
 
-    is_fitted = False
-    is_per_class = True  # a residual each
+    traits = Traits(is_per_class=True)  # a residual each
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """No residual."""
         return Variables({"residual": jnp.zeros(text.features.shape[1:])})
 

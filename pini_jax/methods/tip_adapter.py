@@ -11,7 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
-from pini_jax.methods.method import NO_SUPPORT, Method, Support, Text, Variables
+from pini_jax.core.options import positive
+from pini_jax.core.shapes import Parameters
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods.method import Method, Search, Text, Traits, Variables
+from pini_jax.noise.draws import Draw, draw_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,29 +32,37 @@ class TipAdapter(Method):
         beta: how sharply a key stands out.
     """
 
-    alpha: float = 1.0
-    beta: float = 5.5
+    alpha: float = positive(1.0)
+    beta: float = positive(5.5)
 
-    keeps_support: ClassVar[bool] = True
-    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (3.0, 12.0), "options.beta": (1.0, 3.0, 6.0, 12.0)}
+    search: ClassVar[Search] = {
+        "options.alpha": (3.0, 12.0),
+        "options.beta": (1.0, 3.0, 6.0, 12.0),
+    }
 
-    needs = frozenset({"support"})
-    is_per_class = True  # Y has the classes of the selection
-    moves_images = True  # the cache is no cosine with a class embedding
+    # Y has the classes of the selection; the cache is no cosine with a class embedding.
+    traits = Traits(
+        starts_from_support=True, keeps_support=True, is_fitted=True, is_per_class=True, moves_images=True
+    )
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """The cache."""
-        keys = normalise(normalise(support.features).mean(0))
+        keys = normalise(normalise(jnp.asarray(support.features)).mean(0))
         return Variables({}, {"keys": keys, "values": jax.nn.one_hot(support.labels, text.features.shape[1])})
 
     def logits(
-        self, variables: Variables, theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
+        self,
+        variables: Variables,
+        theta: Parameters,
+        images: Float[Array, "n k b e"],
+        text: Float[Array, "k c e"],
+        draw: Draw = draw_mean,
     ) -> Float[Array, "n k b c"]:
         """Zero-shot CLIP and the cache."""
         keys = {**variables.buffers, **variables.phi}["keys"]
         affinity = jnp.matmul(normalise(images), keys.T, precision=HIGHEST)
         cached = jnp.exp(-self.beta * (1 - affinity)) @ variables.buffers["values"]
-        return super().logits(variables, theta, images, text) + self.alpha * cached
+        return super().logits(variables, theta, images, text, draw) + self.alpha * cached
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +86,14 @@ class TipAdapterF(TipAdapter):
         "optim.epochs": 20,
         "batch_size": 256,
     }
-    search: ClassVar[Mapping[str, tuple]] = {"options.alpha": (2.0, 4.0, 8.0, 16.0), "options.beta": (1.0, 5.5)}
+    search: ClassVar[Search] = {
+        "options.alpha": (2.0, 4.0, 8.0, 16.0),
+        "options.beta": (1.0, 5.5),
+    }
 
-    is_fitted = False
+    traits = TipAdapter.traits._replace(is_fitted=False)
 
-    def init(self, key: Array, theta: Mapping, text: Text, support: Support = NO_SUPPORT) -> Variables:
+    def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Keys start as the cache's."""
         cache = super().init(key, theta, text, support).buffers
         return Variables({"keys": cache["keys"]}, {"values": cache["values"]})

@@ -1,7 +1,4 @@
-"""Noise is a value: a Gaussian, and the ways to take numbers from it.
-
-A `Draw` says what is added at a site: draw(site, gaussian) -> samples. Training draws fresh numbers, prediction
-draws per image or takes the mean, and a test replays recorded ones, all through the same forward pass.
+"""Noise is a value: a Gaussian, how numbers are taken from it, and how far it is from another.
 
 The first axis of every Gaussian and of every sample is that of draws. It is 1 before the first draw; what is added
 to something that has been drawn n times is drawn once for each of them.
@@ -9,16 +6,11 @@ to something that has been drawn n times is drawn once for each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
-
-from pini_jax.core import rng
-
-SHARED_SITES = ("prompt_tokens", "text_features")  # whose noise is the same for all images
+from jaxtyping import Array, Float
 
 
 class Gaussian(NamedTuple):
@@ -35,9 +27,6 @@ class Gaussian(NamedTuple):
     factor: Float[Array, "m e"] | None = None
     start: Float[Array, "n *shape e"] | None = None
     unit: Float[Array, "n *shape 1"] | None = None
-
-
-Draw = Callable[[str, Gaussian], Float[Array, "n *shape e"]]
 
 
 def displace(gaussian: Gaussian, normals: Float[Array, "n *shape m"]) -> Float[Array, "n *shape e"]:
@@ -69,44 +58,3 @@ def divergence(gaussian: Gaussian, prior_scale: float) -> Float[Array, "n *shape
     safe = jnp.where(varies, scale, 1.0)
     of_scale = jnp.where(varies, (safe**2 - 1) / 2 - jnp.log(safe), 0.0)
     return (mean**2 / 2).sum(-1) + of_scale.sum(-1)
-
-
-def draw_mean(site: str, gaussian: Gaussian) -> Float[Array, "n *shape e"]:
-    """No draw: the mean itself."""
-    return gaussian.mean
-
-
-def draw_fresh(key: Array, num: Mapping[str, int]) -> Draw:
-    """num[site] samples, from a stream of its own for every site; 1 where `num` does not name the site."""
-    return lambda site, gaussian: sample(rng.stream(key, site), gaussian, num.get(site, 1))
-
-
-def draw_per_image(key: Array, ids: Int[Array, "b"], num: Mapping[str, int] | None = None) -> Draw:
-    """Samples per image, from a stream of its own for every image id, so that batching changes nothing.
-
-    For Gaussians of shape [n, k, b, ...]: n = 1 becomes num[site].
-    """
-
-    def draw(site: str, gaussian: Gaussian) -> Float[Array, "n k b *shape"]:
-        times = (num or {}).get(site, 1) if len(gaussian.mean) == 1 else 1
-
-        def one(i: Array, mean: Array, scale: Array) -> Array:
-            return sample(rng.stream(key, site, i), Gaussian(mean, scale, gaussian.factor), times)
-
-        return jax.vmap(one, in_axes=(0, 2, 2), out_axes=2)(ids, gaussian.mean, gaussian.scale)
-
-    return draw
-
-
-def draw_batch(key: Array, size: int, num: Mapping[str, int]) -> Draw:
-    """A training step's noise: samples that all images share, and others for every place in the batch.
-
-    Places have streams of their own, so that filling up a batch (to what the devices divide) changes nothing.
-    """
-    shared, per_image = draw_fresh(key, num), draw_per_image(key, jnp.arange(size), num)
-    return lambda site, gaussian: (shared if site in SHARED_SITES else per_image)(site, gaussian)
-
-
-def draw_replay(normals: Mapping[str, Float[Array, "n *shape m"]]) -> Draw:
-    """The given standard normals, by site."""
-    return lambda site, gaussian: displace(gaussian, normals[site])

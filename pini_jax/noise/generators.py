@@ -1,7 +1,7 @@
 """What makes the mean and the scale of the noise at a site (paper, Figure 3).
 
-Every generator is a Linen module from `Site` to `Gaussian`. Its public fields are its options in the config; all
-computation is in float32, whatever the towers use. Which site has which generators is a table in `noise.sites`.
+Every generator is a Linen module from `Inputs` to `Gaussian`. Its public fields are its options in the config; all
+computation is in float32, whatever the towers use. Which site has which generators stands in `noise.sites`.
 
 Shapes: as in `methods.method`; p prompt tokens, d width, r = channels / reduction.
 """
@@ -19,7 +19,9 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST
 from pini_jax.core.errors import InputError
-from pini_jax.methods.method import NO_SUPPORT, Support
+from pini_jax.core.options import at_least, one_of, positive
+from pini_jax.core.shapes import Numbers
+from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.noise.gaussian import Gaussian
 
 CONTROLS = ("learned", "none", "random", "mean_only", "scale_only")
@@ -32,7 +34,7 @@ SIGMAS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-class Site(NamedTuple):
+class Inputs(NamedTuple):
     """What a generator sees.
 
     Attributes:
@@ -50,10 +52,10 @@ class Site(NamedTuple):
     text: Float[Array, "k c e"]
     query: Float[Array, "n k *b d"] | None = None
     support: Support = NO_SUPPORT
-    weights: Float[Array, "b"] | None = None
+    weights: Float[Numbers, "b"] | None = None
 
 
-def _torch_uniform(factor: float) -> Callable:
+def _torch_uniform(factor: float) -> Callable[[Array, tuple[int, ...], int], Array]:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for both weight and bias of Linear, times a factor."""
 
     def init(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -92,12 +94,13 @@ class Generator(nn.Module):
     """
 
     reads_support: ClassVar[bool] = False  # whether it is made from the selection
-    of_one: ClassVar[tuple[int, ...]] = (-1,)  # axes of what has one norm
+    is_table: ClassVar[bool] = False  # whether parameters have the shape of what the noise is added to
+    norm_axes: ClassVar[tuple[int, ...]] = (-1,)  # of what has one norm
 
-    control: str = "learned"
-    sigma: str = "abs"
-    level: float = 0.0
-    initial_scale: float = 1.0
+    control: str = one_of(CONTROLS, "learned")
+    sigma: str = one_of(SIGMAS, "abs")
+    level: float = at_least(0, 0.0)
+    initial_scale: float = positive(1.0)
 
     @property
     def is_still(self) -> bool:
@@ -105,16 +108,16 @@ class Generator(nn.Module):
         return self.control in ("none", "random", "scale_only")
 
     @nn.compact
-    def __call__(self, site: Site) -> Gaussian:
+    def __call__(self, inputs: Inputs) -> Gaussian:
         """The noise, as far as the control lets it."""
-        start, factor, zero = self.start(site), self.factor(site), jnp.zeros((), jnp.float32)
+        start, factor, zero = self.start(inputs), self.factor(inputs), jnp.zeros((), jnp.float32)
         if self.control == "random":
             mu, sigma = zero, jnp.float32(1.0 if self.level else self.initial_scale)
         else:
-            mean, scale = self.moments(site)
+            mean, scale = self.moments(inputs)
             mu = zero if self.control == "scale_only" else mean()
             sigma = zero if self.control == "mean_only" else SIGMAS[self.sigma](scale())
-        unit, shape = self._unit(site.x), jnp.broadcast_shapes(site.x.shape, mu.shape)
+        unit, shape = self._unit(inputs.x), jnp.broadcast_shapes(inputs.x.shape, mu.shape)
         shape = shape if factor is not None else jnp.broadcast_shapes(shape, sigma.shape)
         directions = shape if factor is None else (*shape[:-1], len(factor))
         return Gaussian(
@@ -125,15 +128,15 @@ class Generator(nn.Module):
             unit=unit,
         )
 
-    def start(self, site: Site) -> Float[Array, "*x"]:
+    def start(self, inputs: Inputs) -> Float[Array, "*x"]:
         """The mean before anything is learned, which a KL pulls towards."""
         return jnp.zeros((), jnp.float32)
 
-    def factor(self, site: Site) -> Float[Array, "m e"] | None:
+    def factor(self, inputs: Inputs) -> Float[Array, "m e"] | None:
         """Directions of the noise; None where every coordinate has its own."""
         return None
 
-    def moments(self, site: Site) -> tuple[Moment, Moment]:
+    def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """What makes mu, and sigma before its map: functions, so that only what is used has parameters."""
         raise NotImplementedError
 
@@ -149,7 +152,7 @@ class Generator(nn.Module):
         """What mu and sigma are multiples of."""
         if not self.level:
             return jnp.float32(1.0)
-        power = jnp.square(jax.lax.stop_gradient(x).astype(jnp.float32)).mean(self.of_one, keepdims=True)
+        power = jnp.square(jax.lax.stop_gradient(x).astype(jnp.float32)).mean(self.norm_axes, keepdims=True)
         return self.level * jnp.sqrt(power)
 
 
@@ -162,13 +165,15 @@ class Table(Generator):
         initial_scale: standard deviation of the normal that both are initialised from.
     """
 
-    sigma: str = "free"
-    initial_scale: float = 0.02
+    is_table: ClassVar[bool] = True
 
-    def moments(self, site: Site) -> tuple[Moment, Moment]:
+    sigma: str = one_of(SIGMAS, "free")
+    initial_scale: float = positive(0.02)
+
+    def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """The parameters."""
         init = nn.initializers.normal(self.initial_scale)
-        return lambda: self.param("mean", init, site.shape), lambda: self.param("scale", init, site.shape)
+        return lambda: self.param("mean", init, inputs.shape), lambda: self.param("scale", init, inputs.shape)
 
 
 class Mlp(Generator):
@@ -181,22 +186,22 @@ class Mlp(Generator):
         initial_scale: factor of the initial weights of m and r.
     """
 
-    reduction: int = 1
+    reduction: int = at_least(1, 1)
 
-    def _hidden(self, site: Site, narrow: int) -> Float[Array, "n k *b r"]:
-        return _Linear(narrow, name="hidden")(site.x.astype(jnp.float32))
+    def _hidden(self, inputs: Inputs, narrow: int) -> Float[Array, "n k *b r"]:
+        return _Linear(narrow, name="hidden")(inputs.x.astype(jnp.float32))
 
-    def moments(self, site: Site) -> tuple[Moment, Moment]:
+    def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """Of every vector of x."""
-        narrow = reduced(site.x.shape[-1], self.reduction)
-        return self.linear_moments(jax.nn.relu(self._hidden(site, narrow)), site.x.shape[-1])
+        narrow = reduced(inputs.x.shape[-1], self.reduction)
+        return self.linear_moments(jax.nn.relu(self._hidden(inputs, narrow)), inputs.x.shape[-1])
 
 
 class PromptMlp(Mlp):
     """The same for prompt tokens, where h sees the classes' zero-shot text features: W x + b + U mean_c t_c."""
 
-    def _hidden(self, site: Site, narrow: int) -> Float[Array, "1 1 p r"]:
-        return super()._hidden(site, narrow) + _Linear(narrow, name="text")(site.text.mean(-2))
+    def _hidden(self, inputs: Inputs, narrow: int) -> Float[Array, "1 1 p r"]:
+        return super()._hidden(inputs, narrow) + _Linear(narrow, name="text")(inputs.text.mean(-2))
 
 
 class CrossAttention(Generator):
@@ -214,8 +219,8 @@ class CrossAttention(Generator):
         initial_scale: factor of the initial weights of m and r.
     """
 
-    reduction: int = 1
-    heads: int = 1
+    reduction: int = at_least(1, 1)
+    heads: int = at_least(1, 1)
     scaled: bool = False
 
     def attend(self, query: Float[Array, "n k *b d"], text: Float[Array, "k c e"]) -> Float[Array, "n k *b r"]:
@@ -234,12 +239,12 @@ class CrossAttention(Generator):
         scores = jnp.matmul(q, jnp.swapaxes(key, -1, -2), precision=HIGHEST)
         if self.scaled:
             scores = scores / jnp.sqrt(narrow // self.heads)
-        found = jnp.moveaxis(jnp.matmul(jax.nn.softmax(scores), value, precision=HIGHEST), -3, -2)
-        return found.reshape(*found.shape[:2], *rest, narrow)
+        attended = jnp.moveaxis(jnp.matmul(jax.nn.softmax(scores), value, precision=HIGHEST), -3, -2)
+        return attended.reshape(*attended.shape[:2], *rest, narrow)
 
-    def moments(self, site: Site) -> tuple[Moment, Moment]:
+    def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """Of every vector of x, given every draw of the text."""
-        return self.linear_moments(self.attend(site.x, site.text), site.x.shape[-1])
+        return self.linear_moments(self.attend(inputs.x, inputs.text), inputs.x.shape[-1])
 
 
 def reduced(width: int, reduction: int) -> int:

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.noise.generators import CrossAttention, Generator, Moment, Site
+from pini_jax.core.options import positive
+from pini_jax.core.shapes import Numbers
+from pini_jax.noise.generators import CrossAttention, Generator, Inputs, Moment
 
-OF_AN_IMAGE = (-3, -2, -1)
+IMAGE_AXES = (-3, -2, -1)
 
 
 class PatchAttention(CrossAttention):
@@ -21,15 +23,15 @@ class PatchAttention(CrossAttention):
     Source: paper, Section "Noise Generators".
     """
 
-    of_one: ClassVar[tuple[int, ...]] = OF_AN_IMAGE
+    norm_axes: ClassVar[tuple[int, ...]] = IMAGE_AXES
 
-    def moments(self, site: Site) -> tuple[Moment, Moment]:
+    def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """Of every pixel; what no patch covers gets none."""
-        if site.query is None:
+        if inputs.query is None:
             raise ValueError("the patches ask")
-        n, k, b, *places, d = site.query.shape
-        attended = self.attend(site.query.reshape(n, k, b, math.prod(places), d), site.text)
-        height, width, channels = site.x.shape[-3:]
+        n, k, b, *places, d = inputs.query.shape
+        attended = self.attend(inputs.query.reshape(n, k, b, math.prod(places), d), inputs.text)
+        height, width, channels = inputs.x.shape[-3:]
         grid = math.isqrt(attended.shape[-2])
         square = width // grid
 
@@ -50,7 +52,7 @@ class BatchNorm(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w f"], weights: Float[Array, "b"] | None) -> Array:
+    def __call__(self, x: Float[Array, "b h w f"], weights: Float[Numbers, "b"] | None) -> Array:
         """Normalises every channel."""
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels)
@@ -76,7 +78,7 @@ class _ConvNorm(nn.Module):
     size: int = 3
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w f"], weights: Float[Array, "b"] | None) -> Array:
+    def __call__(self, x: Float[Array, "b h w f"], weights: Float[Numbers, "b"] | None) -> Array:
         return BatchNorm(name="norm")(_conv(self.features, self.size, "conv")(x), weights)
 
 
@@ -100,13 +102,13 @@ class Conv(Generator):
         initial_scale: of no effect but for the control `random`.
     """
 
-    of_one: ClassVar[tuple[int, ...]] = OF_AN_IMAGE
+    norm_axes: ClassVar[tuple[int, ...]] = IMAGE_AXES
 
-    amplitude: float = 0.1
+    amplitude: float = positive(0.1)
 
-    def moments(self, site: Site) -> tuple[Moment, Moment]:
+    def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """Of every pixel."""
-        y, lead = self._features(site.x[0, 0], site.weights), site.x.shape[:2]
+        y, lead = self._features(inputs.x[0, 0], inputs.weights), inputs.x.shape[:2]
 
         def head(name: str) -> Float[Array, "1 1 b h w 3"]:
             made = _conv(3, 3, name)(y)
@@ -116,7 +118,7 @@ class Conv(Generator):
 
         return lambda: head("mean"), lambda: head("scale")
 
-    def _features(self, pixels: Float[Array, "b h w 3"], weights: Float[Array, "b"] | None) -> Array:
+    def _features(self, pixels: Float[Array, "b h w 3"], weights: Float[Numbers, "b"] | None) -> Array:
         """[b h w 64]."""
         x = jax.nn.relu(_ConvNorm(64, name="stem")(pixels, weights))
         for i, width in enumerate((64, 64, 128, 64)):

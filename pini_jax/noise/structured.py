@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
-from pini_jax.noise.generators import Generator, Moment, Site, Table
+from pini_jax.core.options import at_least, fraction, one_of, positive
+from pini_jax.noise.generators import SIGMAS, Generator, Inputs, Moment
 
 
 class Spread(NamedTuple):
@@ -37,12 +38,12 @@ class Spread(NamedTuple):
         return (1 - shrinkage) * self.covariance + shrinkage * jnp.trace(self.covariance) / width * jnp.eye(width)
 
 
-def spread(site: Site, prior_shots: float) -> Spread:
+def spread(inputs: Inputs, prior_shots: float) -> Spread:
     """Of the selection that a generator is made from; the formulas stand above, with k = prior_shots."""
-    text, (features, labels) = normalise(site.text[0]), site.support.rows()
-    images = site.support.labels  # views of an image are one image
+    text, (features, labels) = normalise(inputs.text[0]), inputs.support.rows()
+    images = inputs.support.labels  # views of an image are one image
     counts = jnp.bincount(images, length=len(text))[:, None]
-    means = site.support.class_means(features, len(text))
+    means = inputs.support.class_means(features, len(text))
     middle, apart = means.mean(0), text - text.mean(0)
     beta = ((means - middle) * apart).sum() / jnp.square(apart).sum()
     means = (counts * means + prior_shots * (middle + beta * apart)) / (counts + prior_shots)
@@ -63,9 +64,9 @@ class Structured(Generator):
 
     reads_support: ClassVar[bool] = True
 
-    prior_shots: float = 2.0
-    shrinkage: float = 0.25
-    centre: float = 0.0
+    prior_shots: float = positive(2.0)
+    shrinkage: float = fraction(0.25)
+    centre: float = at_least(0, 0.0)
 
     def _unit(self, x: Float[Array, "n k *b e"]) -> Array:
         norm = jnp.linalg.norm(jax.lax.stop_gradient(x).astype(jnp.float32), axis=-1, keepdims=True)
@@ -86,26 +87,26 @@ class Residual(Structured):
         """As in `Generator`; where the centre is taken away, images move all the same."""
         return super().is_still and not self.centre
 
-    def start(self, site: Site) -> Float[Array, "e"]:
+    def start(self, inputs: Inputs) -> Float[Array, "e"]:
         """- centre g."""
-        return self.variable("support", "start", lambda: -self.centre * self._spread(site).middle).value
+        return self.variable("support", "start", lambda: -self.centre * self._spread(inputs).middle).value
 
-    def factor(self, site: Site) -> Float[Array, "e e"]:
+    def factor(self, inputs: Inputs) -> Float[Array, "e e"]:
         """F, the symmetric root."""
 
         def root() -> Float[Array, "e e"]:
-            values, vectors = jnp.linalg.eigh(self._spread(site).shrunk(self.shrinkage))
+            values, vectors = jnp.linalg.eigh(self._spread(inputs).shrunk(self.shrinkage))
             scaled = vectors * jnp.sqrt(jnp.maximum(values, 0))
             return jnp.matmul(scaled, vectors.T, precision=HIGHEST)
 
         return self.variable("support", "factor", root).value
 
-    def _spread(self, site: Site) -> Spread:
-        return spread(site, self.prior_shots)
+    def _spread(self, inputs: Inputs) -> Spread:
+        return spread(inputs, self.prior_shots)
 
-    def moments(self, site: Site) -> tuple[Moment, Moment]:
+    def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """m from zero, and one scale for all directions."""
-        shape, scale = site.x.shape[-1:], nn.initializers.constant(self.initial_scale)
+        shape, scale = inputs.x.shape[-1:], nn.initializers.constant(self.initial_scale)
         return lambda: self.param("mean", nn.initializers.zeros, shape), lambda: self.param("scale", scale, ())
 
 
@@ -120,29 +121,28 @@ class Discriminant(Structured):
         initial_scale: of sigma, as in `Table`.
     """
 
-    sigma: str = "free"
-    initial_scale: float = 0.02
-    strength: float = 0.2
+    is_table: ClassVar[bool] = True
 
-    def start(self, site: Site) -> Float[Array, "c e"]:
+    sigma: str = one_of(SIGMAS, "free")
+    initial_scale: float = positive(0.02)
+    strength: float = positive(0.2)
+
+    def start(self, inputs: Inputs) -> Float[Array, "c e"]:
         """Before anything is learned."""
 
         def directions() -> Float[Array, "c e"]:
-            found = spread(site, self.prior_shots)
-            apart = (found.means - found.middle).T
-            solved = jax.scipy.linalg.solve(found.shrunk(self.shrinkage), apart, assume_a="pos").T
+            around = spread(inputs, self.prior_shots)
+            apart = (around.means - around.middle).T
+            solved = jax.scipy.linalg.solve(around.shrunk(self.shrinkage), apart, assume_a="pos").T
             length = jnp.sqrt(jnp.square(solved).sum(-1).mean())
-            return self.strength * solved / length - self.centre * normalise(site.text[0]).mean(0)
+            return self.strength * solved / length - self.centre * normalise(inputs.text[0]).mean(0)
 
         return self.variable("support", "start", directions).value
 
-    def moments(self, site: Site) -> tuple[Moment, Moment]:
+    def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """What is learned on top, from zero."""
         scale = nn.initializers.normal(self.initial_scale)
         return (
-            lambda: self.param("mean", nn.initializers.zeros, site.shape),
-            lambda: self.param("scale", scale, site.shape),
+            lambda: self.param("mean", nn.initializers.zeros, inputs.shape),
+            lambda: self.param("scale", scale, inputs.shape),
         )
-
-
-PER_CLASS = (Table, Discriminant)  # at text_features: parameters of the classes that were trained

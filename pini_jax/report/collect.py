@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import functools
+import json
+import logging
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
 
 from pini_jax.core.errors import InputError
-from pini_jax.runs import folder as results
+from pini_jax.core.paths import read_json
+from pini_jax.runs.folder import read_result
+
+LOG = logging.getLogger(__name__)
+SHORT = 8  # digits of a hash in a label
 
 
 class Entry(NamedTuple):
-    """A finished run, and what it is called beside others: its settings other than shots and seed."""
+    """A finished run, and what it is called beside others.
+
+    Attributes:
+        label: runs of one label differ in nothing but shots and seed, or were chosen by validation.
+        settings: flat, with the hash of the weights.
+    """
 
     folder: Path
     label: str
-    result: Mapping
+    result: Mapping[str, Any]
+    settings: Mapping[str, Any]
 
 
 def read(folders: Sequence[Path]) -> list[Entry]:
@@ -28,21 +40,23 @@ def read(folders: Sequence[Path]) -> list[Entry]:
     Raises:
         InputError: there is none, or a file is damaged, or of an earlier version.
     """
-    entries = []
+    entries: list[Entry] = []
     for top in folders:
-        found = [Entry(folder, label, _result(folder)) for folder, label in _labels(top).items()]
-        if not found:
+        chosen = (top / "comparison.json").exists()
+        below = [_entry(folder, label, chosen) for folder, label in _labels(top, chosen).items()]
+        if not below:
             raise InputError(f"there is no finished run in {top}: a run writes result.json last")
         several = len(folders) > 1
-        entries += [entry._replace(label=f"{top.name}: {entry.label}") if several else entry for entry in found]
-    return entries
+        entries += [entry._replace(label=f"{top.name}: {entry.label}") if several else entry for entry in below]
+    return _told_apart(_without_repeats(entries))
 
 
-def _labels(top: Path) -> dict[Path, str]:
+def _labels(top: Path, chosen: bool) -> dict[Path, str]:
     """The folders of finished runs, with what they are called, in the order in which they were made."""
-    if (comparison := top / "comparison.json").exists():
-        return {top / name: ", ".join(map(str, own.values())) for name, own in results.read(comparison).items()}
-    populations = {file.parent: list(results.read(file)) for file in sorted(top.glob("**/population.json"))}
+    if chosen:
+        own = read_json(top / "comparison.json")
+        return {top / name: ", ".join(map(str, values.values())) for name, values in own.items()}
+    populations = {file.parent: list(read_json(file)) for file in sorted(top.glob("**/population.json"))}
 
     def order(folder: Path) -> tuple[Path, int, str]:
         names = populations.get(folder.parent, [])
@@ -52,21 +66,68 @@ def _labels(top: Path) -> dict[Path, str]:
     return {folder: _label(folder) for folder in folders}
 
 
-def _result(folder: Path) -> dict:
-    result = results.read(folder / "result.json")
-    if "reliability" not in result:
-        raise InputError(f"{folder} was made by an earlier version: run it again in another folder")
-    return result
+def _entry(folder: Path, label: str, chosen: bool) -> Entry:
+    """A run; of one that was chosen by validation, what was searched does not tell it from others."""
+    result = read_result(folder / "result.json")
+    settings = flatten_dict(read_json(folder / "config.json"), sep=".")
+    settings["weights"] = str(result.get("clip_sha256", ""))[:SHORT]
+    if chosen:
+        settings = {key: value for key, value in settings.items() if key in CHOSEN_ON}
+    return Entry(folder, label, result, settings)
+
+
+# What runs of a comparison must share; all else was chosen.
+CHOSEN_ON = ("dataset", "clip", "weights", "classes", "shots", "seed")
+# What plain CLIP's accuracy follows from.
+PLAIN_ON = ("dataset", "clip", "weights", "classes", "tokenizer", "image_size", "dtype", "zero_shot_template")
 
 
 def _label(folder: Path) -> str:
     """Named values by their names, and settings as key=value; the method where there is neither."""
     population = folder.parent / "population.json"
-    values = results.read(population).get(folder.name, {}) if population.exists() else {}
-    settings = flatten_dict(results.read(folder / "config.json"), sep=".")
+    values = read_json(population).get(folder.name, {}) if population.exists() else {}
+    settings = flatten_dict(read_json(folder / "config.json"), sep=".")
     own = {key: value for key, value in values.items() if key not in ("shots", "seed")}
     words = [f"{key}={value}" if key in settings and key != "method" else str(value) for key, value in own.items()]
     return ", ".join(words) or settings["method"]
+
+
+def _without_repeats(entries: Sequence[Entry]) -> list[Entry]:
+    """A run that lies in two folders counts once."""
+    kept: dict[str, Entry] = {}
+    for entry in entries:
+        same = kept.setdefault(json.dumps([entry.label, entry.settings], sort_keys=True), entry)
+        if same is not entry and "seed" in entry.settings:
+            LOG.warning("%s is the run of %s once more, and is left out", entry.folder, same.folder)
+        elif same is not entry:
+            kept[str(entry.folder)] = entry
+    return list(kept.values())
+
+
+def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
+    """Labels with every setting in which runs of one label differ, but for shots and seed."""
+    labelled = {label: _differing(group) for label, group in by_label(entries).items()}
+
+    def words(entry: Entry) -> list[str]:
+        return [f"{key}={entry.settings.get(key)}" for key in labelled[entry.label]]
+
+    return [entry._replace(label=", ".join([entry.label, *words(entry)])) for entry in entries]
+
+
+def _differing(entries: Sequence[Entry]) -> list[str]:
+    """The settings that are not the same in all of them; weights only where nothing else tells them apart."""
+    keys = sorted({key for entry in entries for key in entry.settings} - {"shots", "seed"})
+    differ = [key for key in keys if len({repr(entry.settings.get(key)) for entry in entries}) > 1]
+    return [key for key in differ if key != "weights" or "clip" not in differ]
+
+
+def plain(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The same runs, for what plain CLIP does on their data: `zero-shot`, told apart by data and weights."""
+
+    def settings(entry: Entry) -> dict[str, Any]:
+        return {key: value for key, value in entry.settings.items() if key in PLAIN_ON}
+
+    return by_label(_told_apart([x._replace(label="zero-shot", settings=settings(x)) for x in entries]))
 
 
 def by_label(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
@@ -79,8 +140,8 @@ def by_label(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 def by_shots(entries: Iterable[Entry], *path: str) -> dict[int, list[float]]:
     """A number of every run's result, by shots."""
-    found: dict[int, list[float]] = {}
+    values: dict[int, list[float]] = {}
     for entry in entries:
         value = functools.reduce(operator.getitem, path, entry.result)
-        found.setdefault(entry.result["shots"], []).append(float(value))  # type: ignore[arg-type]
-    return dict(sorted(found.items()))
+        values.setdefault(entry.result["shots"], []).append(float(value))  # type: ignore[arg-type]
+    return dict(sorted(values.items()))

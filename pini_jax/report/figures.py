@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import matplotlib
@@ -25,17 +25,23 @@ import numpy as np  # noqa: E402
 import scipy.stats  # noqa: E402
 from jaxtyping import Array, Float, UInt8  # noqa: E402
 
-from pini_jax.data import templates
-from pini_jax.data import views as pixels  # noqa: E402
+from pini_jax.data import (
+    templates,
+    views,  # noqa: E402
+)
 from pini_jax.data.datasets import sources  # noqa: E402
-from pini_jax.noise.gaussian import Gaussian, draw_mean  # noqa: E402
-from pini_jax.report.collect import Entry, by_label, by_shots  # noqa: E402
-from pini_jax.use import classifier as predict  # noqa: E402
-from pini_jax.use.classifier import Classifier  # noqa: E402
+from pini_jax.methods import forward
+from pini_jax.noise.draws import draw_mean
+from pini_jax.noise.gaussian import Gaussian  # noqa: E402
+from pini_jax.report.collect import Entry, by_label, by_shots, plain  # noqa: E402
+from pini_jax.runs import injector  # noqa: E402
+from pini_jax.use import classifier as classifiers  # noqa: E402
+from pini_jax.use.classifier import TrainedClassifier  # noqa: E402
 
 IMAGES = 4
 MANY = 12  # panels or lines that a figure holds
 MARKERS = "osD^vP*X"
+LINES = (":", "--", "-.")
 
 
 def draw(entries: Sequence[Entry], output: Path) -> list[str]:
@@ -58,8 +64,9 @@ def accuracy(entries: Sequence[Entry]) -> plt.Figure:
         half = np.array([100 * _half_width(x) for x in values.values()])
         (line,) = axes.plot(shots, mean, marker=marker, markersize=4, linewidth=1.3, label=label)
         axes.fill_between(shots, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
-    zero_shot = 100 * np.mean([entry.result["zero_shot"]["accuracy"] for entry in entries])
-    axes.axhline(zero_shot, color="black", linestyle=":", linewidth=1, label="zero-shot")
+    for (label, group), style in zip(plain(entries).items(), itertools.cycle(LINES), strict=False):
+        zero_shot = 100 * np.mean([entry.result["zero_shot"]["accuracy"] for entry in group])
+        axes.axhline(zero_shot, color="black", linestyle=style, linewidth=1, label=label)
     shots = sorted({entry.result["shots"] for entry in entries})
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(k) for k in shots])
@@ -130,7 +137,7 @@ def information(entries: Sequence[Entry]) -> plt.Figure:
 # ------------------------------------------------------------------------------------------------ one run's noise
 
 
-def gaussians(classifier: Classifier, images: Float[np.ndarray, "b h w 3"]) -> dict[str, Gaussian]:
+def gaussians(classifier: TrainedClassifier, images: Float[np.ndarray, "b h w 3"]) -> dict[str, Gaussian]:
     """The noise at every site, as these pixels meet it, without a draw."""
     seen: dict[str, Gaussian] = {}
 
@@ -138,19 +145,19 @@ def gaussians(classifier: Classifier, images: Float[np.ndarray, "b h w 3"]) -> d
         seen[site] = gaussian
         return draw_mean(site, gaussian)
 
-    method, variables, theta = classifier.method, classifier.variables, classifier.clip.theta
-    inputs = images if "pixels" in method.needs else classifier.encode(images)
-    method.forward(variables, theta, classifier.text, jnp.asarray(inputs), watch)
+    method, variables, theta = classifier.method, classifier.variables, classifier.frozen.theta
+    inputs = images if method.traits.reads == "pixels" else classifier.frozen.encode(images)
+    forward.forward(method, variables, theta, classifier.text, jnp.asarray(inputs), watch)
     return seen
 
 
-def _with_most_shots(entries: Sequence[Entry], is_shown: Callable[[Mapping], bool]) -> dict[str, Entry]:
+def _with_most_shots(entries: Sequence[Entry], is_shown: Callable[[Mapping[str, Any]], bool]) -> dict[str, Entry]:
     """The first run with the most shots of every label whose config has something to show."""
     found: dict[str, Entry] = {}
     for entry in sorted(entries, key=lambda entry: -entry.result["shots"]):
         result = entry.result
         if result["method"] == "pini" and result["clip"] and entry.label not in found:
-            config = predict.export.load(entry.folder / "injector.safetensors").config
+            config = injector.load(entry.folder / "injector.safetensors").config
             if is_shown(config.noise):
                 found[entry.label] = entry
     return dict(list(found.items())[:MANY])
@@ -163,7 +170,7 @@ def tokens(entries: Sequence[Entry]) -> plt.Figure | None:
         return None
     figure, grid = plt.subplots(2, 1, figsize=(8, 5), sharex=True)
     for label, entry in chosen.items():
-        classifier = predict.load(entry.folder)
+        classifier = classifiers.load(entry.folder)
         gaussian = gaussians(classifier, _some_images(classifier, 1).images)["prompt_tokens"]
         for axes, part in zip(grid, (gaussian.mean, gaussian.scale), strict=True):
             axes.plot(np.sqrt(np.square(part[0, 0]).mean(-1)), marker="o", markersize=3, label=label)
@@ -176,14 +183,14 @@ def tokens(entries: Sequence[Entry]) -> plt.Figure | None:
     return figure
 
 
-def _words(classifier: Classifier) -> list[str]:
+def _words(classifier: TrainedClassifier) -> list[str]:
     """The template's words, each in the place of its first token."""
     (template,) = templates.find(classifier.config.template, classifier.config.dataset)
-    tokenizer, words = classifier.clip.tokenizer, []
+    tokenizer, words = classifier.frozen.clip.tokenizer, []
     around = len(tokenizer.start_ids) + 1
     for word in template.split("{}")[0].split():
         words += [word, *[""] * (len(tokenizer.encode(word)) - around - 1)]
-    return words[: len(classifier.text.prompts.prefix)]
+    return words[: len(present(classifier.text.prompts).prefix)]
 
 
 class Shown(NamedTuple):
@@ -193,13 +200,13 @@ class Shown(NamedTuple):
     pictures: UInt8[np.ndarray, "b h w 3"]
 
 
-def _some_images(classifier: Classifier, count: int) -> Shown:
+def _some_images(classifier: TrainedClassifier, count: int) -> Shown:
     """A test image of each of the first classes."""
-    config, preprocessing = classifier.config, classifier.clip.preprocessing
+    config, preprocessing = classifier.config, classifier.frozen.clip.preprocessing
     firsts = {record.label: record for record in reversed(sources.open(config.dataset, config.data_dir).test)}
     records = [firsts[label] for label in sorted(firsts)[:count]]
-    pictures = [pixels.view_pixels(record, preprocessing, None, 0, 0, 0) for record in records]
-    return Shown(pixels.Views(records, preprocessing)[np.arange(len(records))], np.stack(pictures))
+    pictures = [views.view_pixels(record, preprocessing, None, 0, 0, 0) for record in records]
+    return Shown(views.Views(records, preprocessing)[np.arange(len(records))], np.stack(pictures))
 
 
 def maps(entries: Sequence[Entry]) -> plt.Figure | None:
@@ -209,7 +216,7 @@ def maps(entries: Sequence[Entry]) -> plt.Figure | None:
         return None
     panels = []
     for label, entry in chosen.items():
-        classifier = predict.load(entry.folder)
+        classifier = classifiers.load(entry.folder)
         shown = _some_images(classifier, IMAGES)
         for site, gaussian in gaussians(classifier, shown.images).items():
             if site in ("pixels", "patch_tokens"):

@@ -6,11 +6,12 @@ Reads every run below the folders, and writes report.md and PNG files to `output
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from pini_jax.evaluate.prediction import MODES
-from pini_jax.report.collect import Entry, by_label, by_shots
+from pini_jax.report.collect import Entry, by_label, by_shots, plain
 
 ROW = "  {:<24}{:>10}{:>9}{:>9}"
 UNSEEN = "  {:<24}{:>10}{:>9}{:>9}{:>9}"
@@ -25,7 +26,7 @@ def markdown(entries: Sequence[Entry]) -> str:
     groups = by_label(entries)
     tables = []
     for mode in MODES if random else MODES[:1]:
-        rows = {"zero-shot": by_shots(entries, "zero_shot", "accuracy")}
+        rows = {label: by_shots(group, "zero_shot", "accuracy") for label, group in plain(entries).items()}
         rows |= {label: by_shots(group, "test", mode, "accuracy") for label, group in groups.items()}
         tables.append(
             _shots_table(f"accuracy, % ({mode})" if random else "accuracy, %", rows, scale=100, digits=1)
@@ -50,11 +51,11 @@ def _shots_table(title: str, rows: Mapping[str, Mapping[int, list[float]]], scal
     return "\n".join(lines)
 
 
-def _row(name: str, metrics: Mapping) -> str:
+def _row(name: str, metrics: Mapping[str, Any]) -> str:
     return ROW.format(name, f"{metrics['accuracy']:.1%}", f"{metrics['nll']:.3f}", f"{metrics['ece']:.3f}")
 
 
-def table(result: Mapping, num_draws: int) -> str:
+def table(result: Mapping[str, Any], num_draws: int) -> str:
     """A run's result as a small table: zero-shot CLIP, then the trained noise by prediction mode."""
     rows = {"zero-shot CLIP": result["zero_shot"]}
     if result["method"] == "pini":
@@ -81,7 +82,7 @@ def table(result: Mapping, num_draws: int) -> str:
     )
 
 
-def _unseen(result: Mapping) -> list[str]:
+def _unseen(result: Mapping[str, Any]) -> list[str]:
     """Accuracy on what was not trained, with the harmonic mean of base and new classes."""
     if "unseen" not in result:
         return []
@@ -95,14 +96,14 @@ def _unseen(result: Mapping) -> list[str]:
     return lines
 
 
-def population_table(values: Sequence[Mapping], results: Sequence[Mapping]) -> str:
+def population_table(values: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> str:
     """Test accuracy by prediction mode, mean and standard deviation over seeds, of every setting of the others.
 
     Args:
         values: by which the results' runs differ, by their keys.
     """
     keys = [key for key in values[0] if key != "seed"]
-    groups: dict[str, list[Mapping]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for own, result in zip(values, results, strict=True):
         groups.setdefault(", ".join(str(own[key]) for key in keys), []).append(result)
     head = ", ".join(keys)
@@ -116,7 +117,7 @@ def population_table(values: Sequence[Mapping], results: Sequence[Mapping]) -> s
     return "\n".join(lines)
 
 
-def _unseen_means(group: Sequence[Mapping]) -> list[str]:
+def _unseen_means(group: Sequence[Mapping[str, Any]]) -> list[str]:
     """Rows of what was not trained, and of the harmonic mean of base and new classes."""
     rows = {
         name: [[result["unseen"][name]["test"][mode]["accuracy"] for result in group] for mode in MODES]

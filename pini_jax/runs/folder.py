@@ -1,75 +1,101 @@
-"""The files of a run's folder: config.json, metrics.jsonl and result.json."""
+"""The files of a run's folder, and whose it is.
+
+| file                   | what                                                                               |
+|------------------------|------------------------------------------------------------------------------------|
+| `config.json`          | every setting                                                                       |
+| `provenance.json`      | the command, the commit, the packages and plug-ins that began it                    |
+| `selection.json`       | the images of training and validation, under a hash                                 |
+| `split.json`           | the splits, where they were cut here                                                |
+| `metrics.jsonl`        | loss, accuracy and learning rate, a line every so many steps                        |
+| `checkpoints/`         | trainables, optimiser and position                                                  |
+| `injector.safetensors` | what was learned, for prediction                                                    |
+| `classes.safetensors`  | the classes' embeddings, where they are enough                                      |
+| `result.json`          | all that was measured; written last                                                 |
+| `failure.json`         | why there is no result, where training diverged                                     |
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import hashlib
 import json
 import logging
 import os
-import platform
-import time
+import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import filelock
 import jax
 
-import pini_jax
 from pini_jax import config as configs
+from pini_jax import plugins
 from pini_jax.config import Config
+from pini_jax.core import paths
 from pini_jax.core.errors import InputError
+from pini_jax.data.datasets import records, sources, splits
+from pini_jax.data.datasets.records import Dataset
+from pini_jax.runs import provenance
+from pini_jax.task.run import Run
 
-LOG = logging.getLogger(__name__)
+WRITTEN = (
+    *("config.json", "provenance.json", "selection.json", "split.json"),
+    *("metrics.jsonl", "injector.safetensors", "classes.safetensors", "failure.json"),
+)
+FORMAT = 2  # of result.json and selection.json; 1 had no hash
 OTHER = "; choose another workdir"
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+LOG = logging.getLogger(__name__)
 
 
-def write(path: Path, content: Mapping, indent: int | None = 1) -> None:
-    """Writes JSON at once: the file is whole, or not there."""
-    _replace(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+# ------------------------------------------------------------------------------------------------ whose it is
 
 
-def _replace(path: Path, text: str) -> None:
-    if jax.process_index():
-        return  # the first process writes for all
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def read(path: Path, hint: str = "") -> dict:
-    """Reads a JSON object.
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds a folder for one command; the lock goes with the process, however it ends.
 
     Raises:
-        InputError: the file holds none; `hint` says what to do.
+        InputError: another process holds it.
+        OSError: there can be no such folder.
     """
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index():  # the first process writes for all
+        yield
+        return
+    file, holder = workdir / ".lock", workdir / ".holder"
+    lock = filelock.FileLock(file)
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is no valid JSON ({error}){hint}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object{hint}")
-    return content
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        who = holder.read_text() if holder.exists() else "another process"
+        raise InputError(f"{workdir} is being written by {who}: wait for it, or choose another workdir") from None
+    with lock:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            if not (workdir / "config.json").exists():
+                file.unlink(missing_ok=True)  # the folder is left as it was
 
 
-def keep(path: Path, selection: Mapping) -> None:
-    """Writes what a run may see, on one line; a run that goes on must see the same.
+def claim(run: Run) -> None:
+    """Makes the folder the run's: config.json, selection.json, and split.json where the split is our own.
 
     Raises:
-        InputError: the file is there, and says something else.
+        InputError: the folder was made with other data.
     """
-    if path.exists() and read(path, OTHER) != json.loads(json.dumps(selection)):
-        raise InputError(f"the data have changed since {path} was written; choose another workdir")
-    write(path, selection, indent=None)
+    (run.workdir / "checkpoints").mkdir(exist_ok=True)
+    write_provenance(run)  # first: what version 0.1 made has none
+    paths.write_json(run.workdir / "config.json", configs.to_dict(run.config))
+    write_selection(run)
+    if sources.of(run.config.dataset)[0].cut:
+        paths.write_json(run.workdir / "split.json", splits.rows(run.shared.whole), indent=None)
 
 
-def claim(config: Config, workdir: Path) -> None:
-    """Makes `workdir` the folder of this config."""
-    (workdir / "checkpoints").mkdir(exist_ok=True)
-    write(workdir / "config.json", configs.to_dict(config))
-
-
-def finished(config: Config, workdir: Path) -> dict | None:
+def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     """The result of this config's run in `workdir`; None where it has not ended, or not begun.
 
     Raises:
@@ -80,82 +106,112 @@ def finished(config: Config, workdir: Path) -> dict | None:
     file = workdir / "config.json"
     if not file.exists():
         return None
-    found = read(file, OTHER)
-    wanted = json.loads(json.dumps(configs.to_dict(config)))
-    if found != wanted:
-        differ = "; ".join(_differences(found, wanted))
+    if not (workdir / "provenance.json").exists():
+        raise InputError(f"{workdir} was made by version 0.1, which reads it{OTHER}")
+    written, wanted = paths.read_json(file, OTHER), json.loads(json.dumps(configs.to_dict(config)))
+    if written != wanted and not _clear_failure(workdir):
+        differ = "; ".join(_differences(written, wanted))
         raise InputError(f"{workdir} holds a run of another config ({differ}); choose another workdir")
-    result = workdir / "result.json"
-    if not result.exists():
+    if not (workdir / "result.json").exists():
         return None
-    LOG.info("%s is finished: nothing to do", workdir)
-    return read(result, OTHER)
+    try:
+        return read_result(workdir / "result.json")
+    except InputError as error:
+        LOG.warning("%s; it is made again from the last checkpoint", error)
+        return None
 
 
-def _differences(found: Mapping, wanted: Mapping, prefix: str = "") -> Iterator[str]:
-    for key in sorted(found.keys() | wanted.keys()):
-        a, b = found.get(key), wanted.get(key)
+def _differences(written: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted(written.keys() | wanted.keys()):
+        a, b = written.get(key), wanted.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             yield from _differences(a, b, f"{prefix}{key}.")
         elif a != b:
             yield f"{prefix}{key} is {json.dumps(a)} there, {json.dumps(b)} here"
 
 
-class MetricsFile:
-    """metrics.jsonl, cut back to the step that training goes on from."""
-
-    def __init__(self, path: Path, keep_until: int):
-        _replace(path, "".join(line + "\n" for line in _lines(path) if json.loads(line)["step"] <= keep_until))
-        self._file = open(os.devnull if jax.process_index() else path, "a")  # noqa: SIM115, closed by __exit__
-
-    def __enter__(self) -> MetricsFile:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._file.close()
-
-    def write(self, **values: float) -> None:
-        """Adds a line."""
-        self._file.write(json.dumps(values) + "\n")
-
-    def flush(self) -> None:
-        """Puts all lines on the disk, so that no checkpoint is ahead of them."""
-        self._file.flush()
+def fail(workdir: Path, reason: str) -> None:
+    """Records why a run has no result: its folder then takes another config."""
+    paths.write_json(workdir / "failure.json", {"reason": reason})
 
 
-def _lines(path: Path) -> Iterator[str]:
-    # What follows the last newline was cut off by a kill.
-    for line in path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []:
-        with contextlib.suppress(ValueError):  # what a power cut left of a line
-            json.loads(line)
-            yield line
+def _clear_failure(workdir: Path) -> bool:
+    """Whether the run there had failed; then nothing of it is left."""
+    failure = workdir / "failure.json"
+    if not failure.exists() or (workdir / "result.json").exists():
+        return False
+    LOG.info("%s held a run that had failed (%s)", workdir, paths.read_json(failure).get("reason"))
+    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    for name in WRITTEN:
+        (workdir / name).unlink(missing_ok=True)
+    return True
 
 
-class Clock:
-    """Wall-clock seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Times its block."""
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
+# ------------------------------------------------------------------------------------------------ sealed files
 
 
-def device() -> str:
-    """What the run computed on, such as `8 x NVIDIA H100` or `1 x cpu (2 cores)`."""
-    kind = jax.devices()[0].device_kind
-    cores = f" ({os.cpu_count()} cores)" if jax.default_backend() == "cpu" else ""
-    return f"{jax.device_count()} x {kind}{cores}"
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with its format and a hash over all of it."""
+    whole = {"format": FORMAT} | dict(content)
+    return whole | {"sha256": _hash(whole)}
 
 
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that shape the numbers."""
-    found = {"pini_jax": pini_jax.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+def unseal(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What `seal` was given.
+
+    Raises:
+        InputError: the content does not match its hash, or has none.
+    """
+    if "sha256" not in content:
+        raise InputError(f"{path} has no hash: it is damaged, or of an earlier version, 0.1, which reads it")
+    whole = {key: value for key, value in content.items() if key != "sha256"}
+    if _hash(whole) != content["sha256"]:
+        raise InputError(f"{path} does not match its hash: it was changed, or is damaged")
+    return {key: value for key, value in whole.items() if key != "format"}
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
+    """result.json, and with it the run is finished."""
+    paths.write_json(workdir / "result.json", seal(result))
+    (workdir / "failure.json").unlink(missing_ok=True)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result.json.
+
+    Raises:
+        InputError: it is damaged, or of version 0.1.
+    """
+    return unseal(paths.read_json(path, OTHER), path)
+
+
+def write_selection(run: Run) -> None:
+    """selection.json: the images that training and validation may see, as rows of CoOp's files of splits.
+
+    Raises:
+        InputError: the file is there, and says something else.
+    """
+    rows = splits.rows(run.data._replace(test=()))
+    path, content = run.workdir / "selection.json", describe_data(run.data) | rows
+    if path.exists() and unseal(paths.read_json(path, OTHER), path) != json.loads(json.dumps(content)):
+        raise InputError(f"the data have changed since {path} was written{OTHER}")
+    paths.write_json(path, seal(content), indent=None)
+
+
+def describe_data(data: Dataset) -> dict[str, Any]:
+    """Hashes that name the images of a run: those that training and validation may see, and those of the test."""
+    selection, test = (records.list_hash(images) for images in (data.train + data.val, data.test))
+    return {"selection_sha256": selection, "test_sha256": test}
+
+
+def write_provenance(run: Run) -> None:
+    """provenance.json, by the command that begins the run; later ones compare their plug-ins with it."""
+    path = run.workdir / "provenance.json"
+    if not path.exists():
+        paths.write_json(path, provenance.describe(run.config.plugins))
+        return
+    plugins.warn_of_changes(paths.read_json(path, OTHER).get("plugins", {}), f"{run.workdir} was begun")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -16,11 +15,15 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
 from pini_jax import config as configs
+from pini_jax import plugins
 from pini_jax.config import Config
+from pini_jax.core import paths
 from pini_jax.core.errors import InputError
 from pini_jax.methods.method import Variables
 
 KEY = "pini_jax"  # of the file's metadata
+FORMAT = 2  # 1 had no hash
+SHOWN = 10
 
 
 class Exported(NamedTuple):
@@ -34,7 +37,12 @@ class Exported(NamedTuple):
 
 def save(path: Path, variables: Variables, config: Config, class_names: Sequence[str], clip_sha256: str) -> None:
     """Writes variables at once, with their config, classes and the hash of the CLIP that they belong to."""
-    described = {"config": configs.to_dict(config), "class_names": class_names, "clip_sha256": clip_sha256}
+    described = {
+        "config": configs.to_dict(config),
+        "class_names": class_names,
+        "clip_sha256": clip_sha256,
+        "plugins": plugins.load(config.plugins),
+    }
     trees = {key: tree for key, tree in variables._asdict().items() if tree}
     _write(path, flatten_dict(trees, sep="/"), described)
 
@@ -52,37 +60,60 @@ def save_embeddings(
     )
 
 
-def _write(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping) -> None:
+def _write(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
     tensors = {key: np.asarray(array, order="C") for key, array in arrays.items()}
-    if jax.process_index():
-        return  # the first process writes for all
-    partial = path.with_name(f".{path.name}.partial")
+    whole = {"format": FORMAT} | dict(described)
     # One key: the library writes several in no fixed order, and equal runs make equal files.
-    partial.write_bytes(safetensors.numpy.save(tensors, {KEY: json.dumps(described)}))
-    os.replace(partial, path)
+    metadata = {KEY: json.dumps(whole | {"sha256": digest(whole, tensors)})}
+    paths.replace(path, safetensors.numpy.save(tensors, metadata))
+
+
+def digest(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over what a file says of itself, and over the names, kinds, shapes and bytes of its tensors."""
+    whole = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        whole.update(json.dumps([name, str(tensor.dtype), tensor.shape]).encode() + tensor.tobytes())
+    return whole.hexdigest()
 
 
 def load(path: Path) -> Exported:
     """Reads what `save` wrote.
 
     Raises:
-        InputError: the file is missing, damaged, or holds no injector.
+        InputError: the file is missing, damaged or changed, holds no injector, or numbers that are not finite.
     """
     if not path.is_file():
         raise InputError(f"there is no injector {path}; a finished run writes injector.safetensors")
+    described, tensors = _read(path)
+    if "sha256" not in described:
+        raise InputError(f"{path} has no hash: it is of version 0.1, which reads it; or train it again")
+    if described.pop("sha256") != digest(described, tensors):
+        raise InputError(f"{path} does not match its hash: it was changed, or is damaged")
+    if broken := [name for name, x in tensors.items() if not np.isfinite(x.astype(np.float64)).all()]:
+        raise InputError(f"{path} holds numbers that are not finite, in {', '.join(broken[:SHOWN])}")
+    try:
+        config, names, clip_sha256 = (described[key] for key in ("config", "class_names", "clip_sha256"))
+    except KeyError as error:
+        raise InputError(f"{path} holds no injector: its metadata has no {error}") from None
+    config = configs.resolve(config)
+    plugins.warn_of_changes(described["plugins"], f"{path} was trained")
+    trees = unflatten_dict(tensors, sep="/")
+    variables = Variables(trees.get("phi", {}), trees.get("buffers", {}))
+    return Exported(variables, config, tuple(names), clip_sha256)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a file says of itself, and its tensors."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
     except (SafetensorError, OSError) as error:
         raise InputError(f"injector {path} cannot be read ({error})") from None
-    if KEY not in metadata:
-        raise InputError(f"{path} holds no injector: its metadata has no {KEY!r}")
     try:
         described = json.loads(metadata[KEY])
-        config, names, sha256 = (described[key] for key in ("config", "class_names", "clip_sha256"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no injector: its metadata is damaged ({error!r})") from None
-    trees = unflatten_dict(tensors, sep="/")
-    variables = Variables(trees.get("phi", {}), trees.get("buffers", {}))
-    return Exported(variables, configs.resolve(config), tuple(names), sha256)
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} holds no injector: its metadata has no {KEY!r} ({error!r})") from None
+    if not isinstance(described, dict):
+        raise InputError(f"{path} holds no injector: its metadata is damaged")
+    return described, tensors

@@ -15,10 +15,10 @@ from flax.traverse_util import flatten_dict
 
 from pini_jax import config as configs
 from pini_jax.config import Config
+from pini_jax.core import paths
 from pini_jax.core.errors import InputError, did_you_mean
-from pini_jax.methods import optim, registry
-from pini_jax.runs import folder as results
-from pini_jax.train import loop as train
+from pini_jax.methods import optim
+from pini_jax.runs import experiment
 
 
 class Member(NamedTuple):
@@ -65,7 +65,9 @@ def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Mem
     return [Member(values, configs.resolve(_changed(one, population, values))) for values in combinations]
 
 
-def _changed(settings: Mapping, population: Mapping, values: Mapping[str, Any]) -> dict:
+def _changed(
+    settings: Mapping[str, Any], population: Mapping[str, Any], values: Mapping[str, Any]
+) -> dict[str, Any]:
     """The settings of one combination; what a named value sets takes the place of all that was there."""
     changed = copy.deepcopy(dict(settings))
     for title, value in values.items():
@@ -79,41 +81,41 @@ def _changed(settings: Mapping, population: Mapping, values: Mapping[str, Any]) 
     return changed
 
 
-def train_and_evaluate(members: Sequence[Member], workdir: Path) -> list[dict]:
-    """The results of all members, each in a folder of its own, as if it had been run alone.
+def train_population(members: Sequence[Member], workdir: Path) -> list[dict[str, Any]]:
+    """The results of all members, each in a folder of its own.
 
     Members that differ in nothing but shots, seed and optimiser share the frozen half and one compiled step. What
     is finished is not repeated; the others go on from their last checkpoints.
 
     Raises:
-        InputError: a run cannot be made, or has diverged; those that share no step with it, and those beside one
-            that diverged, are finished first.
+        InputError: a run cannot be made, or has diverged; all others are finished first.
         OSError: a folder cannot be written.
+        Stopped: somebody asked for it; everything is saved.
     """
     folders = {workdir / member.name: member.config for member in members}
     if len(folders) < len(members):
         raise InputError("population: two members have the same name")
     if members[0].values:
         workdir.mkdir(parents=True, exist_ok=True)
-        results.write(workdir / "population.json", {member.name: member.values for member in members})
-    found = {folder: results.finished(config, folder) for folder, config in folders.items()}
+        paths.write_json(workdir / "population.json", {member.name: member.values for member in members})
+    results: dict[Path, dict[str, Any]] = {}
     problems = []
-    for group in _groups({folder: folders[folder] for folder, result in found.items() if result is None}):
+    for group in groups(folders):
         try:
-            found |= train.train_together(group)
+            results |= experiment.train_together(group)
         except InputError as error:
             problems.append(str(error))
     if problems:
         raise InputError("; ".join(dict.fromkeys(problems)))
-    return [result for result in found.values() if result is not None]
+    return [results[folder] for folder in folders]
 
 
-def _groups(folders: dict[Path, Config]) -> list[dict[Path, Config]]:
+def groups(folders: Mapping[Path, Config]) -> list[dict[Path, Config]]:
     """Runs that differ in nothing but what a compiled step takes as its arguments."""
-    groups: dict[str, dict[Path, Config]] = {}
+    alike: dict[str, dict[Path, Config]] = {}
     for folder, config in folders.items():
         words = {word: getattr(config.optim, word) for word in optim.WORDS}
-        shots = config.shots if registry.METHODS[config.method].keeps_support else 1
+        shots = config.shots if configs.make_method(config).traits.keeps_support else 1
         common = dataclasses.replace(config, shots=shots, seed=0, optim=optim.Optim(**words))
-        groups.setdefault(json.dumps(configs.to_dict(common), sort_keys=True), {})[folder] = config
-    return list(groups.values())
+        alike.setdefault(json.dumps(configs.to_dict(common), sort_keys=True), {})[folder] = config
+    return list(alike.values())

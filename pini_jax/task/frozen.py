@@ -6,67 +6,125 @@ There are two: the towers of a CLIP, and a pack of features that was made elsewh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pini_jax.clip import pretrained, prompts, zero_shot
-from pini_jax.clip.towers import TextTower
+from pini_jax.clip.pretrained import Pretrained
+from pini_jax.clip.prompts import Prompts
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
 from pini_jax.core.errors import InputError
 from pini_jax.data import features, templates
-from pini_jax.data import views as pixels
-from pini_jax.data.datasets import packs
+from pini_jax.data.datasets import packs, sources
+from pini_jax.data.datasets.packs import Pack
 from pini_jax.data.datasets.records import Record
-from pini_jax.evaluate.prediction import Images
+from pini_jax.data.features import Encode
+from pini_jax.data.transforms import Augment
+from pini_jax.data.views import Views
+from pini_jax.methods.method import Reads
+from pini_jax.methods.registry import NO_TOWERS, Towers
 
 Records = Sequence[Record]
-Built = prompts.Prompts | Float[Array, "1 c e"]  # of the classes: to be encoded, or features that are given
 
 
-class Backbone(NamedTuple):
+@runtime_checkable
+class Images(Protocol):
+    """Features, or pixels that are read when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, ids: Int[np.ndarray, "b"], /) -> Any:
+        """Those of these numbers, [b *x]."""
+
+
+class View(NamedTuple):
+    """An augmented view for training; the number tells views of one seed apart."""
+
+    augment: Augment
+    seed: int
+    number: int
+
+
+@runtime_checkable
+class Frozen(Protocol):
     """What is frozen.
 
     Attributes:
         theta: the parameters of the towers, if there are any, and of the logits.
-        text_tower, image_tower: None where features are given.
+        towers: their modules.
         fingerprint: names all of it, the weights or the file.
-        text: (template or name of templates, name of the dataset, class names) -> the classes' prompts, or their
-            text features.
-        check: [images, ...] -> InputError for those whose evaluation views can be neither made nor remembered.
-        encode: images -> features of their evaluation views.
-        encode_text: what `text` gives -> text features.
-        views: (images, config) -> [features of each cached training view].
-        fresh: (images, config, view number) -> features of this training view, made when they are asked for.
-        pixels: (images, config or None, view number) -> the view of that number, or for evaluation.
+        mesh: the devices that hold it.
     """
 
-    theta: dict
-    text_tower: TextTower | None
-    image_tower: nn.Module | None
-    fingerprint: str
-    text: Callable[[str, str, Sequence[str]], Built]
-    check: Callable[[Sequence[Records]], None]
-    encode: Callable[[Records], Float[np.ndarray, "b e"]]
-    encode_text: Callable[[Built], Float[Array, "1 c e"]]
-    views: Callable[[Records, Config], list[Float[np.ndarray, "b e"]]]
-    fresh: Callable[[Records, Config, int], Images]
-    pixels: Callable[[Records, Config | None, int], pixels.Views]
+    @property
+    def mesh(self) -> jax.sharding.Mesh: ...
+    @property
+    def theta(self) -> dict[str, Any]: ...
+    @property
+    def towers(self) -> Towers: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+    def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
+        """Of the classes, by a template or by the templates of that name for a dataset."""
+
+    def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
+        """Of the classes, by a single template, to be encoded at every step."""
+
+    def images(self, records: Records, reads: Reads, view: View | None = None, kept: bool = True) -> Images:
+        """Images as a method reads them.
+
+        Args:
+            view: a training view, or None for that of evaluation.
+            kept: whether all of them are made now, features from the cache; or else when they are asked for.
+
+        Raises:
+            InputError: one is missing or cannot be decoded.
+        """
+
+    def check(self, splits: Sequence[Records], cached: bool = True) -> None:
+        """Raises InputError for images that cannot be decoded.
+
+        Args:
+            cached: whether features of evaluation views in the cache are as good as the images.
+        """
+
+
+def load(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
+    """The towers that `clip` names, or the pack that `dataset` does.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    if sources.has_images(config.dataset):
+        return load_towers(config, mesh)
+    path = Path(config.data_dir).expanduser() / sources.of(config.dataset)[1]
+    return FrozenPack(packs.load(path), mesh)
+
+
+def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:
+    """The towers that `clip` names.
+
+    Raises:
+        InputError: they cannot be used.
+    """
+    dtype = pretrained.tower_dtype(config.dtype)
+    return FrozenTowers(pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, mesh), mesh)
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
     """Features of views that are read and encoded when they are asked for."""
 
-    views: pixels.Views
-    encode: features.Encode
+    views: Views
+    encode: Encode
 
     def __len__(self) -> int:
         return len(self.views)
@@ -75,98 +133,114 @@ class Encoded:
         return self.encode(self.views[ids])
 
 
-def load(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
-    """The towers that `clip` names, or the pack that `dataset` does.
+@dataclasses.dataclass(frozen=True)
+class FrozenTowers:
+    """The towers of a CLIP, on a mesh."""
 
-    Raises:
-        InputError: it cannot be used.
-    """
-    if config.dataset.startswith("features:"):
-        return _of_pack(config, mesh)
-    dtype = pretrained.tower_dtype(config.dtype)
-    return of_clip(pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, mesh), mesh)
+    clip: Pretrained
+    mesh: jax.sharding.Mesh
 
+    @property
+    def theta(self) -> dict[str, Any]:
+        """Of both towers and the logits."""
+        return self.clip.theta
 
-def of_clip(clip: pretrained.Pretrained, mesh: jax.sharding.Mesh) -> Backbone:
-    """The towers of a CLIP."""
-    encoder = features.make_encoder(clip, mesh)
-    tower, theta = clip.text_tower, clip.theta
+    @property
+    def towers(self) -> Towers:
+        """Both."""
+        return Towers(self.clip.text_tower, self.clip.image_tower)
 
-    def text(template: str, dataset: str, class_names: Sequence[str]) -> Built:
-        texts = templates.find(template, dataset)
-        sizes, shards = clip.text_tower.sizes, meshes.batch_shards(mesh)
-        built = [prompts.build(clip.tokenizer, template, class_names, sizes) for template in texts]
-        placed = [_place(mesh, prompts.lay_out(one, sizes, shards)) for one in built]
-        return placed[0] if len(placed) == 1 else zero_shot.ensemble([encode_text(one) for one in placed])
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights, the tokenizer and the pre-processing."""
+        return self.clip.fingerprint
 
-    def views(records: Records, config: Config) -> list[Float[np.ndarray, "b e"]]:
-        if not config.views:
-            features.refuse_unreadable(records)  # before the training begins
-        return [
-            features.features(records, clip, encoder, config.augment, config.seed, view)
-            for view in range(config.views)
-        ]
+    @functools.cached_property
+    def encode(self) -> Encode:
+        """Pixels to features; compiled once for every size of a batch."""
+        return features.make_encoder(self.clip, self.mesh)
 
-    def views_of(records: Records, config: Config | None, view: int) -> pixels.Views:
-        if config is None:
-            return pixels.Views(records, clip.preprocessing)
-        return pixels.Views(records, clip.preprocessing, config.augment, config.seed, view)
+    def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
+        """As in `Frozen`; of several templates the ensemble."""
+        tower, theta = self.clip.text_tower, self.clip.theta
+        built = [self._build(text, class_names) for text in templates.find(template, dataset)]
+        return zero_shot.ensemble([zero_shot.encode_classes(tower, theta, each) for each in built])
 
-    def fresh(records: Records, config: Config, view: int) -> Encoded:
-        return Encoded(views_of(records, config, view), encoder)
+    def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
+        """As in `Frozen`."""
+        (text,) = templates.find(template, dataset)
+        return self._build(text, class_names)
 
-    def check(splits: Sequence[Records]) -> None:
-        unknown = {record for records in splits if not features.cached(records, clip) for record in records}
+    def _build(self, template: str, class_names: Sequence[str]) -> Prompts:
+        """Rows of suffixes split over the devices, the rest on each."""
+        sizes, shards = self.clip.text_tower.sizes, meshes.batch_shards(self.mesh)
+        built = prompts.build(self.clip.tokenizer, template, class_names, sizes)
+        built = prompts.lay_out(built, sizes, shards)
+        rows = {key: meshes.shard(self.mesh, getattr(built, key)) for key in ("suffix", "place", "owner")}
+        return Prompts(**meshes.replicate(self.mesh, built._asdict()) | rows)
+
+    def images(self, records: Records, reads: Reads, view: View | None = None, kept: bool = True) -> Images:
+        """As in `Frozen`."""
+        how = (view.augment, view.seed, view.number) if view else (None, 0, 0)
+        if reads == "features" and kept:
+            return features.features(records, self.clip, self.encode, *how)
+        views = Views(records, self.clip.preprocessing, *how)
+        if reads == "features":
+            return Encoded(views, self.encode)
+        return views.held() if kept else views
+
+    def check(self, splits: Sequence[Records], cached: bool = True) -> None:
+        """As in `Frozen`."""
+        unknown = {
+            record
+            for records in splits
+            if not (cached and features.cached(records, self.clip))
+            for record in records
+        }
         features.refuse_unreadable(sorted(unknown, key=lambda record: record.id))
 
-    def encode(records: Records) -> Float[np.ndarray, "b e"]:
-        return features.features(records, clip, encoder)
 
-    def encode_text(text: Built) -> Float[Array, "1 c e"]:
-        return zero_shot.encode_classes(tower, theta, text) if isinstance(text, prompts.Prompts) else text
+@dataclasses.dataclass(frozen=True)
+class FrozenPack:
+    """Features that were made elsewhere: one view of every image, and no towers."""
 
-    return Backbone(
-        theta=theta,
-        text_tower=tower,
-        image_tower=clip.image_tower,
-        fingerprint=clip.fingerprint,
-        text=text,
-        check=check,
-        encode=encode,
-        encode_text=encode_text,
-        views=views,
-        fresh=fresh,
-        pixels=views_of,
-    )
+    pack: Pack
+    mesh: jax.sharding.Mesh
 
+    @functools.cached_property
+    def theta(self) -> dict[str, Any]:
+        """Of the logits alone."""
+        return {"logit_scale": meshes.replicate(self.mesh, jnp.float32(np.log(self.pack.logit_scale)))}
 
-def _place(mesh: jax.sharding.Mesh, built: prompts.Prompts) -> prompts.Prompts:
-    """Rows of suffixes split over the devices, the rest on each."""
-    rows = {key: meshes.shard(mesh, getattr(built, key)) for key in ("suffix", "place", "owner")}
-    return prompts.Prompts(**meshes.replicate(mesh, built._asdict()) | rows)
+    @property
+    def towers(self) -> Towers:
+        """None."""
+        return NO_TOWERS
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the file."""
+        return self.pack.sha256
 
-def _of_pack(config: Config, mesh: jax.sharding.Mesh) -> Backbone:
-    pack = packs.load(Path(config.data_dir).expanduser() / config.dataset.removeprefix("features:"))
-    scale, text = meshes.replicate(mesh, (jnp.float32(np.log(pack.logit_scale)), pack.text[None]))
-    labels = {name: label for label, name in enumerate(pack.findings.dataset.class_names)}
+    def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
+        """As the pack has them, whatever the template."""
+        labels = {name: label for label, name in enumerate(self.pack.findings.dataset.class_names)}
+        chosen = self.pack.text[np.array([labels[name] for name in class_names])]
+        return meshes.replicate(self.mesh, chosen[None])
 
-    def encode(records: Records) -> Float[np.ndarray, "b e"]:
-        return np.stack([pack.images[record.id] for record in records])
+    def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
+        """Raises InputError: a pack has no text tower."""
+        raise InputError("a feature pack has no text tower: there are no prompts to encode")
 
-    def none(*_) -> Any:
-        raise InputError("a feature pack has one view of every image, and no pixels")
+    def images(self, records: Records, reads: Reads, view: View | None = None, kept: bool = True) -> Images:
+        """The features, whatever the view.
 
-    return Backbone(
-        theta={"logit_scale": scale},
-        text_tower=None,
-        image_tower=None,
-        fingerprint=pack.sha256,
-        text=lambda template, dataset, class_names: text[:, np.array([labels[name] for name in class_names])],
-        check=lambda splits: None,
-        encode=encode,
-        encode_text=jnp.asarray,
-        views=lambda records, config: [encode(records)],
-        fresh=none,
-        pixels=none,
-    )
+        Raises:
+            InputError: it is pixels that are asked for.
+        """
+        if reads == "pixels":
+            raise InputError("a feature pack has one view of every image, and no pixels")
+        return np.stack([self.pack.images[record.id] for record in records])
+
+    def check(self, splits: Sequence[Records], cached: bool = True) -> None:
+        """Nothing can be wrong: the pack has been read."""

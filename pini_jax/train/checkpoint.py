@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,12 +51,12 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, kind: type | None, *_) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         # After a failed save, closing raises the same error once more.
         with contextlib.suppress(*([Exception] if kind else [])):
             self._orbax.close()
 
-    def _content(self, state: TrainState) -> dict:
+    def _content(self, state: TrainState) -> dict[str, Any]:
         epoch, batch = state.step // self._batches_per_epoch, state.step % self._batches_per_epoch
         content = {
             "trainables": state.phi,

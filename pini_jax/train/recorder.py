@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+from pini_jax.core import paths
 from pini_jax.core.errors import InputError
 from pini_jax.methods import optim
-from pini_jax.runs import folder as results
 from pini_jax.task.run import Run
 from pini_jax.train.checkpoint import Checkpoints
 from pini_jax.train.step import TrainState
@@ -18,7 +25,7 @@ from pini_jax.train.step import TrainState
 LOG = logging.getLogger(__name__)
 
 
-class Ledger:
+class Recorder:
     """The open files of a run, and how far it is.
 
     Attributes:
@@ -33,7 +40,7 @@ class Ledger:
         self._rate = optim.schedule(run.config.optim, run.batches.per_epoch)
         self._files = ExitStack()
         self._begun = 0.0
-        folder, fingerprint = run.workdir / "checkpoints", run.shared.backbone.fingerprint
+        folder, fingerprint = run.workdir / "checkpoints", run.shared.frozen.fingerprint
         self._checkpoints = self._files.enter_context(Checkpoints(folder, run.batches.per_epoch, fingerprint))
         try:
             self.state = self._checkpoints.restore(fresh) or fresh
@@ -45,34 +52,89 @@ class Ledger:
         self.problem: str | None = None
         if self.start:
             LOG.info("going on from step %d of %d", self.start, run.num_steps)
-        self._lines = self._files.enter_context(results.MetricsFile(run.workdir / "metrics.jsonl", self.start))
+        self._lines = self._files.enter_context(MetricsFile(run.workdir / "metrics.jsonl", self.start))
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, *error) -> None:
-        self._files.__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        self._files.__exit__(*error)  # type: ignore[arg-type]
 
     def open(self) -> None:
         """The first step is about to be taken."""
         self._begun = time.perf_counter()
 
-    def due(self, done: int) -> bool:
-        """Whether there is something to write after so many steps."""
-        return self.problem is None and (done % self._run.config.log_every == 0 or done == self._run.num_steps)
+    def logs(self, done: int) -> bool:
+        """Whether a line is due after so many steps."""
+        return done % self._run.config.log_every == 0 or done == self._run.num_steps
 
-    def write(self, done: int, loss: float, accuracy: float, state: Callable[[], TrainState]) -> None:
-        """A line about the last of `done` steps, and a checkpoint where one is due."""
+    def write(self, done: int, loss: float, accuracy: float) -> None:
+        """A line about the last of `done` steps."""
         if not math.isfinite(loss):
-            where = f" ({self._run.workdir})"
-            self.problem = f"training diverged: the loss of step {done} is {loss}; lower optim.lr{where}"
-            return
-        rate = float(self._rate(done - 1))
-        self._lines.write(step=done, loss=loss, accuracy=accuracy, learning_rate=rate)
-        if done % self._run.config.checkpoint_every == 0 or done == self._run.num_steps:
-            self._save(state())
+            self._diverged(f"the loss of step {done} is {loss}", done)
+        else:
+            rate = float(self._rate(done - 1))
+            self._lines.write(step=done, loss=loss, accuracy=accuracy, learning_rate=rate)
 
-    def _save(self, state: TrainState) -> None:
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due after so many steps."""
+        return done % self._run.config.checkpoint_every == 0 or done == self._run.num_steps
+
+    def save(self, done: int, state: TrainState) -> None:
+        """A checkpoint, unless something in it is no number."""
+        if not is_finite(state):
+            self._diverged(f"after step {done} not all parameters are finite", done)
+            return
         self._lines.flush()
         self._checkpoints.save(state)
         self.state, self.seconds = state, time.perf_counter() - self._begun
+
+    def _diverged(self, how: str, done: int) -> None:
+        # Before the first update the learning rate has done nothing.
+        mend = "lower optim.lr" if done > 1 else "no step was taken before: look at the features and the noise"
+        self.problem = f"training diverged: {how}; {mend} ({self._run.workdir})"
+
+
+def is_finite(state: TrainState) -> bool:
+    """Whether all that is known after a step is numbers."""
+    leaves = [x for x in jax.tree.leaves(state.variables) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return all(bool(jnp.isfinite(x).all()) for x in leaves)
+
+
+class MetricsFile:
+    """metrics.jsonl, cut back to the step that training goes on from."""
+
+    def __init__(self, path: Path, keep_until: int):
+        paths.replace(path, "".join(line + "\n" for line, step in _records(path) if step <= keep_until))
+        self._file = open(os.devnull if jax.process_index() else path, "a")  # noqa: SIM115, closed by __exit__
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, **values: float) -> None:
+        """Adds a line."""
+        self._file.write(json.dumps(values) + "\n")
+
+    def flush(self) -> None:
+        """Puts all lines on the disk, so that no checkpoint is ahead of them."""
+        self._file.flush()
+
+
+def _records(path: Path) -> Iterator[tuple[str, int]]:
+    """The lines that are records, with their steps; the others are counted in a warning."""
+    # What follows the last newline was cut off by a kill.
+    lines = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
+    broken = 0
+    for line in lines:
+        step = None
+        with contextlib.suppress(ValueError, TypeError, RecursionError):  # what a power cut left of a line
+            step = json.loads(line)["step"]
+        if isinstance(step, int):
+            yield line, step
+        else:
+            broken += 1
+    if broken:
+        LOG.warning("%s: %d damaged lines are left out", path, broken)

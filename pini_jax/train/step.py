@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from pini_jax.core import mesh as meshes
 from pini_jax.core import rng
-from pini_jax.methods import optim
-from pini_jax.methods.method import NO_SUPPORT, Batch, Method, Support, Text, Variables
+from pini_jax.core.shapes import Numbers, Parameters
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods import forward, optim
+from pini_jax.methods.method import Batch, Method, Text, Variables
 from pini_jax.methods.objective import Parts
 from pini_jax.methods.optim import Optim
-from pini_jax.noise.gaussian import Draw, draw_batch
-
-Numbers = Any  # of the host, or on a device
+from pini_jax.noise.draws import Draw, draw_batch
+from pini_jax.task.run import Run, support
 
 
 class TrainState(NamedTuple):
     """All that training changes. No key: it follows from the seed and the step."""
 
     step: Int[Array, ""]
-    phi: Mapping
+    phi: Parameters
     opt_state: optax.OptState
-    buffers: Mapping = {}
+    buffers: Parameters = {}
 
     @property
     def variables(self) -> Variables:
@@ -53,7 +55,7 @@ class Constants(NamedTuple):
 
 
 def init_state(
-    method: Method, theta: Mapping, text: Text, constants: Constants, support: Support = NO_SUPPORT
+    method: Method, theta: Parameters, text: Text, constants: Constants, support: Support = NO_SUPPORT
 ) -> TrainState:
     """The state before the first step."""
     phi, buffers = method.init(rng.stream(constants.root, "init"), theta, text, support)
@@ -64,7 +66,7 @@ def train_step(
     method: Method,
     num_samples: int,
     state: TrainState,
-    theta: Mapping,
+    theta: Parameters,
     text: Text,
     batch: Batch,
     constants: Constants,
@@ -79,17 +81,32 @@ def update(
     method: Method,
     optimiser: optax.GradientTransformation,
     state: TrainState,
-    theta: Mapping,
+    theta: Parameters,
     text: Text,
     batch: Batch,
     draw: Draw,
 ) -> tuple[TrainState, Parts]:
     """The step given its draws; `theta` is an argument that gets no gradient, so it cannot change."""
 
-    def loss(phi: Mapping) -> tuple[Array, tuple[Parts, Mapping]]:
-        parts, buffers = method.loss(Variables(phi, state.buffers), theta, text, batch, draw)
+    def loss(phi: Parameters) -> tuple[Array, tuple[Parts, Parameters]]:
+        parts, buffers = forward.loss(method, Variables(phi, state.buffers), theta, text, batch, draw)
         return parts.loss, (parts, buffers)
 
     gradient, (parts, buffers) = jax.grad(loss, has_aux=True)(state.phi)
     updates, opt_state = optimiser.update(gradient, state.opt_state, state.phi)
     return TrainState(state.step + 1, optax.apply_updates(state.phi, updates), opt_state, buffers), parts
+
+
+def constants_of(run: Run) -> Constants:
+    """The numbers that a run's steps share."""
+    seed, steps_per_epoch = np.array(run.config.seed, np.uint32), np.array(run.batches.per_epoch, np.int32)
+    return Constants(seed, run.config.optim, steps_per_epoch)
+
+
+def initial_state(run: Run) -> TrainState:
+    """The state of a run before the first step, on every device."""
+    shared = run.shared
+    made = jax.jit(init_state, static_argnums=0)(
+        shared.method, shared.frozen.theta, shared.task.text, constants_of(run), support(run)
+    )
+    return meshes.replicate(shared.mesh, made)

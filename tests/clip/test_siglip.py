@@ -13,10 +13,12 @@ from tiny_clips import NAMES, NOISE, init, run_stage
 from pini_jax import config
 from pini_jax.clip import pretrained, prompts, zero_shot
 from pini_jax.evaluate import prediction as evaluate
-from pini_jax.methods.method import Method, Text, Variables
+from pini_jax.methods import forward as stages
+from pini_jax.methods.method import Text, Variables
 from pini_jax.methods.pini import Injector
+from pini_jax.methods.zero_shot import ZeroShot
 from pini_jax.noise import sites
-from pini_jax.train import loop as train
+from pini_jax.runs import experiment
 
 FOLDER = Path(__file__).parent.parent / "recordings" / "transformers_siglip"
 
@@ -55,14 +57,14 @@ def test_zero_noise_is_the_plain_model(clip, text, mode):
     def predict(method, variables, mode):
         return evaluate.predict(method, variables, clip.theta, text, features, mode, num_draws=1, seed=0)
 
-    plain = predict(Method(clip.text_tower), Variables({}), "mean")
+    plain = predict(ZeroShot(clip.text_tower), Variables({}), "mean")
     jax.tree.map(np.testing.assert_array_equal, predict(noisy, silent, mode), plain)
 
 
 def test_the_bias_is_in_the_logits_and_not_in_the_probabilities(clip, text):
-    method, features = Method(clip.text_tower), np.ones((2, clip.embed_dim), np.float32)
+    method, features = ZeroShot(clip.text_tower), np.ones((2, clip.embed_dim), np.float32)
     without = {key: part for key, part in clip.theta.items() if key != "logit_bias"}
-    forward = jax.jit(lambda theta: method.forward(Variables({}), theta, text, features)[0])
+    forward = jax.jit(lambda theta: stages.forward(method, Variables({}), theta, text, features)[0])
     biased, plain = (forward(theta) for theta in (clip.theta, without))
     np.testing.assert_allclose(biased - plain, float(clip.theta["logit_bias"]), rtol=1e-5)
     same = [
@@ -85,7 +87,7 @@ def test_a_run_trains_it_and_says_what_it_costs(tmp_path, caplog):
         optim=dataclasses.replace(config.Optim(), lr=0.1, epochs=4),
     )
     with caplog.at_level(logging.INFO):
-        result = train.train_and_evaluate(settings, tmp_path)
+        result = experiment.train_and_evaluate(settings, tmp_path)
     assert "no shared prefix" in caplog.text
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == result["steps"] == 4
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

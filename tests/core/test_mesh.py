@@ -24,7 +24,7 @@ from pini_jax.core.paths import cache_folder
 DRAWS = """
 import hashlib
 import jax, jax.numpy as jnp, numpy as np
-from pini_jax import mesh, rng
+from pini_jax.core import mesh, rng
 from pini_jax.noise.gaussian import Gaussian, sample
 
 devices = mesh.make()
@@ -91,8 +91,9 @@ TOWERS = """
 import jax, jax.numpy as jnp, numpy as np
 from pathlib import Path
 from flax.traverse_util import flatten_dict, unflatten_dict
-from pini_jax import mesh, runtime
-from pini_jax.clip import hugging_face, sharding, tensors, towers, weights
+from pini_jax.core import mesh, runtime
+from pini_jax.clip import towers
+from pini_jax.clip.checkpoints import hugging_face, sharding, tensors, weights
 
 runtime.prepare()
 
@@ -153,16 +154,16 @@ def test_split_towers_give_the_same_features(tmp_path):
 EXCHANGED = """
 import re
 import jax, numpy as np, tiny_clips
-from pini_jax import backbone, mesh, program
 from pini_jax.config import Optim
-from pini_jax.data import prompts
+from pini_jax.core import mesh
 from pini_jax.methods.method import Batch, Text
-from pini_jax.step import Constants, init_state
+from pini_jax.task.frozen import FrozenTowers
+from pini_jax.train import lanes as program
+from pini_jax.train.step import Constants, init_state
 
 clip, devices, injector = tiny_clips.load(), mesh.make(), tiny_clips.make_injector()
 names = [f"cat of the {i}" for i in range(50)]
-built = prompts.build(clip.tokenizer, "x x the {}.", names, clip.text_tower.sizes)
-placed = backbone._place(devices, prompts.lay_out(built, clip.text_tower.sizes, 8))
+placed = FrozenTowers(clip, devices).prompts("x x the {}.", "digits", names)
 text = Text(np.zeros((1, 50, clip.embed_dim), np.float32), placed)
 constants = Constants(np.array(1, np.uint32), Optim(), np.array(4))
 theta = mesh.replicate(devices, {"text": clip.theta["text"], "logit_scale": clip.theta["logit_scale"]})
@@ -170,7 +171,7 @@ state = jax.jit(init_state, static_argnums=0)(injector, theta, text, constants)
 lanes = program.stack(devices, [(state, constants)])
 ones = Batch(np.ones((16, clip.embed_dim), np.float32), np.zeros(16, np.int32), np.ones(16, np.float32))
 batch = program.stack_batches(devices, [ones], 16)
-step = program.compile_step(program.Frozen(devices, injector, 1, "auto", theta, text), lanes, batch)
+step = program.compile_step(program.Fixed(devices, injector, 1, "auto", theta, text), lanes, batch)
 assert [x.data.shape[0] for x in placed.suffix.addressable_shards] == [len(placed.suffix) // 8] * 8
 for line in step.compiled.as_text().splitlines():
     if found := re.search(r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute)\\(", line):

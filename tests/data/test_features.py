@@ -20,7 +20,8 @@ from pini_jax.data import features, transforms
 from pini_jax.data import views as pixels
 from pini_jax.data.datasets.records import Record
 from pini_jax.data.transforms import Augment
-from pini_jax.task import frozen as backbone
+from pini_jax.task.frozen import FrozenTowers
+from pini_jax.task.run import cached_views
 
 
 def png(seed):
@@ -85,10 +86,10 @@ def test_training_views_are_numbered_by_image(clip, encode):
 
 def test_a_fresh_view_is_the_cached_view_of_the_same_number(clip, encode):
     """In any batch, with repeats as they are in padding."""
-    frozen, config = backbone.of_clip(clip, mesh.make()), Config(views=3, seed=5)
+    frozen, views = FrozenTowers(clip, mesh.make()), cached_views(Config(views=3, seed=5))
     images = np.array([4, 0, 6, 0])
-    cached = frozen.views(RECORDS, config)
-    fresh = frozen.fresh(RECORDS, config, 2)
+    cached = [frozen.images(RECORDS, "features", view) for view in views]
+    fresh = frozen.images(RECORDS, "features", views[2], kept=False)
     assert len(fresh) == len(RECORDS)
     np.testing.assert_allclose(fresh[images], cached[2][images], atol=1e-5)
     assert (cached[1] != cached[2]).any()

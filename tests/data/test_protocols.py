@@ -15,7 +15,7 @@ from pini_jax import config
 from pini_jax.data import selection as fewshot
 from pini_jax.data.datasets import classes, coop, digits, records
 from pini_jax.report import tables as report
-from pini_jax.train import loop as train
+from pini_jax.runs import experiment
 
 DATA = os.environ.get("PINI_DATA_DIR")
 QUICK = {
@@ -45,7 +45,7 @@ def base_to_new(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("base")
     other = folder(tmp_path_factory.mktemp("other") / "images")
     settings = config.resolve(QUICK | {"classes": "base", "transfer": (f"folder:{other}",)})
-    return train.train_and_evaluate(settings, workdir), workdir, f"folder:{other}"
+    return experiment.train_and_evaluate(settings, workdir), workdir, f"folder:{other}"
 
 
 def test_base_classes_are_the_first_half(base_to_new):
@@ -86,7 +86,7 @@ def test_a_folder_of_images_from_files_to_a_result(tmp_path):
     """The split that was cut is written beside the result; templates may be an ensemble."""
     dataset = f"folder:{folder(tmp_path / 'images')}"
     settings = config.resolve(QUICK | {"dataset": dataset, "zero_shot_template": "imagenet_7"})
-    result = train.train_and_evaluate(settings, tmp_path / "run")
+    result = experiment.train_and_evaluate(settings, tmp_path / "run")
     assert (result["dataset"], result["num_classes"], result["num_train"]) == (dataset, 3, 3)
     rows = json.loads((tmp_path / "run" / "split.json").read_text())
     assert sorted(row[0] for split in rows.values() for row in split) == sorted(
@@ -97,7 +97,7 @@ def test_a_folder_of_images_from_files_to_a_result(tmp_path):
 @pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR is not set")
 def test_real_photographs(tmp_path):
     dataset = f"folder:{Path(DATA, 'images', 'cifar10')}"
-    result = train.train_and_evaluate(config.resolve(QUICK | {"dataset": dataset}), tmp_path / "run")
+    result = experiment.train_and_evaluate(config.resolve(QUICK | {"dataset": dataset}), tmp_path / "run")
     assert (result["num_classes"], result["num_train"], result["num_test"]) == (10, 10, 500)
 
 
@@ -113,7 +113,7 @@ def test_domain_generalisation_on_miniatures(tmp_path):
     for dataset in (settings.dataset, *settings.transfer):
         test_coop.make(dataset, tmp_path / "data")
     settings.update(QUICK | {"template": "x a {}."})
-    result = train.train_and_evaluate(config.resolve(settings), tmp_path / "run")
+    result = experiment.train_and_evaluate(config.resolve(settings), tmp_path / "run")
     assert result["dataset"] == "imagenet"
     assert set(result["unseen"]) == {"imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"}
     assert all(task["num_test"] > 0 for task in result["unseen"].values())

@@ -12,10 +12,12 @@ import tiny_clips
 from pini_jax.core import rng
 from pini_jax.core.errors import InputError
 from pini_jax.evaluate import prediction as evaluate
-from pini_jax.methods.method import Method, Text, Variables
+from pini_jax.methods import forward as stages
+from pini_jax.methods.method import Text, Variables
 from pini_jax.methods.pini import Injector
+from pini_jax.methods.zero_shot import ZeroShot
 from pini_jax.noise import sites
-from pini_jax.noise.gaussian import draw_mean, draw_replay
+from pini_jax.noise.draws import draw_mean, draw_replay
 
 NUM_IMAGES, NUM_DRAWS, SEED = 10, 4, 3
 
@@ -63,14 +65,16 @@ def by_hand(injector, variables, clip, text, features):
         keys = [rng.stream(rng.stream(root, "image"), "image_features", i) for i in range(NUM_IMAGES)]
         images = [jax.random.normal(key, (num_draws, clip.embed_dim)) for key in keys]
         normals = {"prompt_tokens": jnp.stack(prompts), "image_features": jnp.stack(images, axis=1)[None]}
-        logits, _ = injector.forward(variables, clip.theta, text, features, draw_replay(normals))
+        logits, _ = stages.forward(injector, variables, clip.theta, text, features, draw_replay(normals))
         return jax.nn.softmax(logits)[0]
 
     return probabilities
 
 
 def test_mean_adds_the_mean(whole, injector, variables, clip, text, features):
-    forward = jax.jit(lambda phi: injector.forward(Variables(phi), clip.theta, text, features, draw_mean)[0])
+    forward = jax.jit(
+        lambda phi: stages.forward(injector, Variables(phi), clip.theta, text, features, draw_mean)[0]
+    )
     phi = variables.phi
     expected = scipy.special.log_softmax(forward(phi)[0, 0], axis=-1)
     np.testing.assert_allclose(whole["mean"], expected, atol=1e-5)
@@ -102,7 +106,7 @@ def test_every_image_is_predicted_once_whatever_the_batch(predict, whole, mode):
     assert whole[mode].shape == (NUM_IMAGES, len(tiny_clips.NAMES))
     assert len(np.unique(whole[mode].round(6), axis=0)) == NUM_IMAGES
     np.testing.assert_allclose(np.exp(whole[mode]).sum(-1), 1, atol=1e-5)
-    assert len(whole[mode]) < evaluate.BATCH
+    assert len(whole[mode]) < evaluate.BATCHES["features"][-1]
     for batch_size in (1, 3):
         np.testing.assert_allclose(predict(mode, batch_size=batch_size), whole[mode], atol=1e-5)
 
@@ -127,7 +131,7 @@ def test_the_marginal_converges(predict):
 
 
 def test_zero_shot_has_no_noise_to_draw(clip, text, features):
-    zero_shot = dict(method=Method(clip.text_tower), variables=Variables({}), theta=clip.theta)
+    zero_shot = dict(method=ZeroShot(clip.text_tower), variables=Variables({}), theta=clip.theta)
     zero_shot |= dict(text=text, images=features)
     plain = _predict("mean", **zero_shot)
     for mode in ("sample", "marginal"):
@@ -177,7 +181,7 @@ def test_images_do_not_meet_where_their_pixels_are_noised(of_pixels, mode):
 def test_pixels_without_noise_are_plain_clip(clip, text):
     """Of an attention whose heads are zero at all sites of the images."""
     attention = {"generator": "cross_attention"}
-    noise = dict.fromkeys(sites.IMAGE_SITES, attention)
+    noise = {site.name: attention for site in sites.SITES.values() if site.side == "image"}
     method = Injector(generators=sites.build(noise), image_tower=clip.image_tower)
     classes = Text(text.features)
     shapes = jax.eval_shape(lambda key: method.init(key, clip.theta, classes), jax.random.key(0))
@@ -189,7 +193,7 @@ def test_pixels_without_noise_are_plain_clip(clip, text):
     features = tiny_clips.run_stage(clip.image_tower, "__call__", clip.theta["image"], pixels)
     plain = _predict(
         "mean",
-        method=Method(),
+        method=ZeroShot(),
         variables=Variables({}),
         theta=clip.theta,
         text=classes,

@@ -83,7 +83,7 @@ def test_a_named_value_replaces_what_was_there(pack, tmp_path):
     settings["optim"]["epochs"] = 1
     members = population.members(settings)
     assert [dict(m.config.noise).get("image_features", {}).get("generator") for m in members] == ["mlp", None]
-    results = population.train_and_evaluate(members, tmp_path / "runs")
+    results = population.train_population(members, tmp_path / "runs")
     assert [result["method"] for result in results] == ["pini", "gda"]
     listed = json.loads((tmp_path / "runs" / "population.json").read_text())
     assert listed == {m.name: dict(m.values) for m in members}

@@ -22,7 +22,9 @@ from pini_jax.clip.prompts import build, pack
 from pini_jax.clip.towers import stage
 from pini_jax.clip.zero_shot import cosine_logits
 from pini_jax.core.errors import InputError
+from pini_jax.data.support import Support
 from pini_jax.evaluate import prediction as evaluate
+from pini_jax.methods import forward as stages
 from pini_jax.methods import registry
 from pini_jax.methods.clip_adapter import ClipAdapter
 from pini_jax.methods.clip_lora import ClipLora
@@ -30,11 +32,12 @@ from pini_jax.methods.coop import CoOp
 from pini_jax.methods.gda import Gda
 from pini_jax.methods.linear_probe import Clap, LinearProbe, ZeroShotProbe
 from pini_jax.methods.lp_plus_plus import LpPlusPlus
-from pini_jax.methods.method import Batch, Method, Support, Text, Variables
+from pini_jax.methods.method import Batch, Text, Variables
 from pini_jax.methods.task_res import TaskRes
 from pini_jax.methods.tip_adapter import TipAdapter, TipAdapterF
-from pini_jax.noise.gaussian import draw_mean
-from pini_jax.train import loop as train
+from pini_jax.methods.zero_shot import ZeroShot
+from pini_jax.noise.draws import draw_mean
+from pini_jax.runs import experiment
 from pini_jax.use import classifier as predict
 
 KEY = jax.random.key(0)
@@ -48,7 +51,7 @@ SUPPORT = Support(
     LABELS,
 )
 IMAGES = CHANCE.standard_normal((5, WIDTH), np.float32)
-OF_FEATURES = [name for name, method in registry.METHODS.items() if not method().needs - {"support"}]
+OF_FEATURES = [name for name, method in registry.METHODS.items() if not tiny_clips.needs(method()) - {"support"}]
 
 
 def unit(x):
@@ -64,7 +67,9 @@ def start(method):
 
 
 def logits(method, variables=None, images=IMAGES):
-    found, _ = method.forward(start(method) if variables is None else variables, THETA, TEXT, jnp.asarray(images))
+    found, _ = stages.forward(
+        method, start(method) if variables is None else variables, THETA, TEXT, jnp.asarray(images)
+    )
     assert found.shape == (1, 1, len(images), CLASSES)
     return np.asarray(found[0, 0])
 
@@ -79,7 +84,7 @@ def test_methods_say_what_they_are(name):
     settings = config.with_method(config.default(), name)
     resolved = config.resolve(settings)
     assert (resolved.method, dict(resolved.noise)) == (name, {})
-    assert resolved.options == registry.options(name)
+    assert resolved.options == registry.method_options(name)
     sizes = [len(set(values)) for values in method.search.values()]
     assert np.prod(sizes, initial=1) <= 8
     if name != "zero_shot":
@@ -91,14 +96,14 @@ def test_a_step_goes_down_for_what_is_trained(name):
     """And leaves what is not: by finite differences along the gradient."""
     method = registry.METHODS[name](text_tower=None)
     variables = start(method)
-    assert method.is_fitted or jax.tree.leaves(variables.phi)
-    if method.is_fitted:
+    assert method.traits.is_fitted or jax.tree.leaves(variables.phi)
+    if method.traits.is_fitted:
         return
     batch = Batch(SUPPORT.features[0], LABELS, np.ones(len(LABELS), np.float32))
 
     @jax.jit
     def loss(phi):
-        return method.loss(Variables(phi, variables.buffers), THETA, TEXT, batch, draw_mean)[0].loss
+        return stages.loss(method, Variables(phi, variables.buffers), THETA, TEXT, batch, draw_mean)[0].loss
 
     gradient = jax.grad(loss)(variables.phi)
     squared = sum(float((g**2).sum()) for g in jax.tree.leaves(gradient))
@@ -117,7 +122,7 @@ def test_images_do_not_meet_and_modes_agree(name):
     variables = start(method)
     whole = logits(method, variables)
     np.testing.assert_allclose(logits(method, variables, IMAGES[2:3]), whole[2:3], rtol=1e-4, atol=1e-4)
-    assert not method.is_random
+    assert not method.traits.is_random
     found = [evaluate.predict(method, variables, THETA, TEXT, IMAGES, m, 3, 0) for m in evaluate.MODES]
     for predicted in found:
         expected = scipy.special.log_softmax(whole, axis=-1)
@@ -157,13 +162,13 @@ def test_a_pack_has_no_towers(name):
 
 
 def test_zero_shot_is_a_cosine():
-    np.testing.assert_allclose(logits(Method()), ZERO_SHOT, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits(ZeroShot()), ZERO_SHOT, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", [TaskRes(), ZeroShotProbe(), Clap(norm=3.0)], ids=lambda x: type(x).__name__)
 def test_some_start_as_zero_shot_clip(method):
     np.testing.assert_allclose(logits(method), ZERO_SHOT, rtol=1e-4, atol=1e-4)
-    assert float(method.penalty(start(method), THETA, TEXT)) == 0
+    assert float(method.penalty(start(method), THETA, TEXT, {}, np.ones(1))) == 0
 
 
 def test_task_res_by_hand():
@@ -182,7 +187,7 @@ def test_clap_by_hand(strength):
     multipliers = np.array([p[c == OF_ROW, c].mean() for c in range(CLASSES)])
     moved = variables._replace(phi={"embeddings": variables.phi["embeddings"] + np.arange(3.0)[:, None]})
     expected = strength * np.mean(multipliers * WIDTH * np.arange(3.0) ** 2)
-    assert float(method.penalty(moved, THETA, TEXT)) == pytest.approx(expected, rel=1e-4)
+    assert float(method.penalty(moved, THETA, TEXT, {}, np.ones(1))) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_linear_probe_is_scikit_learn_s():
@@ -265,8 +270,10 @@ def test_coop_replaces_the_template_s_tokens(prompts):
     assert len(other.prefix) == len(prompts.prefix)
     words = jnp.asarray(clip.theta["text"]["token"]["embedding"])[other.prefix]
     text = Text(jnp.zeros((1, len(tiny_clips.NAMES), clip.embed_dim)), pack(prompts))
-    found = method.encode_text(Variables({"context": words}), clip.theta, text)
-    expected = Method(clip.text_tower).encode_text(Variables({}), clip.theta, text._replace(prompts=other))
+    found = stages.encode_text(method, Variables({"context": words}), clip.theta, text)
+    expected = stages.encode_text(
+        ZeroShot(clip.text_tower), Variables({}), clip.theta, text._replace(prompts=other)
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
     started = method.init(KEY, clip.theta, text)
     assert started.phi["context"].shape == words.shape and np.std(started.phi["context"]) < 0.03
@@ -279,9 +286,9 @@ def test_clip_lora_changes_attention_and_starts_as_zero_shot(prompts):
     method, clip = clip_method(ClipLora, rank=3, alpha=2.0)
     text = Text(jnp.zeros((1, len(tiny_clips.NAMES), clip.embed_dim)), prompts)
     variables = jax.jit(method.init)(KEY, clip.theta, text)
-    forward = jax.jit(lambda variables: method.forward(variables, clip.theta, text, pixels())[0])
+    forward = jax.jit(lambda variables: stages.forward(method, variables, clip.theta, text, pixels())[0])
     images = stage(clip.image_tower, "__call__", clip.theta["image"], pixels())
-    plain = Method(clip.text_tower).encode_text(Variables({}), clip.theta, text)
+    plain = stages.encode_text(ZeroShot(clip.text_tower), Variables({}), clip.theta, text)
     expected = cosine_logits(clip.theta, images[None, None], plain)
     np.testing.assert_allclose(forward(variables), expected, atol=1e-4)
     up = jax.tree.map(lambda x: x + 0.1, variables.phi)
@@ -310,7 +317,7 @@ def test_a_run_with_towers(name, tmp_path):
     settings.optim.epochs = 3
     if name == "coop":
         settings.template = "x x {}."
-    result = train.train_and_evaluate(config.resolve(settings), tmp_path / "run")
+    result = experiment.train_and_evaluate(config.resolve(settings), tmp_path / "run")
     assert result["method"] == name and result["steps"] == 3
     assert result["test"]["mean"] == result["test"]["sample"] == result["test"]["marginal"]
     assert (tmp_path / "run" / "classes.safetensors").exists() == (name == "coop")

@@ -13,11 +13,14 @@ from pini_jax.clip.prompts import build, pack
 from pini_jax.clip.resnet import ResNetTower
 from pini_jax.clip.zero_shot import cosine_logits, embed_prompts, encode_classes, encode_prompts
 from pini_jax.core.errors import InputError
-from pini_jax.methods.method import Batch, Method, Support, Text, Variables
+from pini_jax.data.support import Support
+from pini_jax.methods import forward as stages
+from pini_jax.methods.method import Batch, Text, Variables
 from pini_jax.methods.objective import Objective, objective
 from pini_jax.methods.pini import Injector
+from pini_jax.methods.zero_shot import ZeroShot
 from pini_jax.noise import generators, sites
-from pini_jax.noise.gaussian import draw_batch, draw_fresh, draw_replay
+from pini_jax.noise.draws import draw_batch, draw_fresh, draw_replay
 
 KEY = jax.random.key(0)
 BATCH, CLASSES = 5, len(tiny_clips.NAMES)
@@ -57,7 +60,7 @@ def normals(phi, clip):
 @pytest.fixture(scope="module")
 def forward(injector, phi, clip, text):
     """(features, normals) -> logits."""
-    compiled = jax.jit(lambda *inputs: injector.forward(*inputs[:4], draw_replay(inputs[4]))[0])
+    compiled = jax.jit(lambda *inputs: stages.forward(injector, *inputs[:4], draw_replay(inputs[4]))[0])
     return lambda features, normals: np.asarray(compiled(Variables(phi), clip.theta, text, features, normals))
 
 
@@ -66,7 +69,7 @@ def test_logits_are_draws_of_images_by_draws_of_text(injector, phi, clip, text, 
     draw = draw_fresh(KEY, {"image_features": n, "prompt_tokens": k})
 
     def forward(phi):
-        return injector.forward(Variables(phi), clip.theta, text, features, draw)
+        return stages.forward(injector, Variables(phi), clip.theta, text, features, draw)
 
     logits, buffers = jax.eval_shape(forward, phi)
     assert buffers == {}
@@ -93,7 +96,7 @@ def test_logits_by_hand(forward, phi, clip, prompts, features, normals):
     tokens = tiny_clips.run_stage(tower, "encode", theta, tokens)
     at_end = tokens[:, np.arange(CLASSES), 1 + p + ends(prompts)]
     text = tiny_clips.run_stage(tower, "project", theta, at_end)
-    seen = generators.Site(features[None, None], features.shape[1:], text)
+    seen = generators.Inputs(features[None, None], features.shape[1:], text)
     mean, scale, *_ = generators.CrossAttention(reduction=2).apply({"params": phi["image_features"]}, seen)
     images, text = np.asarray(features + mean + scale * normals["image_features"]), np.asarray(text)
     for n, k in np.ndindex(3, 2):
@@ -122,14 +125,16 @@ def test_tokens_stand_at_their_own_positions(clip, prompts):
 
 @pytest.fixture(scope="module")
 def zero_shot(clip, text, features):
-    return jax.jit(Injector(clip.text_tower).forward)(Variables({}), clip.theta, text, features)[0]
+    return jax.jit(stages.forward, static_argnums=0)(
+        Injector(clip.text_tower), Variables({}), clip.theta, text, features
+    )[0]
 
 
 def test_without_generators_it_is_zero_shot_clip(zero_shot, clip, prompts, text, features):
     end = 1 + len(prompts.prefix) + ends(prompts)
     encoded = tiny_clips.run_stage(clip.text_tower, "__call__", clip.theta["text"], whole(prompts), end)
     expected = cosine_logits(clip.theta, features[None, None], encoded[None])
-    plain, _ = Method(clip.text_tower).forward(Variables({}), clip.theta, Text(encoded[None]), features)
+    plain, _ = stages.forward(ZeroShot(clip.text_tower), Variables({}), clip.theta, Text(encoded[None]), features)
     np.testing.assert_allclose(plain, expected, atol=2e-5)
     assert zero_shot.shape == (1, 1, BATCH, CLASSES)
     np.testing.assert_allclose(zero_shot, expected, atol=2e-5)
@@ -140,7 +145,7 @@ def test_a_site_may_be_alone(phi, clip, text, features, zero_shot, site, lead):
     injector = Injector(clip.text_tower, sites.build({site: tiny_clips.NOISE[site]}))
     assert set(jax.eval_shape(injector.init, KEY, clip.theta, text).phi) == {site}
     draw = draw_fresh(KEY, {"image_features": 2, "prompt_tokens": 3})
-    forward = jax.jit(lambda phi: injector.forward(Variables(phi), clip.theta, text, features, draw)[0])
+    forward = jax.jit(lambda phi: stages.forward(injector, Variables(phi), clip.theta, text, features, draw)[0])
     logits = forward({site: phi[site]})
     assert logits.shape == (*lead, BATCH, CLASSES)
     assert (np.abs(logits - zero_shot) > 1e-6).mean() > 0.99
@@ -174,7 +179,7 @@ def test_noise_of_bidirectional_text_by_hand(bidirectional, clip):
     table = variables.phi["prompt_tokens"]
     assert table["mean"].shape == (3, tower.sizes.transformer.width) and p == 3
     normals = np.random.default_rng(3).standard_normal((2, 1, *table["mean"].shape), np.float32)
-    ours = injector.encode_text(variables, clip.theta, text, draw_replay({"prompt_tokens": normals}))
+    ours = stages.encode_text(injector, variables, clip.theta, text, draw_replay({"prompt_tokens": normals}))
 
     ids, noise = whole(prompts), table["mean"] + table["scale"] * normals
     assert ids.shape == (CLASSES, tower.sizes.context_length)
@@ -210,7 +215,7 @@ def test_packed_prompts_have_the_same_features_and_gradients(injector, phi, clip
 
         def of(phi):
             classes = text._replace(prompts=prompts)
-            logits, _ = one.forward(Variables(phi), clip.theta, classes, features, draw_replay(normals))
+            logits, _ = stages.forward(one, Variables(phi), clip.theta, classes, features, draw_replay(normals))
             return (logits**2).mean(), logits
 
         return jax.jit(jax.value_and_grad(of, has_aux=True))(phi)
@@ -229,7 +234,7 @@ def test_many_rows_are_encoded_in_parts(injector, phi, clip, text, features, nor
     """Of two rows, the last of which is filled up."""
 
     def loss(phi):
-        logits, _ = injector.forward(Variables(phi), clip.theta, text, features, draw_replay(normals))
+        logits, _ = stages.forward(injector, Variables(phi), clip.theta, text, features, draw_replay(normals))
         return (logits**2).mean(), logits
 
     gradient = jax.value_and_grad(loss, has_aux=True)
@@ -266,7 +271,7 @@ def test_cosines_ignore_lengths_and_stay_in_float32():
 
 # ------------------------------------------------------------------------------------------------ every site
 
-PLACES = [(site, name) for site, known in sites.SITES.items() for name in known]
+PLACES = [(name, kind) for name, site in sites.SITES.items() for kind in site.generators]
 EVERYWHERE = {
     "prompt_tokens": {"generator": "mlp"},
     "text_features": {"generator": "mlp"},
@@ -294,12 +299,14 @@ def learn(clip, text, features, pixels):
     def learn(noise, num_samples=1):
         injector = Injector(clip.text_tower, sites.build(noise), image_tower=clip.image_tower)
         variables = tiny_clips.random(shapes(injector))
-        batch = Batch(pixels if "pixels" in injector.needs else features, LABELS, np.ones(BATCH, np.float32))
+        batch = Batch(
+            pixels if injector.traits.reads == "pixels" else features, LABELS, np.ones(BATCH, np.float32)
+        )
 
         def loss(phi):
             draw = draw_batch(KEY, BATCH, injector.num_draws(num_samples))
             before = Variables(phi, variables.buffers)
-            parts, after = injector.loss(before, clip.theta, given(injector, text), batch, draw)
+            parts, after = stages.loss(injector, before, clip.theta, given(injector, text), batch, draw)
             return parts.loss, after
 
         (value, after), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.phi)
@@ -310,7 +317,7 @@ def learn(clip, text, features, pixels):
 
 def given(injector, text):
     """What a run gives it of the classes."""
-    return text if "prompts" in injector.needs else Text(text.features)
+    return text if injector.traits.encodes_prompts else Text(text.features)
 
 
 def assert_all_learn(gradient):
@@ -353,9 +360,9 @@ def test_one_sample_is_one_draw_of_everything(clip, text, features, pixels):
 def assert_shape(injector, theta, text, features, pixels, num_samples):
     support = Support(features[None], LABELS)
     variables = jax.eval_shape(lambda key: injector.init(key, theta, text, support), KEY)
-    images = pixels if "pixels" in injector.needs else features
+    images = pixels if injector.traits.reads == "pixels" else features
     draw = draw_batch(KEY, len(images), injector.num_draws(num_samples))
-    logits, _ = jax.eval_shape(lambda v: injector.forward(v, theta, text, images, draw), variables)
+    logits, _ = jax.eval_shape(lambda v: stages.forward(injector, v, theta, text, images, draw), variables)
     lead = (num_samples, 1)
     if "text_features" in injector.generators:
         lead = (1, num_samples)
@@ -442,7 +449,7 @@ def test_text_noise_is_drawn_for_all_images(clip, text, features):
     normals = chance.standard_normal((2, 1, CLASSES, clip.embed_dim), np.float32)
     variables = Variables({"text_features": {"mean": mean, "scale": scale}})
     draw = draw_replay({"text_features": normals})
-    logits, _ = injector.forward(variables, clip.theta, Text(text.features), features, draw)
+    logits, _ = stages.forward(injector, variables, clip.theta, Text(text.features), features, draw)
     noised = text.features + mean + scale * normals[:, 0]
     np.testing.assert_allclose(logits, cosine_logits(clip.theta, features[None, None], noised), atol=1e-5)
     assert logits.shape == (1, 2, BATCH, CLASSES)
@@ -469,8 +476,9 @@ KINDS = [
 @pytest.mark.parametrize(("noise", "needs", "properties"), KINDS, ids=range(len(KINDS)))
 def test_what_follows_from_the_noise(noise, needs, properties):
     injector = Injector(generators=sites.build(noise))
-    found = injector.is_fitted, injector.is_per_class, injector.is_random, injector.moves_images
-    assert injector.needs == needs and found == properties
+    traits = injector.traits
+    assert (traits.is_fitted, traits.is_per_class, traits.is_random, traits.moves_images) == properties
+    assert tiny_clips.needs(injector) == needs
 
 
 # ------------------------------------------------------------------------------------------------ divergence
@@ -491,7 +499,7 @@ def test_the_divergence_from_the_prior_is_in_the_loss(injector, forward, phi, cl
             return draw(site, gaussian)
 
         batch = Batch(images, LABELS, weights)
-        return weighted.loss(Variables(phi), clip.theta, text, batch, watched)[0].loss, found
+        return stages.loss(weighted, Variables(phi), clip.theta, text, batch, watched)[0].loss, found
 
     value, found = loss(features)
     plain, nats = objective(forward(features, normals), LABELS, weights).loss, {}

@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from pini_jax.noise.gaussian import (
-    Gaussian,
-    displace,
-    divergence,
-    draw_batch,
-    draw_fresh,
-    draw_mean,
-    draw_per_image,
-    draw_replay,
-    sample,
-)
+from pini_jax.noise.draws import draw_batch, draw_fresh, draw_mean, draw_per_image, draw_replay
+from pini_jax.noise.gaussian import Gaussian, displace, divergence, sample
 
 KEY = jax.random.key(0)
 # The first axis is that of draws.

@@ -9,7 +9,7 @@ import tiny_clips
 
 from pini_jax.core.errors import InputError
 from pini_jax.noise import generators, sites
-from pini_jax.noise.generators import CrossAttention, Mlp, PromptMlp, Site, Table
+from pini_jax.noise.generators import CrossAttention, Inputs, Mlp, PromptMlp, Table
 from pini_jax.noise.pixels import PatchAttention
 
 KEY = jax.random.key(0)
@@ -25,13 +25,13 @@ def linear(x, p):
 
 def images(b=5, e=16, k=1, c=7):
     """Features of b images, and k draws of those of c classes."""
-    return Site(normal((1, 1, b, e), 1), (e,), normal((k, c, e), 2))
+    return Inputs(normal((1, 1, b, e), 1), (e,), normal((k, c, e), 2))
 
 
 def patches():
     """Two images of which 3 x 3 patches of 4 x 4 pixels ask, and two draws of the text."""
     query = normal((1, 1, 2, 9, 8), 2)
-    return Site(normal((1, 1, 2, 13, 13, 3), 1), (13, 13, 3), normal((2, 7, 16), 3), query)
+    return Inputs(normal((1, 1, 2, 13, 13, 3), 1), (13, 13, 3), normal((2, 7, 16), 3), query)
 
 
 def start(module, site):
@@ -72,11 +72,11 @@ def test_every_patch_and_every_prompt_token_asks():
     module, text = CrossAttention(), normal((1, 7, 16), 2)
     patches, tokens = normal((2, 1, 3, 2, 4, 16), 3), normal((1, 1, 6, 16), 4)
     phi = make(module, images())[1]
-    alone = module.apply(phi, Site(patches.reshape(1, 1, -1, 16), (16,), text))
-    of_patches = module.apply(phi, Site(patches, (2, 4, 16), text))
+    alone = module.apply(phi, Inputs(patches.reshape(1, 1, -1, 16), (16,), text))
+    of_patches = module.apply(phi, Inputs(patches, (2, 4, 16), text))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b.reshape(a.shape), atol=1e-5), of_patches, alone)
-    alone = module.apply(phi, Site(tokens[:, :, None], (16,), text))
-    of_tokens = module.apply(phi, Site(tokens, (6, 16), text))
+    alone = module.apply(phi, Inputs(tokens[:, :, None], (16,), text))
+    of_tokens = module.apply(phi, Inputs(tokens, (6, 16), text))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b.reshape(a.shape), atol=1e-5), of_tokens, alone)
 
 
@@ -132,7 +132,7 @@ def test_mlp_equals_numpy(reduction):
 
 def test_mlp_of_prompt_tokens_sees_the_mean_text_feature():
     """Which is as wide as the joint space, not as the tokens."""
-    site = Site(normal((1, 1, 6, 16), 1), (6, 16), normal((1, 7, 24), 2))
+    site = Inputs(normal((1, 1, 6, 16), 1), (6, 16), normal((1, 7, 24), 2))
     (mean, scale, *_), variables = make(PromptMlp(), site)
     phi = variables["params"]
     hidden = np.maximum(linear(site.x, phi["hidden"]) + linear(site.text.mean(1), phi["text"]), 0)
@@ -145,7 +145,7 @@ def test_mlp_of_prompt_tokens_sees_the_mean_text_feature():
 
 @pytest.mark.parametrize("initial_scale", [0.02, 0.5])
 def test_table_is_its_parameters(initial_scale):
-    site = Site(normal((1, 1, 40, 30), 0), (40, 30), None)
+    site = Inputs(normal((1, 1, 40, 30), 0), (40, 30), None)
     gaussian, variables = start(Table(initial_scale=initial_scale), site)
     for name in ("mean", "scale"):
         np.testing.assert_array_equal(getattr(gaussian, name)[0, 0], variables["params"][name])
@@ -163,9 +163,9 @@ TABLES = {
 
 @pytest.mark.parametrize("site", TABLES)
 def test_a_table_is_the_same_for_every_draw_and_image(site):
-    assert sites.SITES[site]["table"] is Table
+    assert sites.SITES[site].generators["table"] is Table
     shape, own = TABLES[site]
-    gaussian, variables = make(Table(), Site(normal(shape, 0), own, None))
+    gaussian, variables = make(Table(), Inputs(normal(shape, 0), own, None))
     for name in ("mean", "scale"):
         parameters = variables["params"][name]
         assert parameters.shape == own
@@ -173,7 +173,7 @@ def test_a_table_is_the_same_for_every_draw_and_image(site):
 
 
 def test_which_sites_have_a_table():
-    assert {site for site, known in sites.SITES.items() if Table in known.values()} == set(TABLES)
+    assert {name for name, site in sites.SITES.items() if Table in site.generators.values()} == set(TABLES)
 
 
 # ------------------------------------------------------------------------------------------------ controls
@@ -240,7 +240,7 @@ def test_a_level_takes_no_gradient_from_its_input():
 @pytest.mark.parametrize("kind", KINDS)
 def test_generators_compute_in_float32(kind, dtype):
     module, site, _ = KINDS[kind]
-    low = Site(*(x if x is None or isinstance(x, tuple) else jnp.asarray(x, dtype) for x in site))
+    low = Inputs(*(x if x is None or isinstance(x, tuple) else jnp.asarray(x, dtype) for x in site))
     for level in (0.0, 0.1):
         found = jax.eval_shape(lambda key, level=level: module(level=level).init_with_output(key, low), KEY)
         assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}

@@ -6,7 +6,7 @@ import pytest
 import tiny_clips
 from test_generators import KEY, attend, linear, make, normal, patches, start
 
-from pini_jax.noise.generators import Site
+from pini_jax.noise.generators import Inputs
 from pini_jax.noise.pixels import BatchNorm, Conv, PatchAttention
 
 
@@ -39,7 +39,7 @@ def test_patches_may_stand_in_a_grid(patch_noise):
 
 @pytest.fixture(scope="module")
 def pixels():
-    return Site(normal((1, 1, 3, 8, 8, 3), 1), (8, 8, 3), normal((1, 7, 16), 3))
+    return Inputs(normal((1, 1, 3, 8, 8, 3), 1), (8, 8, 3), normal((1, 7, 16), 3))
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ def test_a_control_may_leave_a_site_out():
 
 
 def test_every_option_of_every_generator_is_written_out():
-    for site, known in sites.SITES.items():
-        for name in known:
+    for site, value in sites.SITES.items():
+        for name in value.generators:
             full = sites.with_defaults({site: {"generator": name, "control": "mean_only"}})
             assert full[site]["control"] == "mean_only" and full[site]["level"] == 0.0
             assert sites.build(full) == sites.build({site: {"generator": name, "control": "mean_only"}})

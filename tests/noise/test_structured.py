@@ -8,18 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import tiny_clips
 
 from configs import structured as recipe
 from launch import compare
 from pini_jax import config
 from pini_jax.core.errors import InputError
-from pini_jax.methods.method import Batch, Method, Support, Text, Variables
+from pini_jax.data.support import Support
+from pini_jax.methods import forward as stages
+from pini_jax.methods.method import Batch, Text, Variables
 from pini_jax.methods.objective import Objective
 from pini_jax.methods.pini import Injector
+from pini_jax.methods.zero_shot import ZeroShot
 from pini_jax.noise import sites
-from pini_jax.noise.gaussian import draw_fresh, draw_mean, draw_per_image
+from pini_jax.noise.draws import draw_fresh, draw_mean, draw_per_image
 from pini_jax.noise.structured import Discriminant, Residual
-from pini_jax.train import loop as train
+from pini_jax.runs import experiment
 
 KEY = jax.random.key(0)
 CLASSES, SHOTS, WIDTH = 3, 4, 6
@@ -69,7 +73,7 @@ def gaussian_of(method, variables, site):
         seen[name] = gaussian
         return draw_mean(name, gaussian)
 
-    method.forward(variables, THETA, TEXT, IMAGES, watch)
+    stages.forward(method, variables, THETA, TEXT, IMAGES, watch)
     return seen[site]
 
 
@@ -123,7 +127,7 @@ def test_a_kl_pulls_to_the_start_and_fixed_noise_has_none():
     variables, batch = start(method), Batch(IMAGES, jnp.zeros(5, jnp.int32), jnp.ones(5))
 
     def loss(method, phi):
-        return float(method.loss(Variables(phi, variables.buffers), THETA, TEXT, batch, draw_mean)[0].loss)
+        return float(stages.loss(method, Variables(phi, variables.buffers), THETA, TEXT, batch, draw_mean)[0].loss)
 
     assert set(variables.phi) == {"text_features"}
     assert loss(method, variables.phi) == pytest.approx(loss(plain, variables.phi), rel=1e-5)
@@ -134,9 +138,11 @@ def test_a_kl_pulls_to_the_start_and_fixed_noise_has_none():
 
 def test_fixed_structured_noise_alone_learns_nothing():
     method = injector(image_features={"generator": "residual", "control": "random"})
-    assert method.is_fitted and not start(method).phi and not method.moves_images
-    assert injector(image_features={"generator": "residual", "control": "random", "centre": 0.1}).moves_images
-    assert method.needs == {"support"} and Method().needs == frozenset()
+    assert method.traits.is_fitted and not start(method).phi and not method.traits.moves_images
+    assert injector(
+        image_features={"generator": "residual", "control": "random", "centre": 0.1}
+    ).traits.moves_images
+    assert tiny_clips.needs(method) == {"support"} and tiny_clips.needs(ZeroShot()) == set()
 
 
 def test_draws_of_the_text_meet_draws_of_their_own():
@@ -171,7 +177,7 @@ def test_the_recipe_leads_on_dtd(tmp_path):
     accuracies = []
     for seed in (1, 2, 3):
         settings.seed = seed
-        result = train.train_and_evaluate(config.resolve(settings), tmp_path / str(seed))
+        result = experiment.train_and_evaluate(config.resolve(settings), tmp_path / str(seed))
         accuracies.append(result["test"]["mean"]["accuracy"])
     assert np.mean(accuracies) == pytest.approx(0.656, abs=0.006)
     assert "structured" in compare.contenders(settings)

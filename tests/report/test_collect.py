@@ -8,6 +8,7 @@ import pytest
 from pini_jax.core.errors import InputError
 from pini_jax.report import collect as collection
 from pini_jax.report import tables as report
+from pini_jax.runs.folder import write_result
 
 
 def metrics(accuracy):
@@ -31,8 +32,9 @@ def result(shots, seed, accuracy, marginal=None, method="pini"):
 
 def write(folder, found, **config):
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(found))
-    (folder / "config.json").write_text(json.dumps({"method": found["method"], "optim": {"lr": 1.0}} | config))
+    write_result(folder, found)
+    settings = {key: found[key] for key in ("method", "shots", "seed")} | {"optim": {"lr": 1.0}}
+    (folder / "config.json").write_text(json.dumps(settings | config))
 
 
 @pytest.fixture
@@ -78,14 +80,37 @@ def test_of_a_comparison_only_the_chosen_count(runs):
 def test_what_cannot_be_collected_is_one_clear_error(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
         collection.read([tmp_path])
-    old = result(1, 1, 0.5)
-    del old["reliability"]
-    write(tmp_path / "old", old)
+    write(tmp_path / "old", result(1, 1, 0.5))
+    (tmp_path / "old" / "result.json").write_text(json.dumps(result(1, 1, 0.5)))
     with pytest.raises(InputError, match="earlier version"):
         collection.read([tmp_path])
     (tmp_path / "old" / "result.json").write_text("{")
     with pytest.raises(InputError, match="no valid JSON"):
         collection.read([tmp_path])
+
+
+def test_nothing_is_pooled_but_seeds(tmp_path):
+    """Neither datasets, nor weights, nor settings; and a run that lies in two folders counts once."""
+    base = result(1, 1, 0.6, method="gda")
+    for i, (seed, own) in enumerate(
+        [(1, {"dataset": "a"}), (2, {"dataset": "a"}), (1, {"dataset": "b"}), (1, {"dataset": "a", "views": 8})]
+    ):
+        write(tmp_path / str(i), base | {"seed": seed}, **own)
+    write(tmp_path / "4", base | {"clip_sha256": "ab" * 32}, dataset="a")
+    write(tmp_path / "5", base, dataset="a")  # once more the first
+    groups = collection.by_label(collection.read([tmp_path]))
+    assert {label: len(group) for label, group in groups.items()} == {
+        "gda, dataset=a, views=None, weights=": 2,
+        "gda, dataset=b, views=None, weights=": 1,
+        "gda, dataset=a, views=8, weights=": 1,
+        "gda, dataset=a, views=None, weights=abababab": 1,
+    }
+    rows = report.markdown(collection.read([tmp_path])).split("\n\n")[0].splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows if "zero-shot" in row] == [
+        "zero-shot, dataset=a, weights=",
+        "zero-shot, dataset=b, weights=",
+        "zero-shot, dataset=a, weights=abababab",
+    ]
 
 
 def test_tables_are_means_and_spreads_by_mode(runs):

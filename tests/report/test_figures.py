@@ -9,7 +9,7 @@ from test_collect import result, write
 from pini_jax import config
 from pini_jax.report import collect as collection
 from pini_jax.report import figures
-from pini_jax.train import loop as train
+from pini_jax.runs import experiment
 from pini_jax.use import classifier as predict
 
 NOISE = {
@@ -32,7 +32,7 @@ SETTINGS = {
 def run(tmp_path_factory):
     """With noise on tokens, pixels and patches."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    train.train_and_evaluate(config.resolve(SETTINGS), workdir)
+    experiment.train_and_evaluate(config.resolve(SETTINGS), workdir)
     return workdir
 
 
@@ -53,7 +53,7 @@ def test_runs_without_towers_have_no_maps(tmp_path):
 def test_the_noise_shown_is_that_of_the_run(run):
     """The table of the prompt is the trained one; noise of pixels depends on the image."""
     classifier = predict.load(run)
-    size = classifier.clip.preprocessing.crop
+    size = classifier.frozen.clip.preprocessing.crop
     images = np.random.default_rng(0).standard_normal((2, size, size, 3), np.float32)
     found = figures.gaussians(classifier, images)
     assert set(found) == set(NOISE)

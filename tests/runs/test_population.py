@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +11,9 @@ from tiny_clips import NOISE
 
 from pini_jax import config
 from pini_jax.core.errors import InputError
-from pini_jax.runs import population
-from pini_jax.train import lanes as program
-from pini_jax.train import loop as train
-from pini_jax.train.recorder import Ledger
+from pini_jax.runs import experiment, population
+from pini_jax.train import memory
+from pini_jax.train.recorder import Recorder
 
 SETTINGS = {
     "clip": "tiny_clip",
@@ -28,27 +28,19 @@ SETTINGS = {
     # 1 shot is 10 images in one padded batch per epoch, 4 shots are two batches: 4 and 8 steps.
     "population": {"shots": (1, 4), "seed": (1, 2)},
 }
-TIMINGS = ("seconds", "steps_per_second")
+TIMINGS = ("seconds", "steps_per_second", "sha256")
 
 
 def result(folder):
     return {k: v for k, v in json.loads((folder / "result.json").read_text()).items() if k not in TIMINGS}
 
 
-def side_by_side(patch, faster=True):
-    """Makes a step of all lanes look faster than that of one run, or as slow as those of all."""
-    patch.setattr(
-        program, "seconds", lambda step, lanes, batch: 0.5 if (program.width(lanes) == 1) == faster else 1e-3
-    )
-
-
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """Trained in lanes."""
     workdir = tmp_path_factory.mktemp("together")
-    with pytest.MonkeyPatch.context() as patch:
-        side_by_side(patch)
-        population.train_and_evaluate(population.members(SETTINGS), workdir)
+    population.train_population(population.members(SETTINGS), workdir)
+    assert {result(folder)["lanes"] for folder in folders(workdir)} == {3}
     return workdir
 
 
@@ -72,7 +64,7 @@ def assert_same(one, other):
         # A confidence at the edge of a bin may fall to either side.
         assert sum(bins["size"]) == sum(theirs["reliability"][name]["size"]) == ours["num_test"]
         assert sum(bins["confidence"]) == pytest.approx(sum(theirs["reliability"][name]["confidence"]), rel=1e-4)
-    rounded = ("test", "val", "zero_shot", "information", "reliability")
+    rounded = ("test", "val", "zero_shot", "information", "reliability", "lanes")
     settled = [{k: v for k, v in x.items() if k not in rounded} for x in (ours, theirs)]
     assert settled[0] == settled[1]
 
@@ -82,7 +74,7 @@ def test_a_member_is_as_if_it_had_been_alone(together, tmp_path):
     assert len(names) == 4 and "shots_4-seed_2" in names
     assert json.loads((together / "population.json").read_text())["shots_4-seed_2"] == {"shots": 4, "seed": 2}
     for member in population.members(SETTINGS)[:2]:
-        train.train_and_evaluate(member.config, tmp_path / member.name)
+        experiment.train_and_evaluate(member.config, tmp_path / member.name)
         assert_same(together / member.name, tmp_path / member.name)
         alone, ours = ((x / member.name / "metrics.jsonl").read_text().splitlines() for x in (tmp_path, together))
         assert [json.loads(line)["step"] for line in ours] == [json.loads(line)["step"] for line in alone]
@@ -97,70 +89,64 @@ def test_members_differ(together):
             assert any(np.abs(value - other[key]).max() > 1e-6 for key, value in one.items())
 
 
-def test_lanes_are_taken_only_where_they_are_faster(together, tmp_path, monkeypatch, caplog):
+def test_one_after_another_where_the_device_is_full(together, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "pini_jax")
-    side_by_side(monkeypatch, faster=False)
+    monkeypatch.setattr(memory, "CPU_TOKENS", 0)
     settings = SETTINGS | {"population": {"shots": (4,), "seed": (1, 2)}}
-    population.train_and_evaluate(population.members(settings), tmp_path)
+    population.train_population(population.members(settings), tmp_path)
     assert "side by side" not in caplog.text
     assert len(folders(tmp_path)) == 2
     for folder in folders(tmp_path):
         assert_same(folder, together / folder.name)
 
 
-@pytest.mark.parametrize(("step_of_lanes", "chosen"), [(1.1, True), (1.3, False)])
-def test_lanes_that_stay_empty_count(tmp_path, monkeypatch, caplog, step_of_lanes, chosen):
-    """4 and 8 steps: 8 ticks of two lanes, or 12 of one run after another."""
-    caplog.set_level(logging.INFO, "pini_jax")
-    monkeypatch.setattr(
-        program, "seconds", lambda step, lanes, batch: 0.1 * (step_of_lanes if program.width(lanes) > 1 else 0.8)
-    )
-    monkeypatch.setattr(program, "compile_step", lambda frozen, lanes, batch: program.Step(frozen, stop, 0))
-    monkeypatch.setattr(train, "train", stop)
-    settings = SETTINGS | {"population": {"shots": (1, 4)}}
-    with pytest.raises(KeyboardInterrupt):
-        population.train_and_evaluate(population.members(settings), tmp_path)
-    assert ("2 runs in 2 lanes side by side" in caplog.text) == chosen
-
-
-def stop(*_):
-    raise KeyboardInterrupt
+def contents(folder):
+    """Every file that is the same whenever a run is trained."""
+    names = ("injector.safetensors", "metrics.jsonl", "config.json", "selection.json")
+    return result(folder), {name: (folder / name).read_bytes() for name in names}
 
 
 def test_what_was_cut_off_goes_on_where_it_was(together, tmp_path, monkeypatch, caplog):
+    """To the bit, though only some are left; what is finished is not repeated."""
     caplog.set_level(logging.INFO, "pini_jax")
-    side_by_side(monkeypatch)
-    members, saves, save = population.members(SETTINGS), [], Ledger._save
+    members, saves, save = population.members(SETTINGS), [], Recorder.save
 
-    def kill(ledger, state):
-        saves.append(int(state.step))
+    def kill(recorder, done, state):
+        saves.append(done)
         if len(saves) == 5:
             raise KeyboardInterrupt
-        save(ledger, state)
+        save(recorder, done, state)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Ledger, "_save", kill)
-        population.train_and_evaluate(members, tmp_path)
+        patch.setattr(Recorder, "save", kill)
+        population.train_population(members, tmp_path)
     assert not list(tmp_path.glob("*/result.json"))
-    population.train_and_evaluate(members, tmp_path)
+    shutil.copytree(together / "shots_4-seed_1", tmp_path / "shots_4-seed_1", dirs_exist_ok=True)
+    population.train_population(members, tmp_path)
     assert "going on from step" in caplog.text
     for member in members:
-        assert_same(tmp_path / member.name, together / member.name)
+        assert contents(tmp_path / member.name) == contents(together / member.name)
     caplog.clear()
-    monkeypatch.setattr(train, "train_together", None)
-    assert len(population.train_and_evaluate(members, tmp_path)) == len(members)
-    assert caplog.text.count("is finished: nothing to do") == len(members)
+    monkeypatch.setattr(experiment, "_train_rest", None)
+    assert len(population.train_population(members, tmp_path)) == len(members)
+    assert caplog.text.count("is finished: nothing to do; its data are as they were") == len(members)
 
 
-def test_a_member_that_diverges_stops_no_other(tmp_path, monkeypatch):
-    side_by_side(monkeypatch)
+def test_a_member_that_diverges_stops_no_other(tmp_path):
+    """Its failure is recorded, and its folder takes the corrected command."""
     settings = SETTINGS | {"population": {"optim.lr": (0.002, 1e18, 0.02)}, "shots": 4}
     with pytest.raises(InputError, match=r"diverged.*lower optim.lr \(.*optim.lr_1e\+18\)"):
-        population.train_and_evaluate(population.members(settings), tmp_path)
+        population.train_population(population.members(settings), tmp_path)
     finished = sorted(tmp_path.glob("*/result.json"))
     assert [path.parent.name for path in finished] == ["optim.lr_0.002", "optim.lr_0.02"]
     slow, fast = (load_file(path.parent / "injector.safetensors") for path in finished)
     assert any(np.abs(value - fast[key]).max() > 1e-6 for key, value in slow.items())
+    failed = tmp_path / "optim.lr_1e+18"
+    assert "diverged" in json.loads((failed / "failure.json").read_text())["reason"]
+    assert not (failed / "injector.safetensors").exists()
+    corrected = population.members(SETTINGS | {"population": None, "shots": 4})[0].config
+    experiment.train_and_evaluate(corrected, failed)
+    assert (failed / "result.json").exists() and not (failed / "failure.json").exists()
 
 
 def test_members_that_cannot_share_a_step_are_trained_in_groups():
@@ -168,7 +154,7 @@ def test_members_that_cannot_share_a_step_are_trained_in_groups():
         member.name: member.config
         for member in population.members(SETTINGS | {"population": {"num_samples": (1, 2), "seed": (1, 2, 3)}})
     }
-    groups = [list(group) for group in population._groups(folders)]
+    groups = [list(group) for group in population.groups(folders)]
     assert groups == [[f"num_samples_{k}-seed_{seed}" for seed in (1, 2, 3)] for k in (1, 2)]
 
 
@@ -177,7 +163,7 @@ def test_numbers_of_an_optimiser_share_a_step_and_its_words_do_not():
     folders = {
         member.name: member.config for member in population.members(SETTINGS | {"population": population_of})
     }
-    groups = [list(group) for group in population._groups(folders)]
+    groups = [list(group) for group in population.groups(folders)]
     assert [len(group) for group in groups] == [4, 4]
     assert all(
         name.startswith(f"optim.name_{word}-")

@@ -12,7 +12,7 @@ from PIL import Image
 from pini_jax import config as configs
 from pini_jax.clip.checkpoints.hub import BUNDLED
 from pini_jax.core.errors import InputError
-from pini_jax.train import loop as train
+from pini_jax.runs import experiment
 
 
 def fails(workdir, *overrides, **kwargs):
@@ -54,7 +54,7 @@ def test_unusable_clip(tmp_path, name):
     change, message = CLIPS[name]
     config = configs.resolve({"clip": folder(tmp_path, change)})
     with pytest.raises(InputError, match=message):
-        train.train_and_evaluate(config, tmp_path / "run")
+        experiment.train_and_evaluate(config, tmp_path / "run")
     assert not list((tmp_path / "run").iterdir()), "the folder is still free for the corrected run"
 
 
@@ -151,5 +151,5 @@ def test_unreadable_test_image_before_the_training(tmp_path):
         (tmp_path / "images" / "test" / name / "1.png").write_bytes(b"no image")
     settings = {"clip": "tiny_clip", "dataset": f"folder:{tmp_path / 'images'}", "shots": 1, "views": 1}
     with pytest.raises(InputError, match=r"cat/1.png.*dog/1.png"):
-        train.train_and_evaluate(configs.resolve(settings), tmp_path / "run")
+        experiment.train_and_evaluate(configs.resolve(settings), tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())

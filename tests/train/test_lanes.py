@@ -13,6 +13,7 @@ from pini_jax.methods.method import Batch, Text
 from pini_jax.methods.pini import Injector
 from pini_jax.noise import sites
 from pini_jax.train import lanes as program
+from pini_jax.train import memory
 from pini_jax.train.step import Constants, init_state, train_step
 
 MESH = mesh.make()
@@ -49,7 +50,7 @@ def batches(clip):
 
 
 def frozen(theta, injector, text, remat="auto"):
-    return program.Frozen(MESH, injector, 2, remat, theta, text)
+    return program.Fixed(MESH, injector, 2, remat, theta, text)
 
 
 def test_lanes_are_the_steps_of_runs_alone(clip, injector, text, runs, batches):
@@ -98,22 +99,22 @@ def never_and_always(bytes_of):
 
 
 @pytest.mark.parametrize(
-    ("backend", "memory", "kept"),
+    ("backend", "size", "kept"),
     [("cpu", 1e9, True), ("cpu", 1e4, False), ("gpu", 1e9, True), ("gpu", 1e4, False)],
 )
-def test_layers_are_kept_where_memory_holds_them(bytes_of, never_and_always, monkeypatch, backend, memory, kept):
+def test_layers_are_kept_where_memory_holds_them(bytes_of, never_and_always, monkeypatch, backend, size, kept):
     never, always = never_and_always
     assert always < 0.5 * never
-    monkeypatch.setattr(program.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(memory.jax, "default_backend", lambda: backend)
     # a CPU has another measure than its memory
-    monkeypatch.setattr(program, "memory_at_hand", lambda: memory if backend == "gpu" else None)
-    monkeypatch.setattr(program, "CPU_ROOM", memory if backend == "cpu" else None)
+    monkeypatch.setattr(memory, "device_bytes", lambda: size if backend == "gpu" else None)
+    monkeypatch.setattr(memory, "CPU_ROOM", size if backend == "cpu" else None)
     assert bytes_of("auto") == (never if kept else always)
 
 
 def test_what_is_kept_is_about_what_the_compiler_keeps(deep, text, never_and_always):
     never, always = never_and_always
-    assert 0.5 < program.kept_bytes(deep[0], text, images=10) / (never - always) < 2
+    assert 0.5 < memory.kept_bytes(deep[0], text, images=10) / (never - always) < 2
 
 
 def test_layers_of_the_image_tower_count_where_pixels_are_read(clip, text):
@@ -122,10 +123,18 @@ def test_layers_of_the_image_tower_count_where_pixels_are_read(clip, text):
     method = Injector(clip.text_tower, sites.build(noise), image_tower=clip.image_tower)
     sizes = clip.image_tower.sizes.transformer
     token = sizes.layers * (9 * sizes.width + 4 * sizes.mlp_width) * 4
-    assert program.kept_bytes(method, Text(text.features), images=10) == 10 * (9 + 1) * token
+    assert memory.kept_bytes(method, Text(text.features), images=10) == 10 * (9 + 1) * token
     of_features = dataclasses.replace(method, generators=sites.build({"image_features": noise["image_features"]}))
-    assert program.kept_bytes(of_features, Text(text.features), images=10) == 0
+    assert memory.kept_bytes(of_features, Text(text.features), images=10) == 0
 
 
-def test_there_is_memory():
-    assert 1e7 < program.memory_at_hand() < 1e14
+def test_lanes_follow_from_sizes_and_the_kind_of_device(deep, text, monkeypatch):
+    """Not from a clock, nor from what happens to be free."""
+    method, tokens = deep[0], text.prompts.suffix.size + len(text.prompts.start) + len(text.prompts.prefix)
+    assert memory.most_lanes(method, text, images=10) == memory.CPU_TOKENS // tokens
+    monkeypatch.setattr(memory, "CPU_TOKENS", 1)
+    assert memory.most_lanes(method, text, images=10) == 1
+    monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(memory, "device_bytes", lambda: 20 * memory.kept_bytes(method, text, images=10))
+    assert memory.most_lanes(method, text, images=10) == 10 * len(jax.devices())
+    assert memory.most_lanes(method, Text(text.features), images=10) > 1e6  # features alone fill nothing

@@ -12,10 +12,9 @@ from safetensors import safe_open
 from test_protocols import folder
 
 from pini_jax import config
-from pini_jax.data import views as pixels
 from pini_jax.data.datasets.records import Record
+from pini_jax.runs import experiment
 from pini_jax.runs import injector as export
-from pini_jax.train import loop as train
 from pini_jax.use import classifier as predict
 
 NOISE = {
@@ -44,7 +43,7 @@ def settings(tmp_path_factory):
 def run(settings, tmp_path_factory):
     """Noise of which no mean falls on images."""
     workdir = tmp_path_factory.mktemp("run")
-    return train.train_and_evaluate(config.resolve(settings | {"noise": NOISE}), workdir), workdir
+    return experiment.train_and_evaluate(config.resolve(settings | {"noise": NOISE}), workdir), workdir
 
 
 def test_cosines_with_the_written_embeddings_are_the_mean_s_prediction(run, settings):
@@ -58,7 +57,7 @@ def test_cosines_with_the_written_embeddings_are_the_mean_s_prediction(run, sett
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
     paths = sorted(Path(settings["dataset"].removeprefix("folder:")).glob("*/*.jpg"))
     records = [Record(path.name, path, label=-1) for path in paths]
-    features = classifier.encode(pixels.Views(records, classifier.clip.preprocessing)[np.arange(len(paths))])
+    features = np.asarray(classifier.frozen.images(records, "features"))
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     p = scipy.special.softmax(scale * unit @ embeddings.T, axis=1)
     np.testing.assert_allclose(p, classifier(paths, "mean"), atol=1e-5)
@@ -88,6 +87,6 @@ def test_fixed_noise_takes_no_steps(settings, tmp_path):
         site: {"generator": "mlp", "control": "random", "level": 0.3}
         for site in ("text_features", "image_features")
     }
-    result = train.train_and_evaluate(config.resolve(settings | {"noise": noise}), tmp_path)
+    result = experiment.train_and_evaluate(config.resolve(settings | {"noise": noise}), tmp_path)
     assert (result["steps"], result["trainable_parameters"]) == (0, 0)
     assert result["test"]["sample"]["nll"] != result["test"]["mean"]["nll"]

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from test_protocols import folder
 
 from pini_jax import config
-from pini_jax.train import loop as train
+from pini_jax.runs import experiment
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +95,13 @@ def test_running_statistics_go_on_with_the_rest(tmp_path, monkeypatch, caplog):
             "checkpoint_every": 2,
         }
     )
-    monkeypatch.setattr(train, "evaluate_run", lambda run, variables: {})  # which is no part of it
-    train.train_and_evaluate(settings, tmp_path / "whole")
+    monkeypatch.setattr(experiment, "evaluate", lambda run, variables: {})  # which is no part of it
+    experiment.train_and_evaluate(settings, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     (tmp_path / "resumed" / "result.json").unlink()
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "5")
     caplog.set_level(logging.INFO, "pini_jax")
-    train.train_and_evaluate(settings, tmp_path / "resumed")
+    experiment.train_and_evaluate(settings, tmp_path / "resumed")
     assert "going on from step 4 of 5" in caplog.text
     assert any("batch_stats" in key for key in load_file(tmp_path / "whole" / "injector.safetensors"))
     assert not (tmp_path / "whole" / "classes.safetensors").exists()  # not enough where images are moved

@@ -9,9 +9,10 @@ import pytest
 
 from pini_jax.config import Optim
 from pini_jax.core import rng
+from pini_jax.methods import forward as stages
 from pini_jax.methods.method import Batch, Variables
 from pini_jax.methods.objective import objective
-from pini_jax.noise.gaussian import draw_batch
+from pini_jax.noise.draws import draw_batch
 from pini_jax.train.step import Constants, init_state, train_step
 
 LR = 0.1
@@ -106,7 +107,7 @@ def test_a_step_goes_down_the_gradient(step, injector, clip, text, batch, state)
     @jax.jit
     def loss(t):
         phi = jax.tree.map(lambda p, u: p + t * u, state.phi, updates)
-        logits, _ = injector.forward(Variables(phi), clip.theta, text, batch.images, draw)
+        logits, _ = stages.forward(injector, Variables(phi), clip.theta, text, batch.images, draw)
         return objective(logits, batch.labels, batch.weights).loss
 
     assert float(loss(0.0)) == pytest.approx(float(parts.loss), rel=1e-5)

@@ -20,11 +20,13 @@ class Source(NamedTuple):
         pattern: regular expression for the whole name; its one group is what `find` gets.
         find: (name, root, seed) -> what is found.
         cut: whether splits may be cut here, so that they belong beside the results.
+        has_images: whether there are images, and not features alone.
     """
 
     pattern: str
     find: Callable[[str, str, int], Findings]
     cut: bool = False
+    has_images: bool = True
 
 
 def _path(name: str, root: str) -> Path:
@@ -40,7 +42,9 @@ SOURCES = {
     "digits": Source("(digits)", lambda name, root, seed: findings.inspect(digits.load(), {})),
     "folder:PATH": Source("folder:(.+)", lambda name, root, seed: folder.find(_path(name, root), seed), cut=True),
     "tfds:NAME": Source("tfds:(.+)", lambda name, root, seed: tfds.find(name, _data_dir(root), seed), cut=True),
-    "features:PATH.npz": Source("features:(.+)", lambda name, root, seed: packs.load(_path(name, root)).findings),
+    "features:PATH.npz": Source(
+        "features:(.+)", lambda name, root, seed: packs.load(_path(name, root)).findings, has_images=False
+    ),
     "PATH.csv": Source(r"(.+\.(?i:csv))", lambda name, root, seed: tables.find(_path(name, root), seed), cut=True),
     "PATH.jsonl": Source(
         r"(.+\.(?i:jsonl))", lambda name, root, seed: tables.find(_path(name, root), seed), cut=True
@@ -74,6 +78,11 @@ def find(name: str, root: str, seed: int = 0) -> Findings:
     """
     source, rest = of(name)
     return source.find(rest, root, seed)
+
+
+def has_images(name: str) -> bool:
+    """Whether the dataset of that name has images, and not features alone."""
+    return of(name)[0].has_images
 
 
 def of(name: str) -> tuple[Source, str]:

@@ -12,7 +12,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.data import selection as fewshot
 from pini_jax.data.datasets import packs, sources
 from pini_jax.noise import sites
-from pini_jax.train import loop as train
+from pini_jax.runs import experiment
 from pini_jax.use import classifier as predict
 
 DATA = os.environ.get("PINI_DATA_DIR")
@@ -133,7 +133,7 @@ def test_the_selection_permutes_each_class(path):
 def run(path, workdir, **changes):
     settings = dict(dataset=f"features:{path}", clip="", views=1, shots=2, num_draws=2, noise=NOISE)
     settings |= {"optim": {"epochs": 3, "lr": 0.1}}
-    return train.train_and_evaluate(config.resolve(settings | changes), workdir)
+    return experiment.train_and_evaluate(config.resolve(settings | changes), workdir)
 
 
 def test_a_run_from_features_to_a_result(path, tmp_path):

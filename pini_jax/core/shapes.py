@@ -1,0 +1,38 @@
+"""The letters of shapes, and the types of what has no shape of its own: one legend for the whole package.
+
+| letter  | what it counts                                                                     |
+|---------|------------------------------------------------------------------------------------|
+| b       | images of a batch or of a split                                                    |
+| c       | classes                                                                            |
+| e       | channels of the joint embedding                                                    |
+| d       | channels of a tower: its width                                                     |
+| k       | draws of the texts' noise                                                          |
+| n       | draws of the images' noise for each of the k; patches of an image in a tower       |
+| h, w    | height and width of an image                                                       |
+| a, p    | start tokens of a prompt; the tokens after them that all classes share             |
+| r, s    | rows of packed suffixes, and their tokens; r: channels of a generator's hidden layer |
+| m       | images of the selection; directions of a factor; places that attend                |
+| v       | cached views of an image                                                           |
+| l, t, z | layers; query, key and value; channels of a head                                   |
+
+`*x` stands for any number of axes. jaxtyping checks annotations while the tests run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Array
+
+Parameters = Mapping[str, Any]  # a tree of arrays by names
+Numbers = Array | np.ndarray  # on a device, or of the host
+T = TypeVar("T")
+
+
+def present(x: T | None) -> T:
+    """What a caller has made sure of: it is there."""
+    if x is None:
+        raise ValueError("this is wanted, and was not given")
+    return x

@@ -1,0 +1,47 @@
+"""A task: images of some classes, and what the classes' texts become."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pini_jax import config as configs
+from pini_jax.config import Config
+from pini_jax.data.datasets.records import Dataset
+from pini_jax.methods.method import Text
+from pini_jax.task.frozen import Frozen
+
+
+class Task(NamedTuple):
+    """A classification.
+
+    Attributes:
+        data: its test images are what is classified.
+        text: what the method reads.
+        zero_shot: what plain CLIP does.
+    """
+
+    data: Dataset
+    text: Text
+    zero_shot: Text
+
+
+def make(config: Config, frozen: Frozen, data: Dataset, name: str) -> Task:
+    """The task of a dataset that a config trains on, or is tested on besides.
+
+    Args:
+        name: of the dataset, as a config has it: plain CLIP gets this dataset's template.
+    """
+    return Task(data, *texts(config, frozen, data.class_names, name))
+
+
+def texts(config: Config, frozen: Frozen, class_names: Sequence[str], name: str) -> tuple[Text, Text]:
+    """What the method reads of the classes, and what plain CLIP does.
+
+    A method keeps the template that it was trained with, since its noise belongs to those tokens. Texts that it
+    does not encode itself are encoded once and for all.
+    """
+    zero_shot = Text(frozen.text_features(config.zero_shot_template, name, class_names))
+    if configs.make_method(config).traits.encodes_prompts:
+        return Text(zero_shot.features, frozen.prompts(config.template, config.dataset, class_names)), zero_shot
+    return Text(frozen.text_features(config.template, config.dataset, class_names)), zero_shot
