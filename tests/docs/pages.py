@@ -11,7 +11,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(
-    r"^(?P<indent> *)(?:<!-- (?P<mark>[^\n]*) -->\n(?P=indent))?```(?P<language>\w*)\n(?P<content>.*?)^(?P=indent)```$",
+    r"^(?P<indent> *)(?:<!-- (?P<mark>[^\n]*) -->\n(?P=indent))?"
+    r"```(?P<language>\w*)\n(?P<content>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
 

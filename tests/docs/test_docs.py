@@ -11,6 +11,7 @@ from pages import PAGES, ROOT
 
 REASONS = (
     "installs packages",
+    "needs a file of yours",
     "needs a dataset",
     "needs a network",
     "needs PyTorch",
@@ -89,8 +90,8 @@ def alike(said, printed):
         return False
     if "seconds" in said:
         return True
-    pairs = zip(*([float(x.replace(",", "")) for x in re.findall(number, y)] for y in (said, printed)), strict=True)
-    return all(abs(a - b) <= max(0.1, 0.1 * abs(a)) for a, b in pairs)
+    ours, theirs = ([float(x.replace(",", "")) for x in re.findall(number, line)] for line in (said, printed))
+    return all(abs(a - b) <= max(0.1, 0.1 * abs(a)) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_lines_are_compared_loosely():
@@ -141,9 +142,9 @@ def test_methods_and_sites_are_in_the_tables():
 
     compared, method = ((ROOT / "docs" / name).read_text() for name in ("compared.md", "method.md"))
     assert not [name for name in registry.METHODS if name != "pini" and f"`{name}`" not in compared]
-    for site, generators in sites.SITES.items():
-        (row,) = [line for line in method.splitlines() if line.startswith(f"| `{site}` |")]
-        assert not [name for name in generators if f"`{name}`" not in row]
+    for site in sites.SITES.values():
+        (row,) = [line for line in method.splitlines() if line.startswith(f"| `{site.name}` |")]
+        assert not [name for name in site.generators if f"`{name}`" not in row]
 
 
 def test_the_readme_is_one_page():

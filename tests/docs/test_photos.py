@@ -1,4 +1,4 @@
-"""The notebook and the walk of examples/ run to their end."""
+"""The notebook and the walk of examples/ that begin with a folder of photos run to their end."""
 
 import subprocess
 import sys
