@@ -1,7 +1,7 @@
-"""Trains every method on the same images, chooses by validation, and tests: one table.
+"""Trains every method on the same images, chooses by validation, and tests.
 
-    python -m launch.compare --config=configs/features.py:path=dtd_vitb32.npz --workdir=runs/compare
-    python -m pini_jax.report runs/compare
+    pini compare --config=features:path=dtd_vitb32.npz --workdir=runs/compare
+    pini report runs/compare
 
 A contender is a method with its paper's settings on the data and towers of the config, or noise of a kind. Each is
 trained with every combination of its search space (`search` of its class, or `NOISE` here), at most `BUDGET` of
@@ -20,14 +20,13 @@ from typing import NamedTuple
 
 import jax
 import ml_collections
-from absl import app, flags
+from absl import flags
 
-from configs import structured
-from launch import sweep
 from pini_jax import config as configs
-from pini_jax import main
-from pini_jax.core import runtime
-from pini_jax.core.errors import InputError, did_you_mean
+from pini_jax.configs import structured
+from pini_jax.core import command, config_file
+from pini_jax.core.errors import InputError, UsageError, did_you_mean
+from pini_jax.launch import sweep
 from pini_jax.methods import registry
 from pini_jax.methods.objective import Objective
 from pini_jax.noise import sites
@@ -36,7 +35,6 @@ from pini_jax.report import tables as report
 from pini_jax.runs import folder as results
 from pini_jax.runs import population
 
-METHODS = flags.DEFINE_list("methods", [], "Contenders to take; all that the data allow if there is none.")
 BUDGET = 8
 NOISE = {"optim.lr": (1e-3, 4e-3, 1.6e-2)}
 LOG = logging.getLogger("pini_jax.compare")
@@ -117,33 +115,49 @@ def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path)
     return [chosen(results_of) for results_of in by_seed.values()]
 
 
-def compare(_) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """The data, the contenders, and what each is trained with."""
+    config_file.define_flag(values)
+    flags.DEFINE_string("workdir", None, "Folder of the runs' folders.", flag_values=values)
+    text = "Contenders to take; all that the data allow if there is none."
+    flags.DEFINE_list("methods", [], text, flag_values=values)
+    sweep.define_axes(values)
+
+
+def taken(methods: Sequence[str], known: Mapping[str, Contender]) -> dict[str, Contender]:
+    """The contenders of these names, or all.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    for name in methods:
+        if name not in known:
+            raise UsageError(f"there is no contender {name!r}{did_you_mean(name, known)}")
+    return {name: known[name] for name in methods or known}
+
+
+def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Makes the table."""
-    runtime.prepare()
     logging.getLogger("pini_jax").setLevel(logging.WARNING)  # a line for every contender, and none for its runs
     LOG.setLevel(logging.INFO)
-    shots, seeds = (tuple(map(int, flag.value)) for flag in (sweep.SHOTS, sweep.SEEDS))
-    workdir = Path(main.WORKDIR.value)
-    with runtime.errors_as_lines():
-        known = contenders(main.CONFIG.value)
-        for name in METHODS.value:
-            if name not in known:
-                raise InputError(f"there is no contender {name!r}{did_you_mean(name, known)}")
-        taken = {name: known[name] for name in METHODS.value or known}
-        found: dict[str, dict] = {}
-        for (name, contender), k in itertools.product(taken.items(), shots):
-            LOG.info("%s, %d shots", name, k)
-            jax.clear_caches()  # of compiled programs that no other contender runs
-            try:
-                folders = train(contender, k, seeds, workdir / name / f"shots_{k}")
-            except InputError as error:
-                LOG.warning("%s has no result with %d shots: %s", name, k, error)
-                continue
-            found |= {str(folder.relative_to(workdir)): {"contender": name} for folder in folders}
-            results.write(workdir / "comparison.json", found)
-        print(report.markdown(collection.read([workdir])))
+    shots, seeds = sweep.axes(values).values()
+    workdir = Path(values.workdir)
+    found: dict[str, dict] = {}
+    contesting = taken(values.methods, contenders(values.config))
+    for (name, contender), k in itertools.product(contesting.items(), shots):
+        LOG.info("%s, %d shots", name, k)
+        jax.clear_caches()  # of compiled programs that no other contender runs
+        try:
+            folders = train(contender, k, seeds, workdir / name / f"shots_{k}")
+        except InputError as error:
+            LOG.warning("%s has no result with %d shots: %s", name, k, error)
+            continue
+        found |= {str(folder.relative_to(workdir)): {"contender": name} for folder in folders}
+        results.write(workdir / "comparison.json", found)
+    print(report.markdown(collection.read([workdir])))
 
+
+COMMAND = command.Command("pini compare", __doc__, define_flags, main, required=("config", "workdir"))
 
 if __name__ == "__main__":
-    sweep.check_flags()
-    app.run(compare, flags_parser=runtime.parse_flags)
+    command.run(COMMAND)

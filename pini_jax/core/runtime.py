@@ -13,10 +13,9 @@ from typing import NoReturn
 
 import absl.logging
 import jax
-from absl import flags
 
 from pini_jax.core import paths
-from pini_jax.core.errors import InputError, last_line
+from pini_jax.core.errors import InputError, UsageError, last_line
 
 _interrupted = False
 
@@ -83,7 +82,8 @@ def errors_as_lines() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit("interrupted")
     except InputError as error:
-        sys.exit(_line(error))
+        print(_line(error), file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except OSError as error:
         print(_line(error), file=sys.stderr)
         sys.stdout.flush()
@@ -97,15 +97,3 @@ def _line(error: Exception) -> str:
     if "Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return f"error: {' '.join(text.split())}"
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with what it does not understand as one line."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, InputError, TypeError, OSError) as error:
-        sys.exit(_line(error))
-    except AttributeError as error:
-        # the text is a message of two lines, quoted twice
-        key, *hint = str(error).replace("'", "").replace("\\n", "\n").replace("\\", "").splitlines()
-        sys.exit(": ".join([f"error: config has no key {key}", *hint]))
