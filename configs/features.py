@@ -2,7 +2,7 @@
 
     pini train --config=features:path=dtd_vitb32.npz --workdir=runs/features
 
-The keys of the .npz file are in `pini_jax/data/datasets/packs.py`. Selections are those of `pini_jax.data.selection`.
+The keys of the .npz file are in `pini_jax/data/datasets/packs.py`, selections in `pini_jax/data/selection.py`.
 Expected with CLIP ViT-B/32's features of DTD: 44.7 % zero-shot.
 """
 

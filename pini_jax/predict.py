@@ -2,7 +2,7 @@
 
     pini predict --workdir=runs/digits three.png seven.png
 
-Prints a line for every image that can be read: file, class, probability. The others are named at the end, on stderr,
+Prints a line for every image that can be read: file, class, probability. Others are named at the end, on stderr,
 and the exit status is 1.
 """
 
