@@ -90,7 +90,7 @@ def _projection(sizes: Architecture) -> float:
 
 def pack(texts: Prompts, sizes: Text) -> Prompts:
     """As a run lays them out."""
-    return prompts.lay_out(texts, sizes, mesh.batch_shards(mesh.make()))
+    return prompts.lay_out(texts, sizes, mesh.batch_shards(mesh.make_mesh()))
 
 
 def works(folder: Path, dtype: str) -> dict[str, Work]:
@@ -100,7 +100,7 @@ def works(folder: Path, dtype: str) -> dict[str, Work]:
     shared = functools.partial(zero_shot.encode_classes, clip.text_tower)
     whole = jax.jit(lambda theta, ids, end: clip.text_tower.apply({"params": theta["text"]}, ids, end))
     product = jax.jit(jnp.matmul)
-    encode, pixels = features.make_encoder(clip, mesh.make()), inputs.make_pixels(inputs.VIT_B_16)
+    encode, pixels = features.make_encoder(clip, mesh.make_mesh()), inputs.make_pixels(inputs.VIT_B_16)
     packed = jax.device_put(pack(texts, sizes))
     padded = jax.device_put(inputs.whole(texts, sizes.context_length))
     matrices = {side: jax.random.normal(jax.random.key(side), (side, side)).astype(dtype) for side in SIDES}

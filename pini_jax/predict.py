@@ -35,7 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, images: Sequence[str]) -> None:
     """Prints a line for every image, as soon as it is known."""
-    trained = classifier.load(values.workdir, values.clip)
+    trained = classifier.load_classifier(values.workdir, values.clip)
     unreadable = []
     for image, answer in trained.stream(images, values.mode):
         if isinstance(answer, InputError):

@@ -114,7 +114,7 @@ def make_injector(case):
         "prompt_tokens": {"generator": "table"},
         "image_features": {"generator": "cross_attention", "reduction": case.settings["reduction"]},
     }
-    return Injector(case.clip.text_tower, sites.build(noise))
+    return Injector(case.clip.text_tower, sites.build_noise(noise))
 
 
 def encode_ids(clip, ids):
@@ -287,7 +287,7 @@ def replay_pixels(case, exact):
     record, settings, clip = case.record, case.settings, case.clip
     text = Text(jnp.asarray(record["text_features"])[None])
     noise = {"pixels": {"generator": "conv", "amplitude": settings["level"]}}
-    inject = Injector(generators=sites.build(noise), image_tower=clip.image_tower)
+    inject = Injector(generators=sites.build_noise(noise), image_tower=clip.image_tower)
     rates = {"lr": settings["lr"], "warmup_lr": settings["lr"]}
     constant = config.Optim(**rates, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
     optimiser = optim.optimiser(constant, steps_per_epoch=settings["steps"])

@@ -162,4 +162,4 @@ def make_text() -> Text:
 
 def make_injector() -> Injector:
     """Noise at both sites."""
-    return Injector(load().text_tower, sites.build(NOISE))
+    return Injector(load().text_tower, sites.build_noise(NOISE))

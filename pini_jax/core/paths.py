@@ -20,7 +20,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "pini_jax"
 
 
-def replace(path: Path, content: str | bytes) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Writes a file at once: it is whole, or as it was. The first process writes for all."""
     if jax.process_index():
         return
@@ -31,7 +31,7 @@ def replace(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
     """Writes a JSON object at once."""
-    replace(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+    write_file(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, hint: str = "") -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     settings: Mapping[str, Any]
 
 
-def read(folders: Sequence[Path]) -> list[Entry]:
+def read_runs(folders: Sequence[Path]) -> list[Entry]:
     """All finished runs below some folders; of a comparison, those that were chosen.
 
     Raises:
@@ -121,7 +121,7 @@ def _differing(entries: Sequence[Entry]) -> list[str]:
     return [key for key in differ if key != "weights" or "clip" not in differ]
 
 
-def plain(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+def by_plain_label(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     """The same runs, for what plain CLIP does on their data: `zero-shot`, told apart by data and weights."""
 
     def settings(entry: Entry) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pini_jax.evaluate.result import evaluate
 from pini_jax.methods.method import Variables
 from pini_jax.runs import folder, injector, provenance
 from pini_jax.runs.provenance import Clock
-from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select, share, to_classify
+from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select_images, share, to_classify
 from pini_jax.train import checkpoint
 from pini_jax.train.loop import Group, Trainee, compile_group, num_lanes, train
 from pini_jax.train.recorder import Recorder
@@ -156,7 +156,7 @@ def export(run: Run, variables: Variables) -> None:
     injector.save(run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint)
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)
-        embeddings = prediction.encode_text(shared.method, variables, adapted, shared.task.text)[0]
+        embeddings = prediction.encode_text_draws(shared.method, variables, adapted, shared.task.text)[0]
         scale = float(np.exp(theta["logit_scale"]))
         injector.save_embeddings(run.workdir / "classes.safetensors", meshes.fetch(embeddings), scale, names)
 
@@ -165,7 +165,7 @@ def compare_data(config: Config, workdir: Path) -> str:
     """Whether the data of a finished run are still as they were, in words."""
     try:
         written = paths.read_json(workdir / "selection.json")
-        data, _ = select(config, _open(config))
+        data, _ = select_images(config, _open(config))
         now = folder.describe_data(data)
     except (InputError, OSError) as error:
         return f"its data cannot be compared now ({error})"

@@ -92,7 +92,7 @@ def claim(run: Run) -> None:
     write_provenance(run)  # first: what version 0.1 made has none
     paths.write_json(run.workdir / "config.json", configs.to_dict(run.config))
     write_selection(run)
-    if sources.of(run.config.dataset)[0].cut:
+    if sources.kind_of(run.config.dataset)[0].cut:
         paths.write_json(run.workdir / "split.json", splits.rows(run.shared.whole), indent=None)
 
 

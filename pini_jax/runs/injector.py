@@ -41,7 +41,7 @@ def save(path: Path, variables: Variables, config: Config, class_names: Sequence
         "config": configs.to_dict(config),
         "class_names": class_names,
         "clip_sha256": clip_sha256,
-        "plugins": plugins.load(config.plugins),
+        "plugins": plugins.load_plugins(config.plugins),
     }
     trees = {key: tree for key, tree in variables._asdict().items() if tree}
     _write(path, flatten_dict(trees, sep="/"), described)
@@ -65,7 +65,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping[str,
     whole = {"format": FORMAT} | dict(described)
     # One key: the library writes several in no fixed order, and equal runs make equal files.
     metadata = {KEY: json.dumps(whole | {"sha256": digest(whole, tensors)})}
-    paths.replace(path, safetensors.numpy.save(tensors, metadata))
+    paths.write_file(path, safetensors.numpy.save(tensors, metadata))
 
 
 def digest(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:

@@ -64,7 +64,7 @@ def describe(plugin_names: Sequence[str]) -> dict[str, Any]:
         "pini_jax": pini_jax.__version__,
         "commit": _commit(Path(pini_jax.__file__).parent),
         "packages": sorted({f"{x.name}=={x.version}" for x in importlib.metadata.distributions()}),
-        "plugins": plugins.load(plugin_names),
+        "plugins": plugins.load_plugins(plugin_names),
     }
 
 

@@ -97,7 +97,7 @@ class Frozen(Protocol):
         """
 
 
-def load(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
+def load_frozen(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
     """The towers that `clip` names, or the pack that `dataset` does.
 
     Raises:
@@ -105,8 +105,8 @@ def load(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
     """
     if sources.has_images(config.dataset):
         return load_towers(config, mesh)
-    path = Path(config.data_dir).expanduser() / sources.of(config.dataset)[1]
-    return FrozenPack(packs.load(path), mesh)
+    path = Path(config.data_dir).expanduser() / sources.kind_of(config.dataset)[1]
+    return FrozenPack(packs.load_pack(path), mesh)
 
 
 def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:
@@ -163,12 +163,12 @@ class FrozenTowers:
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
         """As in `Frozen`; of several templates the ensemble."""
         tower, theta = self.clip.text_tower, self.clip.theta
-        built = [self._build(text, class_names) for text in templates.find(template, dataset)]
+        built = [self._build(text, class_names) for text in templates.find_templates(template, dataset)]
         return zero_shot.ensemble([zero_shot.encode_classes(tower, theta, each) for each in built])
 
     def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
         """As in `Frozen`."""
-        (text,) = templates.find(template, dataset)
+        (text,) = templates.find_templates(template, dataset)
         return self._build(text, class_names)
 
     def _build(self, template: str, class_names: Sequence[str]) -> Prompts:

@@ -62,7 +62,7 @@ def test_lengths_are_those_of_the_names(classes, name):
         names = coop.read_split(name, text, data_dir).class_names
     else:
         names = tuple(coop.imagenet_names().values())
-    (template,) = templates.find("released", name)
+    (template,) = templates.find_templates("released", name)
     built = prompts.build(words, template, names, inputs.VIT_B_16.text)
     found, counts = np.unique(built.end - np.arange(classes) * built.suffix.shape[1] + 1, return_counts=True)
     assert dict(zip(found.tolist(), counts.tolist(), strict=True)) == inputs.LENGTHS[classes].suffix

@@ -213,7 +213,7 @@ def test_batch_must_divide():
 
 def test_devices_must_divide():
     with pytest.raises(InputError, match="model_shards=3 does not divide the number of devices, 1"):
-        mesh.make(3)
+        mesh.make_mesh(3)
 
 
 def test_towers_must_divide():

@@ -49,10 +49,10 @@ def open_image(record: Record) -> Image.Image:
     Raises:
         InputError: the image is missing, or cannot be decoded, or its values do not say what is white.
     """
-    return read(record, to_rgb)
+    return read_image(record, to_rgb)
 
 
-def read(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
+def read_image(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
     """What `decode` makes of the opened file, whose size PIL knows by then, but not its pixels.
 
     Raises:
