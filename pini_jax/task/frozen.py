@@ -26,6 +26,7 @@ from pini_jax.data import features, templates
 from pini_jax.data.datasets import packs, sources
 from pini_jax.data.datasets.packs import Pack
 from pini_jax.data.datasets.records import Record
+from pini_jax.data.datasets.unreadable import refuse_unreadable
 from pini_jax.data.features import Encode
 from pini_jax.data.transforms import Augment
 from pini_jax.data.views import Views
@@ -197,7 +198,7 @@ class FrozenTowers:
             if not (cached and features.cached(records, self.clip))
             for record in records
         }
-        features.refuse_unreadable(sorted(unknown, key=lambda record: record.id))
+        refuse_unreadable(sorted(unknown, key=lambda record: record.id))
 
 
 @dataclasses.dataclass(frozen=True)

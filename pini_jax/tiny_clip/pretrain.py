@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,7 @@ def _merges(word: str) -> Iterable[tuple[str, str]]:
 class State(NamedTuple):
     """What a step changes."""
 
-    theta: dict
+    theta: dict[str, Any]
     moments: optax.OptState
 
 
@@ -201,7 +201,7 @@ def pretraining_step(
     pixels, name = draw_pictures(picture_key, bank, recipe, recipe.batch_size, strength)
     ids, end = glyphs.draw_captions(caption_key, captions, name, recipe.max_context)
 
-    def loss_fn(theta: dict) -> Array:
+    def loss_fn(theta: dict[str, Any]) -> Array:
         image, text, log_scale = towers.stage(model, "__call__", theta, pixels, ids, end)
         return contrastive_loss(image, text, name[:, None] == name, log_scale)
 
@@ -212,7 +212,7 @@ def pretraining_step(
 
 @partial(jax.jit, static_argnames=("recipe", "model"))
 def name_accuracy(
-    theta: dict, bank: glyphs.Bank, captions: glyphs.Captions, *, recipe: Recipe, model: towers.Towers
+    theta: dict[str, Any], bank: glyphs.Bank, captions: glyphs.Captions, *, recipe: Recipe, model: towers.Towers
 ) -> Float[Array, ""]:
     """Share of EVAL_IMAGES pictures, at full strength, that are nearest to the EVAL_CAPTION of their name."""
     key = rng.stream(rng.root(recipe.seed), "eval")
@@ -223,7 +223,7 @@ def name_accuracy(
     return (jnp.argmax(image @ text.T, axis=1) == name).mean()
 
 
-def run_recipe(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict, list[float]]:
+def run_recipe(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict[str, Any], list[float]]:
     """Runs the recipe: the parameters, and the loss of every step.
 
     Raises:
@@ -246,7 +246,7 @@ def run_recipe(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict, list[float]]
     return state.theta, losses
 
 
-def export_clip(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mapping) -> None:
+def export_clip(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mapping[str, Any]) -> None:
     """Writes a Hugging Face folder that `pretrained.load` and transformers read; replaces an older one."""
     sizes = recipe.architecture(tokenizer.vocab_size)
     settings = {
