@@ -25,8 +25,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from pini_jax.core.errors import InputError
+from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.core.paths import ASSETS
+from pini_jax.core.wording import plain
 from pini_jax.data.datasets.findings import Findings, Problem
 from pini_jax.data.datasets.records import Dataset, Record
 
@@ -348,7 +349,7 @@ def _is_row(row: Any) -> bool:
 def _listed(values: Sequence[Any], total: int | None = None) -> str:
     """The first few, and how many more."""
     more = (len(values) if total is None else total) - SHOWN
-    return ", ".join(map(str, values[:SHOWN])) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(plain, values[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pini_jax.core.errors import InputError
+from pini_jax.data.datasets.formats import FORMATS
 from pini_jax.data.transforms import to_rgb
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def read(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
     """
     try:
         source = record.source() if callable(record.source) else record.source
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             return decode(image)
     except UnidentifiedImageError:  # its own words would name an object in memory
         raise InputError(f"image {record.id} cannot be read (no kind of image that PIL knows)") from None
