@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from pini_jax.clip.checkpoints import tensors
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import ASSETS
+from pini_jax.core.paths import ASSETS, refuse_scheme
 
 BUNDLED = ASSETS / "tiny_clip"
 CONFIGS = ("config.json", "open_clip_config.json")
@@ -39,6 +39,7 @@ def locate(source: str, tokenizer: bool = True) -> Path:
     """
     if source == BUNDLED.name:
         return BUNDLED
+    refuse_scheme("clip", source)
     path = Path(os.path.expanduser(source))
     if source and path.exists():
         return path
@@ -53,7 +54,7 @@ def _is_hub_id(source: str) -> bool:
         validate_repo_id(source)
     except errors.HFValidationError:
         return False
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None and not source.endswith(tensors.SUFFIXES)
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not source.lower().endswith(tensors.SUFFIXES)
 
 
 def _from_hub(hub_id: str, tokenizer: bool) -> Path:
