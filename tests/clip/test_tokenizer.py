@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import bounds
 import pytest
 import sentencepiece
 import tiny_clips
@@ -359,7 +360,7 @@ DAMAGE = {
     "damaged": (lambda folder: (folder / "tokenizer.json").write_text('{"version": '), "cannot be read"),
     "damaged pair": (damaged_pair, "vocab.json"),
     "damaged model": (damaged_model, "spiece.model cannot be read"),
-    "damaged settings": (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "cannot be read"),
+    "damaged settings": (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "is no valid JSON"),
     "settings of a list": (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "no JSON object"),
     "foreign": (foreign, "is not CLIP's"),
     "foreign of the class": (foreign_of_the_class, r"is not CLIP's: it has no <\|startoftext\|>"),
@@ -378,3 +379,76 @@ def test_what_is_no_known_tokenizer_is_one_clear_error(folder, damage):
     with pytest.raises(InputError, match=words) as error:
         tokenizer.load(folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------ hostile files
+
+
+def steps(**changed):
+    return lambda folder: edit(folder / "tokenizer.json", **changed)
+
+
+def replace(pattern, content):
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def sparse(name):
+    def write(folder):
+        with open(folder / name, "wb") as file:
+            file.truncate(1 << 40)
+
+    return write
+
+
+def many_words(folder):
+    words = b",".join(b'"%x":%d' % (i, i) for i in range(tokenizer.TEXTS + 1))
+    (folder / "tokenizer.json").write_bytes(b'{"model":{"vocab":{' + words + b"}}}")
+
+
+DOUBLED = {"type": "Sequence", "normalizers": 40 * [replace({"String": "a"}, "aa")]}
+HOSTILE = {
+    "a text that doubles and doubles": (steps(normalizer=DOUBLED), "its normaliser may make a text 1000 times"),
+    "a long replacement": (steps(normalizer=replace({"String": "a"}, "a" * 10**5)), "1000 times as long"),
+    "a long beginning": (steps(normalizer={"type": "Prepend", "prepend": "a" * 10**5}), "1000 times as long"),
+    "a table of letters that is none": (
+        steps(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        "cannot be read",
+    ),
+    "a text many times": (
+        steps(post_processor={"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+              | {"single": 40_000 * [{"Sequence": {"id": "A", "type_id": 0}}]}),
+        "PostProcessor has more than 1,048,576 bytes|TemplateProcessing has more than",
+    ),
+    "brackets in brackets": (steps(model=json.loads("[" * 500 + "]" * 500)), "recursion limit exceeded"),
+    "more words than any": (many_words, "more than 2,097,152 texts"),
+    "a huge vocabulary": (sparse("tokenizer.json"), "at most 67,108,864 are read"),
+    "a huge model": (sparse("spiece.model"), "at most 16,777,216 are read"),
+    "huge merges": (sparse("merges.txt"), "at most 16,777,216 are read"),
+    "huge settings": (sparse("special_tokens_map.json"), "at most 4,194,304 are read"),
+    "a pipe": (lambda folder: os.mkfifo(folder / "added_tokens.json"), "added_tokens.json is no regular file"),
+    "a device": (lambda folder: (folder / "chat_template.jinja").symlink_to("/dev/zero"), "is no regular file"),
+    "settings in settings": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("[" * 10**6),
+        "objects and lists within each other",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_one_line(folder, kind):
+    do, words = HOSTILE[kind]
+    do(folder)
+    with bounds.bounded(memory=1 << 28), pytest.raises(InputError, match=words) as error:
+        tokenizer.load(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_an_expression_that_takes_for_ever_is_one_line(folder):
+    """The library gives up by itself, and panics."""
+    backend = tokenizers.Tokenizer(models.BPE({"<eos>": 0, "<pad>": 1, "a": 2, "b": 3}, []))
+    backend.normalizer = normalizers.Replace(tokenizers.Regex("(a|a|aa)+$"), "x")
+    backend.save(str(folder / "tokenizer.json"))
+    found = tokenizer.load(folder)
+    with bounds.bounded(memory=1 << 28), pytest.raises(InputError, match="'a+b' cannot be encoded.*retry-limit"):
+        found.encode("a" * 40 + "b")
+

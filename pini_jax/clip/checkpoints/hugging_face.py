@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pini_jax.clip.architecture import Architecture, Image, Text, Transformer
+from pini_jax.clip.architecture import PIXELS, Architecture, Image, Text, Transformer, check_number
 from pini_jax.clip.checkpoints.weights import (
     LINEAR,
     LINEAR_OUT,
@@ -21,6 +21,7 @@ from pini_jax.clip.checkpoints.weights import (
     norm,
 )
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import quoted
 
 # ------------------------------------------------------------------------------------------------ names
 
@@ -124,7 +125,7 @@ def kind(config: Mapping) -> Kind:
     """
     name = config.get("model_type")
     if name not in KINDS:
-        raise InputError(f"config.json describes a {name!r} model, none of {', '.join(KINDS)}")
+        raise InputError(f"config.json describes a {quoted(name)} model, none of {', '.join(KINDS)}")
     return KINDS[name]
 
 
@@ -176,8 +177,13 @@ def _clip_sizes(config: Mapping, text: Mapping, image: Mapping) -> Architecture:
 def _siglip_sizes(text: Mapping, image: Mapping, fixed: bool) -> Architecture:
     if not image["vision_use_head"]:
         raise InputError("config.json: a SigLIP without vision_use_head has no feature for an image")
-    # SigLIP 2 with free aspect ratios says how many patches a square has.
-    side = image["image_size"] if fixed else math.isqrt(image["num_patches"]) * image["patch_size"]
+    if fixed:
+        side = image["image_size"]
+    else:
+        # SigLIP 2 with free aspect ratios says how many patches a square has.
+        check_number("num_patches", image["num_patches"], PIXELS**2)
+        check_number("patch_size", image["patch_size"], PIXELS)
+        side = math.isqrt(image["num_patches"]) * image["patch_size"]
     return Architecture(
         image=Image(
             image_size=side,

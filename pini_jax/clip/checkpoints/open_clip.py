@@ -21,6 +21,7 @@ from pini_jax.clip.checkpoints.weights import (
     norm,
 )
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import plain, quoted
 
 # ------------------------------------------------------------------------------------------------ names
 
@@ -141,7 +142,8 @@ def read_shapes(shapes: Mapping[str, Shape]) -> Architecture:
         if key not in shapes:
             raise InputError(f"no CLIP with OpenAI's parameter names: tensor {key!r} is missing")
         if len(shapes[key]) != axes:
-            raise InputError(f"no CLIP with OpenAI's parameter names: {key!r} has shape {list(shapes[key])}")
+            found = quoted(list(shapes[key]))
+            raise InputError(f"no CLIP with OpenAI's parameter names: {key!r} has shape {found}")
         return shapes[key]
 
     def transformer(prefix: str, width: int, causal: bool) -> Transformer:
@@ -263,7 +265,10 @@ def _section(name: str, given: Any, defaults: Mapping[str, Any]) -> dict[str, An
     for key, value in given.items():
         known = key in defaults or key in HARMLESS or (key in NOT_BUILT and value in (NOT_BUILT[key], ""))
         if not known:
-            raise InputError(f"open_clip_config.json: {name}.{key}={value!r} is not supported")
+            raise InputError(f"open_clip_config.json: {name}.{plain(key)}={quoted(value)} is not supported")
+        # A text or a list times a number would be as long as that number says.
+        if type(defaults.get(key)) in (int, float) and isinstance(value, str | list) and key != "layers":
+            raise InputError(f"open_clip_config.json: {name}.{key} must be a number, not {quoted(value)}")
     return {**defaults, **given}
 
 
@@ -280,7 +285,7 @@ def read_config(config: Mapping) -> Architecture:
     text = _section("text_cfg", model.get("text_cfg"), TEXT)
     activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
     if text["pool_type"] not in TEXT_POOLS:
-        raise InputError(f"open_clip_config.json: text_cfg.pool_type={text['pool_type']!r} is not supported")
+        raise InputError(f"open_clip_config.json: text_cfg.pool_type={quoted(text['pool_type'])} is not supported")
     return Architecture(
         image=_image(image, activation),
         text=Text(
@@ -324,7 +329,7 @@ def _image(section: Mapping, activation: str) -> Image | ResNet:
     }
     pool = section["pool_type"], bool(section["final_ln_after_pool"])
     if pool not in pools:
-        raise InputError(f"open_clip_config.json: vision_cfg.pool_type={pool[0]!r} is not supported")
+        raise InputError(f"open_clip_config.json: vision_cfg.pool_type={quoted(pool[0])} is not supported")
     return Image(
         image_size=section["image_size"],
         patch_size=section["patch_size"],
@@ -337,7 +342,7 @@ def _image(section: Mapping, activation: str) -> Image | ResNet:
 def _trunk(name: str, image_size: int) -> Image:
     found = [prefix for prefix in TRUNKS if name == prefix or re.fullmatch(rf"{prefix}(_\d+)?", name)]
     if not found:
-        raise InputError(f"open_clip_config.json: the timm model {name!r} is none of SigLIP's")
+        raise InputError(f"open_clip_config.json: the timm model {quoted(name)} is none of SigLIP's")
     trunk = TRUNKS[max(found, key=len)]
     return Image(
         image_size=image_size,

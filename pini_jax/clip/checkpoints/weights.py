@@ -8,6 +8,7 @@ passed over. The tables are in `hugging_face` and `open_clip`.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,10 @@ from pini_jax.clip.checkpoints import sharding
 from pini_jax.clip.checkpoints.tensors import Tensors
 from pini_jax.core import mesh as meshes
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import listed
+
+LOG = logging.getLogger(__name__)
+SCALES = (0.5, 9.0)  # of logit_scale; training starts at 2.7, and every published CLIP lies between 4 and 5
 
 Shape = tuple[int, ...]
 
@@ -168,7 +173,7 @@ def _check(scheme: Scheme, slots: Sequence[_Slot], tensors: Tensors, name: str) 
     problems += [f"unknown tensor {key}" for key in sorted(present - expected.keys())]
     problems += wrong
     if problems:
-        raise InputError(f"{name} does not hold this CLIP ({len(problems)} problems): " + "; ".join(problems))
+        raise InputError(f"{name} does not hold this CLIP ({len(problems)} problems): {listed(problems, '; ')}")
 
 
 def load(
@@ -187,8 +192,8 @@ def load(
         mesh: over which the parameters are placed as `sharding` says; None for JAX's default device.
 
     Raises:
-        InputError: a tensor is missing, unknown or of another shape; the message lists all of them. Or the mesh
-            cannot split these towers.
+        InputError: a tensor is missing, unknown or of another shape; the message lists them. Or one is not finite,
+            or the temperature is no logarithm. Or the mesh cannot split these towers.
     """
     sharding.check(mesh, sizes)
     shapes = parameter_shapes(sizes)
@@ -201,6 +206,8 @@ def load(
         for slot in (slot for slot in slots if slot.row.parameter == parameter):
             for key, part in _views(slot, value).items():
                 tensors[key].copy_to(part)
+                if parameter == "logit_scale":
+                    _check_scale(float(value), tensors[key].name)
         return value
 
     # The greatest first: a device that does not share the host's memory has its copy before the host's is freed.
@@ -210,6 +217,18 @@ def load(
         where = sharding.of(mesh, parameter, shapes[parameter])
         placed[parameter] = meshes.put(read(parameter), where).block_until_ready()
     return unflatten_dict(placed, sep="/")
+
+
+def _check_scale(scale: float, name: str) -> None:
+    """Logits are cosines times exp(scale); some store exp(scale), or exp(-scale), in its place."""
+    least, most = SCALES
+    if scale > most:
+        raise InputError(
+            f"{name} is {scale:g}, and logits would be cosines times exp({scale:g}): it looks like exp(s), stored "
+            f"in place of s; save its logarithm, {math.log(scale):.4f}"
+        )
+    if scale < least:
+        LOG.warning("%s is %g: cosines times %.3g leave all classes as likely", name, scale, math.exp(scale))
 
 
 def _views(slot: _Slot, value: np.ndarray) -> dict[str, np.ndarray]:
