@@ -29,7 +29,7 @@ def embed_prompts(
 def encode_prompts(
     text_tower: TextTower,
     theta: Mapping,
-    prefix: Float[Array, "k p d"],
+    prefix: Float[Array, "k *r p d"],
     suffix: Float[Array, "r s d"],
     prompts: Prompts,
 ) -> Float[Array, "k c e"]:
@@ -79,8 +79,8 @@ def normalise(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
 
 
 def cosine_logits(
-    theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
-) -> Float[Array, "n k b c"]:
+    theta: Mapping, images: Float[Array, "n _ b e"], text: Float[Array, "_ c e"]
+) -> Float[Array, "n _ b c"]:
     """exp(s) cos(image, text) + b, in float32; b is the bias of a CLIP that has one.
 
     Classes exclude each other here: probabilities are a softmax over them, which b does not change.

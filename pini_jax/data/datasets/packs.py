@@ -155,7 +155,7 @@ def _misshapen_split(arrays: Mapping[str, np.ndarray], split: str, width: int) -
     yield from _unusable(f"{split}_x", x)
 
 
-def _unusable(key: str, features: Float[np.ndarray, "b e"]) -> Iterator[str]:
+def _unusable(key: str, features: np.ndarray) -> Iterator[str]:
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.linalg.norm(features.astype(np.float32), axis=-1)
     if len(bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))):
