@@ -83,7 +83,7 @@ def write_photographs(folder: Path, size: str, number: int) -> tuple[Record, ...
 
 def make_clip() -> Pretrained:
     """A ViT-B/32's image tower of random weights; there is no text tower."""
-    sizes = hugging_face.read_config(VIT_B_32)
+    sizes = hugging_face.read_hugging_face_config(VIT_B_32)
     tower = towers.image_tower(sizes, jnp.float32)
     side = PREPROCESSING.crop
     params = jax.jit(tower.init)(jax.random.key(SEED), jnp.zeros((1, side, side, 3)))["params"]

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from benchmarks import inputs, random_clip, timing
 from benchmarks.timing import Times, Work
 from pini_jax.clip import pretrained, prompts, zero_shot
-from pini_jax.clip.architecture import Architecture, Text, Transformer
+from pini_jax.clip.architecture import Architecture, TextSizes, Transformer
 from pini_jax.clip.prompts import Prompts
 from pini_jax.core import mesh
 from pini_jax.data import features
@@ -88,14 +88,14 @@ def _projection(sizes: Architecture) -> float:
 # ------------------------------------------------------------------------------------------------ our side
 
 
-def pack(texts: Prompts, sizes: Text) -> Prompts:
+def pack(texts: Prompts, sizes: TextSizes) -> Prompts:
     """As a run lays them out."""
     return prompts.lay_out(texts, sizes, mesh.batch_shards(mesh.make_mesh()))
 
 
 def works(folder: Path, dtype: str) -> dict[str, Work]:
     """By name, compiled; the result of each is waited for."""
-    clip, texts = pretrained.load(str(folder), dtype=jnp.dtype(dtype)), inputs.make_texts(inputs.VIT_B_16)
+    clip, texts = pretrained.load_clip(str(folder), dtype=jnp.dtype(dtype)), inputs.make_texts(inputs.VIT_B_16)
     sizes, theta = clip.text_tower.sizes, {key: part for key, part in clip.theta.items() if key != "image"}
     shared = functools.partial(zero_shot.encode_classes, clip.text_tower)
     whole = jax.jit(lambda theta, ids, end: clip.text_tower.apply({"params": theta["text"]}, ids, end))

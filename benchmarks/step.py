@@ -117,7 +117,7 @@ def serve(folder: Path, classes: int, tower: str) -> None:
     sizes = inputs.VIT_B_16
     prompts = inputs.make_prompts(inputs.LENGTHS[classes], sizes.text.vocab_size)
     numbers = inputs.make_numbers(sizes, prompts, inputs.STEPS[classes])
-    clip = pretrained.load(str(folder))
+    clip = pretrained.load_clip(str(folder))
     training, encode = Training(clip, prompts, numbers, inputs.LR), features.make_encoder(clip, mesh.make_mesh())
 
     def found() -> Float[Array, "b e"]:

@@ -147,6 +147,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     logging.getLogger("pini_jax").setLevel(logging.WARNING)  # a line for every contender, and none for its runs
     LOG.setLevel(logging.INFO)
     shots, seeds = sweep.axes(values).values()
+    paths.refuse_scheme("--workdir", values.workdir)
     workdir = Path(values.workdir)
     chosen_runs: dict[str, dict] = {}
     contesting = taken(values.methods, contenders(values.config))

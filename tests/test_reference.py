@@ -61,7 +61,7 @@ class Case(NamedTuple):
 def load(path):
     with np.load(path.with_suffix(".npz")) as file:
         record = dict(file)
-    clip = pretrained.load(str(path.with_suffix(".clip.safetensors")), str(Path(DATA, "tokenizer")))
+    clip = pretrained.load_clip(str(path.with_suffix(".clip.safetensors")), str(Path(DATA, "tokenizer")))
     return Case(json.loads(path.read_text()), record, clip)
 
 
@@ -347,7 +347,7 @@ def replay_pixels(case, exact):
 def test_towers(path):
     case = load(path)
     if (archive := path.with_suffix(".pt")).exists():
-        from_archive = pretrained.load(str(archive), str(Path(DATA, "tokenizer"))).theta
+        from_archive = pretrained.load_clip(str(archive), str(Path(DATA, "tokenizer"))).theta
         jax.tree.map(np.testing.assert_array_equal, from_archive, case.clip.theta)
     images, text = encode_images(case.clip, case.record["images"]), encode_ids(case.clip, case.record["token_ids"])
     assert_close(images, case.record["image_features"], "image features")

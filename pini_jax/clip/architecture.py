@@ -97,7 +97,7 @@ class ResNet:
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class TextSizes:
     """A transformer over at most context_length tokens.
 
     Attributes:
@@ -121,7 +121,7 @@ class Architecture:
     """
 
     image: Image | ResNet
-    text: Text
+    text: TextSizes
     embed_dim: int
     logit_bias: bool = False
 
@@ -132,7 +132,7 @@ def check_number(name: str, value: object, most: int) -> None:
         raise InputError(f"the CLIP's {name} is {quoted(value)}, not a whole number from 1 to {most:,}")
 
 
-def check(sizes: Architecture, known_activations: Iterable[str]) -> None:
+def check_sizes(sizes: Architecture, known_activations: Iterable[str]) -> None:
     """Raises InputError unless every size is a number from 1 to its limit, and divides what it must."""
     image, text = sizes.image, sizes.text
     numbers = {

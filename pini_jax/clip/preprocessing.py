@@ -31,7 +31,7 @@ _CLIP = {
 }
 _SIGLIP = {"size": {"height": 224, "width": 224}, "image_mean": _HALF, "image_std": _HALF, "resample": 3}
 _SIGLIP2 = {"patch_size": 16, "max_num_patches": 256, "image_mean": _HALF, "image_std": _HALF, "resample": 2}
-_PROCESSORS: dict[str, dict] = {"CLIP": _CLIP, "Siglip": _SIGLIP, "Siglip2": _SIGLIP2}
+_PROCESSORS: dict[str, dict[str, Any]] = {"CLIP": _CLIP, "Siglip": _SIGLIP, "Siglip2": _SIGLIP2}
 _PROCESSOR = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
 _STEPS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_pad": False}
 
@@ -73,7 +73,7 @@ class Preprocessing:
     squash: bool = False
 
     @classmethod
-    def from_hugging_face(cls, config: Mapping) -> Preprocessing:
+    def from_hugging_face(cls, config: Mapping[str, Any]) -> Preprocessing:
         """Reads a `preprocessor_config.json`, or the `image_processor` within a `processor_config.json`.
 
         What the file leaves out, or null, is as in the processor that it names. A file that names none is SigLIP's
@@ -101,7 +101,7 @@ class Preprocessing:
         )
 
     @classmethod
-    def from_open_clip(cls, preprocess_cfg: Mapping, image_size: int) -> Preprocessing:
+    def from_open_clip(cls, preprocess_cfg: Mapping[str, Any], image_size: int) -> Preprocessing:
         """Reads the `preprocess_cfg` of an `open_clip_config.json`; {} is OpenAI's.
 
         The size is the model's, as in OpenCLIP, whatever `preprocess_cfg` says. Where an odd number of pixels is
@@ -123,7 +123,7 @@ class Preprocessing:
             squash=_SQUASHES[_choice(settings["resize_mode"], _SQUASHES, f"{name}.resize_mode")],
         )
 
-    def to_hugging_face(self) -> dict:
+    def to_hugging_face(self) -> dict[str, Any]:
         """The same as the content of a `preprocessor_config.json`."""
         square, crop = ({"height": side, "width": side} for side in (self.size, self.crop))
         if self.squash and self.size == self.crop:
@@ -162,14 +162,14 @@ class Preprocessing:
         return np.stack([table[:, channel].take(images[..., channel]) for channel in range(3)], axis=-1)
 
 
-def _said(config: Any, name: str) -> dict:
+def _said(config: Any, name: str) -> dict[str, Any]:
     """The settings of a JSON object that are not null."""
     if not isinstance(config, Mapping):
         raise InputError(f"{name} must be an object, {{...}}, not {quoted(config)}")
     return {key: value for key, value in config.items() if value is not None}
 
 
-def _processor(given: Mapping) -> str:
+def _processor(given: Mapping[str, Any]) -> str:
     """Whose defaults hold: a key of `_PROCESSORS`."""
     name = given.get("image_processor_type", given.get("feature_extractor_type"))
     if name is None:
@@ -182,7 +182,7 @@ def _processor(given: Mapping) -> str:
     return found[1]
 
 
-def _check_steps(settings: Mapping) -> None:
+def _check_steps(settings: Mapping[str, Any]) -> None:
     """Refuses a file that leaves out a step, or adds one."""
     for step, wanted in _STEPS.items():
         if settings.get(step, wanted) is not wanted:
@@ -192,7 +192,7 @@ def _check_steps(settings: Mapping) -> None:
         raise InputError(f"{_FILE}: rescale_factor must be 1/255, not {quoted(factor)}")
 
 
-def _flexible_square(settings: Mapping) -> dict[str, int]:
+def _flexible_square(settings: Mapping[str, Any]) -> dict[str, int]:
     """The size that Siglip2ImageProcessor gives a square image: the largest number of patches that fits."""
     patch = _pixels(settings["patch_size"], f"{_FILE}: patch_size")
     patches = _pixels(settings["max_num_patches"], f"{_FILE}: max_num_patches", PIXELS**2)
@@ -204,12 +204,12 @@ def _resized(size: Any) -> tuple[int, bool]:
     key = f"{_FILE}: size"
     if isinstance(size, Mapping) and list(_said(size, key)) == ["shortest_edge"]:
         return _pixels(size["shortest_edge"], f"{key}.shortest_edge"), False
-    if isinstance(size, Mapping | list):
+    if isinstance(size, Mapping[str, Any] | list):
         return _square(size, f"{key}, unless it is a shortest_edge alone,"), True
     return _pixels(size, key), False
 
 
-def _crop(settings: Mapping, size: int, squash: bool) -> int:
+def _crop(settings: Mapping[str, Any], size: int, squash: bool) -> int:
     """Pixels of each side after the crop, if there is one."""
     crops = _choice(settings.get("do_center_crop", False), (True, False), f"{_FILE}: do_center_crop")
     if crops:
@@ -248,7 +248,7 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
-def _choice(value: Any, known: Iterable, name: str) -> Any:
+def _choice(value: Any, known: Iterable[Any], name: str) -> Any:
     """That one of `known` which equals `value`; 1 does not equal True."""
     for x in known:
         if x == value and isinstance(x, bool) == isinstance(value, bool):

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from pini_jax.clip.resnet import ResNetTower
 from pini_jax.core import files
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.shapes import Parameters
 from pini_jax.core.wording import plain, quoted
 
 LOG = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Pretrained:
 
     image_tower: towers.ImageTower | ResNetTower
     text_tower: towers.TextTower
-    theta: dict
+    theta: Parameters
     tokenizer: tokenizer.Tokenizer
     preprocessing: Preprocessing
     fingerprint: str
@@ -61,7 +62,7 @@ class Format(NamedTuple):
     preprocessing: Preprocessing
 
 
-def load(
+def load_clip(
     source: str,
     tokenizer_source: str = "",
     dtype: jnp.dtype = jnp.float32,
@@ -88,8 +89,8 @@ def load(
     folder, weight_files = (path, tensor_files.files_of(path)) if path.is_dir() else (path.parent, [path])
     tensors = tensor_files.index(weight_files)
     sizes, scheme, preprocessing = _recognise(folder, {key: x.shape for key, x in tensors.items()})
-    theta = weights.load(scheme, sizes, tensors, dtype, name=source, mesh=mesh)
-    words = tokenizer.load(Path(tokenizer_source).expanduser() if tokenizer_source else folder)
+    theta: Parameters = weights.load_weights(scheme, sizes, tensors, dtype, name=source, mesh=mesh)
+    words = tokenizer.load_tokenizer(Path(tokenizer_source).expanduser() if tokenizer_source else folder)
     if (known := words.vocab_size) > sizes.text.vocab_size:
         raise InputError(
             f"the tokenizer knows {known} tokens, but {source} was trained on {sizes.text.vocab_size}"
@@ -115,8 +116,8 @@ def load(
 
 
 def resize(
-    sizes: architecture.Architecture, theta: dict, image_size: int
-) -> tuple[architecture.Architecture, dict]:
+    sizes: architecture.Architecture, theta: Parameters, image_size: int
+) -> tuple[architecture.Architecture, Parameters]:
     """The same CLIP for images of image_size pixels: its positional embeddings are interpolated.
 
     Raises:
@@ -163,17 +164,17 @@ def _refuse_prefix(keys: Iterable[str]) -> None:
 
 
 def _checked(sizes: architecture.Architecture) -> architecture.Architecture:
-    architecture.check(sizes, known_activations=towers.ACTIVATIONS)
+    architecture.check_sizes(sizes, known_activations=towers.ACTIVATIONS)
     return sizes
 
 
-def _hugging_face(folder: Path, config: Mapping) -> Format:
-    kind, sizes = hugging_face.kind(config), _checked(hugging_face.read_config(config))
+def _hugging_face(folder: Path, config: Mapping[str, Any]) -> Format:
+    kind, sizes = hugging_face.kind(config), _checked(hugging_face.read_hugging_face_config(config))
     return Format(sizes, kind.scheme, _preprocessing(folder, sizes, kind.processor))
 
 
-def _open_clip(config: Mapping, shapes: Mapping[str, weights.Shape]) -> Format:
-    sizes = _checked(open_clip.read_config(config))
+def _open_clip(config: Mapping[str, Any], shapes: Mapping[str, weights.Shape]) -> Format:
+    sizes = _checked(open_clip.read_open_clip_config(config))
     preprocessing = Preprocessing.from_open_clip(config.get("preprocess_cfg") or {}, sizes.image.image_size)
     return Format(sizes, open_clip.scheme(sizes, tuple(shapes)), preprocessing)
 
@@ -204,7 +205,7 @@ def tower_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path.parent} is no Hugging Face CLIP: {path.name} is missing")
     content = files.read_json(path)

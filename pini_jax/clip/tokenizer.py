@@ -173,7 +173,7 @@ class Family(NamedTuple):
     sources: tuple[tuple[tuple[str, ...], Callable[[Path, Family], Tokenizer]], ...]
 
 
-def load(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path) -> Tokenizer:
     """Reads a folder's tokenizer: `tokenizer.json`, `vocab.json` with `merges.txt`, or `spiece.model`.
 
     Ids are those of transformers' CLIPTokenizer, SiglipTokenizer or Siglip2Tokenizer. Where the folder has an
@@ -296,7 +296,7 @@ def _finish(folder: Path, family: Family, backend: tokenizers.Tokenizer) -> Toke
     return found._replace(pad_id=0) if text and not of_hugging_face else found
 
 
-def _settings(folder: Path) -> dict:
+def _settings(folder: Path) -> dict[str, Any]:
     """What transformers reads beside the vocabulary; the second file counts in older folders only."""
     settings = _object(folder / "tokenizer_config.json")
     older = {} if "added_tokens_decoder" in settings else _object(folder / "special_tokens_map.json")
@@ -312,7 +312,7 @@ def _special_tokens(folder: Path) -> set[str]:
     return {_content(token) for token in tokens} - {""}
 
 
-def _within(settings: dict, key: str) -> dict:
+def _within(settings: dict[str, Any], key: str) -> dict[str, Any]:
     """The object under a key; {} where there is none."""
     found = settings.get(key)
     return found if isinstance(found, dict) else {}
@@ -335,7 +335,7 @@ def _open(path: Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_file(str(path))
 
 
-def _object(path: Path) -> dict:
+def _object(path: Path) -> dict[str, Any]:
     """A file of settings; {} where there is none."""
     content = files.read_json(path) if path.exists() else {}
     if not isinstance(content, dict):

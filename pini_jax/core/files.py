@@ -28,13 +28,13 @@ def check(path: Path, most: int | None = None) -> None:
         raise InputError(f"{path} has {status.st_size:,} bytes; of such a file at most {most:,} are read")
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path, most: int = JSON) -> Any:
+    """What a JSON file of at most so many bytes holds.
 
     Raises:
         InputError: it is no regular file, too large, nested too deeply, or no JSON.
     """
-    check(path, JSON)
+    check(path, most)
     try:
         content = path.read_bytes()
         if (depth := _depth(content)) > DEPTH:

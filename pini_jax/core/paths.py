@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 
+from pini_jax.core import files
 from pini_jax.core.errors import InputError
 
+OWN = 1 << 28  # bytes of a file that a run has written
 ASSETS = Path(__file__).parent.parent / "assets"  # what ships in the package
 
 
@@ -50,16 +52,16 @@ def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -
     write_file(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, hint: str = "") -> dict[str, Any]:
-    """Reads a JSON object.
+def read_object(path: Path, hint: str = "") -> dict[str, Any]:
+    """Reads a JSON object that a run has written.
 
     Raises:
         InputError: the file holds none; `hint` says what to do.
     """
     try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no valid JSON ({error}){hint}") from None
+        content = files.read_json(path, OWN)
+    except InputError as error:
+        raise InputError(f"{error}{hint}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object{hint}")
     return content

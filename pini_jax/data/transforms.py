@@ -64,12 +64,8 @@ class Augment:
         flip: probability of a horizontal flip.
     """
 
-    scale: tuple[float, float] = option(
-        (0.08, 1.0), "a range within (0, 1]", lambda x: 0 < x[0] <= x[1] <= 1
-    )
-    ratio: tuple[float, float] = option(
-        (3 / 4, 4 / 3), "a positive range", lambda x: 0 < x[0] <= x[1] < math.inf
-    )
+    scale: tuple[float, float] = option((0.08, 1.0), "a range within (0, 1]", lambda x: 0 < x[0] <= x[1] <= 1)
+    ratio: tuple[float, float] = option((3 / 4, 4 / 3), "a positive range", lambda x: 0 < x[0] <= x[1] < math.inf)
     flip: float = option(0.5, "a probability", lambda x: 0 <= x <= 1)
 
 

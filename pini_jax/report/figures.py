@@ -155,7 +155,7 @@ def _with_most_shots(entries: Sequence[Entry], is_shown: Callable[[Mapping[str, 
     for entry in sorted(entries, key=lambda entry: -entry.result["shots"]):
         result = entry.result
         if result["method"] == "pini" and result["clip"] and entry.label not in found:
-            config = injector.load(entry.folder / "injector.safetensors").config
+            config = injector.load_injector(entry.folder / "injector.safetensors").config
             if is_shown(config.noise):
                 found[entry.label] = entry
     return dict(list(found.items())[:MANY])

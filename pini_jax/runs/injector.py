@@ -35,7 +35,9 @@ class Exported(NamedTuple):
     clip_sha256: str
 
 
-def save(path: Path, variables: Variables, config: Config, class_names: Sequence[str], clip_sha256: str) -> None:
+def save_injector(
+    path: Path, variables: Variables, config: Config, class_names: Sequence[str], clip_sha256: str
+) -> None:
     """Writes variables at once, with their config, classes and the hash of the CLIP that they belong to."""
     described = {
         "config": configs.to_dict(config),
@@ -76,7 +78,7 @@ def digest(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> s
     return whole.hexdigest()
 
 
-def load(path: Path) -> Exported:
+def load_injector(path: Path) -> Exported:
     """Reads what `save` wrote.
 
     Raises:

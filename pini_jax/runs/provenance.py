@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
     return known
 
 
-def describe(plugin_names: Sequence[str]) -> dict[str, Any]:
+def describe_origin(plugin_names: Sequence[str]) -> dict[str, Any]:
     """What provenance.json holds: all that it takes to run the same again.
 
     `commit` is that of the checkout that the package runs from, with a `+` where files differ from it; empty for

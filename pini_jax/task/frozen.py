@@ -22,6 +22,7 @@ from pini_jax.clip.prompts import Prompts
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
 from pini_jax.core.errors import InputError
+from pini_jax.core.shapes import Parameters
 from pini_jax.data import features, templates
 from pini_jax.data.datasets import packs, sources
 from pini_jax.data.datasets.packs import Pack
@@ -67,7 +68,7 @@ class Frozen(Protocol):
     @property
     def mesh(self) -> jax.sharding.Mesh: ...
     @property
-    def theta(self) -> dict[str, Any]: ...
+    def theta(self) -> Parameters: ...
     @property
     def towers(self) -> Towers: ...
     @property
@@ -117,7 +118,7 @@ def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:
         InputError: they cannot be used.
     """
     dtype = pretrained.tower_dtype(config.dtype)
-    return FrozenTowers(pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, mesh), mesh)
+    return FrozenTowers(pretrained.load_clip(config.clip, config.tokenizer, dtype, config.image_size, mesh), mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ class FrozenTowers:
     mesh: jax.sharding.Mesh
 
     @property
-    def theta(self) -> dict[str, Any]:
+    def theta(self) -> Parameters:
         """Of both towers and the logits."""
         return self.clip.theta
 
@@ -209,7 +210,7 @@ class FrozenPack:
     mesh: jax.sharding.Mesh
 
     @functools.cached_property
-    def theta(self) -> dict[str, Any]:
+    def theta(self) -> Parameters:
         """Of the logits alone."""
         return {"logit_scale": meshes.replicate(self.mesh, jnp.float32(np.log(self.pack.logit_scale)))}
 

@@ -106,7 +106,7 @@ class Recipe:
         text = transformer(self.text_width, self.text_layers, causal=True)
         return architecture.Architecture(
             architecture.Image(self.image_size, self.patch_size, image),
-            architecture.Text(vocab_size, self.context_length, text),
+            architecture.TextSizes(vocab_size, self.context_length, text),
             self.embed_dim,
         )
 
@@ -176,7 +176,7 @@ def draw_pictures(
     return (pixels - mean) / std, bank.name[glyph]
 
 
-def initial_pretraining(recipe: Recipe, model: towers.Towers) -> State:
+def initial_pretraining(recipe: Recipe, model: towers.ClipModel) -> State:
     """The state before step 0."""
     pixels = jnp.zeros((1, recipe.image_size, recipe.image_size, 3))
     ids = jnp.zeros((1, recipe.context_length), int)
@@ -193,7 +193,7 @@ def pretraining_step(
     step: Int[Array, ""],
     *,
     recipe: Recipe,
-    model: towers.Towers,
+    model: towers.ClipModel,
 ) -> tuple[State, Float[Array, ""]]:
     """One step of AdamW on fresh pictures and captions: the next state and the loss."""
     picture_key, caption_key = jax.random.split(rng.stream(rng.root(recipe.seed), "train", step))
@@ -212,7 +212,7 @@ def pretraining_step(
 
 @partial(jax.jit, static_argnames=("recipe", "model"))
 def name_accuracy(
-    theta: dict[str, Any], bank: glyphs.Bank, captions: glyphs.Captions, *, recipe: Recipe, model: towers.Towers
+    theta: dict[str, Any], bank: glyphs.Bank, captions: glyphs.Captions, *, recipe: Recipe, model: towers.ClipModel
 ) -> Float[Array, ""]:
     """Share of EVAL_IMAGES pictures, at full strength, that are nearest to the EVAL_CAPTION of their name."""
     key = rng.stream(rng.root(recipe.seed), "eval")
@@ -235,7 +235,7 @@ def run_recipe(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict[str, Any], li
     longest = recipe.max_context + captions.ids.shape[-1] + 2
     if longest > recipe.context_length:
         raise InputError(f"captions of {longest} tokens exceed context_length={recipe.context_length}")
-    model = towers.Towers(recipe.architecture(tokenizer.vocab_size))
+    model = towers.ClipModel(recipe.architecture(tokenizer.vocab_size))
     state, losses, correct = initial_pretraining(recipe, model), [], 0.0
     for step in (bar := tqdm(range(recipe.steps), unit="step")):
         state, loss = pretraining_step(state, bank, captions, jnp.array(step), recipe=recipe, model=model)
@@ -257,7 +257,7 @@ def export_clip(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mappi
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    weights.save(part / "model.safetensors", hugging_face.CLIP, theta)
+    weights.save_weights(part / "model.safetensors", hugging_face.CLIP, theta)
     tokenizers.Tokenizer.from_str(tokenizer.content).save(str(part / "tokenizer.json"))
     for name, content in settings.items():
         (part / name).write_text(json.dumps(content, indent=2) + "\n")

@@ -114,7 +114,7 @@ def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
         InputError: there is no such injector, or the CLIP is missing or another than it was trained on.
     """
     path = Path(path)
-    exported = injector.load(path / "injector.safetensors" if path.is_dir() else path)
+    exported = injector.load_injector(path / "injector.safetensors" if path.is_dir() else path)
     if not exported.config.clip:
         raise InputError(
             f"{path} was trained on features made elsewhere: there are no towers to read an image with"

@@ -76,7 +76,7 @@ def test_odd_configs_are_one_line(edited, section, key, value, words):
     """Nothing is allocated for a number of a file."""
     source = edited("config.json", lambda content: content[section].update({key: value}))
     with bounds.bounded(memory=1 << 28), pytest.raises(InputError, match=words) as error:
-        pretrained.load(source)
+        pretrained.load_clip(source)
     assert "\n" not in str(error.value) and "InputError(" not in str(error.value)
     assert len(str(error.value)) < 2500
 
@@ -87,7 +87,7 @@ def test_odd_configs_of_open_clip_are_one_line(tmp_path, change, words):
     model = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}} | change
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
     with bounds.bounded(memory=1 << 28), pytest.raises(InputError, match=words) as error:
-        pretrained.load(str(tmp_path))
+        pretrained.load_clip(str(tmp_path))
     assert len(str(error.value)) < 1000
 
 
@@ -105,7 +105,7 @@ def test_odd_configs_of_open_clip_are_one_line(tmp_path, change, words):
 def test_odd_numbers_of_the_preprocessor_are_one_line(edited, key, value, words):
     source = edited("preprocessor_config.json", lambda content: content.update({key: value}))
     with pytest.raises(InputError, match=words) as error:
-        pretrained.load(source)
+        pretrained.load_clip(source)
     assert len(str(error.value)) < 1000
 
 
@@ -119,27 +119,29 @@ def test_only_regular_files_are_read(folder, tmp_path, name):
             (tmp_path / file.name).symlink_to(file)
     os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match=f"{name} is no regular file"):
-        pretrained.load(str(tmp_path))
+        pretrained.load_clip(str(tmp_path))
 
 
 def test_a_device_is_no_checkpoint():
     with pytest.raises(InputError, match="/dev/zero is no regular file"):
-        pretrained.load("/dev/zero")
+        pretrained.load_clip("/dev/zero")
 
 
-@pytest.mark.parametrize("source", ["gs://bucket/clip", "hf://owner/name", "https://host/clip.pt", "file:///a/clip"])
+@pytest.mark.parametrize(
+    "source", ["gs://bucket/clip", "hf://owner/name", "https://host/clip.pt", "file:///a/clip"]
+)
 def test_other_stores_are_refused(folder, source):
     with pytest.raises(InputError, match=f"clip='{source}': only paths of this machine"):
-        pretrained.load(source)
+        pretrained.load_clip(source)
     with pytest.raises(InputError, match=f"tokenizer='{source}': only paths of this machine"):
-        pretrained.load(str(folder), source)
+        pretrained.load_clip(str(folder), source)
 
 
 def test_the_file_at_fault_is_named(edited):
     change = {"image_processor_type": "ViTImageProcessor"}
     source = edited("preprocessor_config.json", lambda content: content.update(change))
     with pytest.raises(InputError) as error:
-        pretrained.load(source)
+        pretrained.load_clip(source)
     assert str(error.value).startswith("preprocessor_config.json")
 
 
@@ -152,19 +154,19 @@ def test_the_file_at_fault_is_named(edited):
     ],
 )
 def test_odd_settings_of_the_tokenizer_are_passed_over(edited, name, settings):
-    assert pretrained.load(edited(name, lambda content: content.update(settings))).tokenizer.end_id
+    assert pretrained.load_clip(edited(name, lambda content: content.update(settings))).tokenizer.end_id
 
 
 def test_images_of_another_size_than_the_tower_want_a_choice(edited):
     source = edited("preprocessor_config.json", lambda content: content.update(crop_size=20, size=20))
     with pytest.raises(InputError, match="images of 20 pixels, but its tower reads 12: set image_size"):
-        pretrained.load(source)
-    assert pretrained.load(source, image_size=20).image_tower.sizes.image_size == 20
+        pretrained.load_clip(source)
+    assert pretrained.load_clip(source, image_size=20).image_tower.sizes.image_size == 20
 
 
 def test_a_tokenizer_is_named_by_its_folder(folder):
     with pytest.raises(InputError, match="is no folder"):
-        pretrained.load(str(folder), str(folder / "tokenizer.json"))
+        pretrained.load_clip(str(folder), str(folder / "tokenizer.json"))
 
 
 @pytest.mark.parametrize(
@@ -182,5 +184,5 @@ def test_a_wrapped_model_is_told_from_a_missing_config(tmp_path, key, prefix, wo
     tensors = {f"{key}.{i}": np.zeros((2, 2), np.float32) for i in range(100)}
     save_file(tensors, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=f"begin with {re.escape(repr(prefix))}.*{words}") as error:
-        pretrained.load(str(tmp_path / "w.safetensors"))
+        pretrained.load_clip(str(tmp_path / "w.safetensors"))
     assert len(str(error.value)) < 200

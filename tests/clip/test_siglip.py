@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parent.parent / "recordings" / "transformers_siglip"
 
 @pytest.fixture(scope="module")
 def clip():
-    return pretrained.load(str(FOLDER))
+    return pretrained.load_clip(str(FOLDER))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,14 @@ from pini_jax.core.paths import refuse_scheme
 
 @pytest.mark.parametrize(
     "value",
-    ["gs://bucket/run", "s3://bucket/run", "GS://bucket", "hdfs://host:9000/x", "abfss+x://a@b/c", "folder:gs://b/c"]
+    [
+        "gs://bucket/run",
+        "s3://bucket/run",
+        "GS://bucket",
+        "hdfs://host:9000/x",
+        "abfss+x://a@b/c",
+        "folder:gs://b/c",
+    ]
     + ["file:///tmp/run", "https://host/x", "s3a://b"],
 )
 def test_a_scheme_is_refused(value):
@@ -20,7 +27,19 @@ def test_a_scheme_is_refused(value):
 
 @pytest.mark.parametrize(
     "value",
-    ["", "runs/a", "/data//images", "folder:/data/x", "owner/name", "C:/data", "C:\\data", "a:b", "a:/b", "~/x", "://x"]
+    [
+        "",
+        "runs/a",
+        "/data//images",
+        "folder:/data/x",
+        "owner/name",
+        "C:/data",
+        "C:\\data",
+        "a:b",
+        "a:/b",
+        "~/x",
+        "://x",
+    ]
     + ["cifar10:3.0.2", "http:", "1://x"],
 )
 def test_paths_and_names_pass(value):

@@ -102,7 +102,7 @@ def test_same_seed_same_weights(recipe, tokenizer, trained):
 
 
 def test_another_seed_other_weights(recipe, tokenizer):
-    model = towers.Towers(recipe.architecture(tokenizer.vocab_size))
+    model = towers.ClipModel(recipe.architecture(tokenizer.vocab_size))
     one, other = (
         pretrain.initial_pretraining(dataclasses.replace(recipe, seed=seed), model).theta for seed in range(2)
     )
@@ -138,7 +138,7 @@ def test_loss_spreads_over_all_captions_of_a_name():
 
 
 def test_exported_folder_has_the_trained_features(recipe, trained, folder):
-    clip = pretrained.load(str(folder))
+    clip = pretrained.load_clip(str(folder))
     pixels = random_pixels(clip)
     image, text = features(clip, pixels, TEXTS)
     direct = dataclasses.replace(clip, theta=trained[0])
@@ -199,7 +199,7 @@ def test_bundled_folder_is_complete_and_small():
 
 def test_bundled_folder_is_what_the_recipe_makes(tokenizer):
     """Sizes, tokenizer and pre-processing; the weights differ between machines."""
-    clip = pretrained.load("tiny_clip")
+    clip = pretrained.load_clip("tiny_clip")
     recipe = pretrain.Recipe.from_config(bundled_config())
     sizes = recipe.architecture(tokenizer.vocab_size)
     assert (clip.image_tower.sizes, clip.text_tower.sizes) == (sizes.image, sizes.text)
@@ -209,7 +209,7 @@ def test_bundled_folder_is_what_the_recipe_makes(tokenizer):
 
 def test_bundled_clip_reads_handwriting_as_documented():
     documented = re.search(r'three.": ([\d.]+) %; with sixteen `x` before it: ([\d.]+) %', CONFIG_FILE.read_text())
-    clip, dataset = pretrained.load("tiny_clip"), digits.load_digits()
+    clip, dataset = pretrained.load_clip("tiny_clip"), digits.load_digits()
     views = [transforms.test_view(records.open_image(record), clip.preprocessing) for record in dataset.val]
     label = np.array([record.label for record in dataset.val])
     prompts = [f"a photo of the digit {name}." for name in dataset.class_names]
@@ -227,7 +227,7 @@ def test_transformers_agrees(folder, bundled):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     source = hub.BUNDLED if bundled else folder
-    clip = pretrained.load(str(source))
+    clip = pretrained.load_clip(str(source))
     theirs = transformers.CLIPModel.from_pretrained(source).eval()
     tokenizer = transformers.CLIPTokenizer.from_pretrained(source)
     for text in TEXTS:

@@ -82,7 +82,7 @@ class Stored(NamedTuple):
 # ------------------------------------------------------------------------------------------------ the pickle
 
 
-def _dictionary() -> dict:
+def _dictionary() -> dict[str, Any]:
     return {}
 
 
@@ -179,7 +179,7 @@ class _Zip:
 
     def __init__(self, path: Path):
         self.path, self.size = path, path.stat().st_size
-        with _Directory(path) as file, zipfile.ZipFile(file) as opened:  # type: ignore[arg-type]
+        with _Directory(path) as file, zipfile.ZipFile(file) as opened:
             self.entries = {entry.filename: entry for entry in opened.infolist()}
             if len(self.entries) != len(opened.infolist()):
                 raise ValueError("it has two entries of one name")
@@ -213,7 +213,7 @@ class _Zip:
         return content
 
 
-def index(path: Path) -> Index:
+def index_archive(path: Path) -> Index:
     """Every tensor of an archive.
 
     Raises:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pini_jax.clip.architecture import Architecture, Image, ResNet, Text, Transformer
+from pini_jax.clip.architecture import Architecture, Image, ResNet, TextSizes, Transformer
 from pini_jax.clip.checkpoints.weights import (
     CONV,
     LINEAR_OUT,
@@ -171,7 +171,7 @@ def read_shapes(shapes: Mapping[str, Shape]) -> Architecture:
     text_width, embed_dim = shape("text_projection", 2)
     return Architecture(
         image=resnet() if "visual.attnpool.positional_embedding" in shapes else vit(),
-        text=Text(
+        text=TextSizes(
             shape("token_embedding.weight", 2)[0],
             shape("positional_embedding", 2)[0],
             transformer("transformer", text_width, causal=True),
@@ -272,7 +272,7 @@ def _section(name: str, given: Any, defaults: Mapping[str, Any]) -> dict[str, An
     return {**defaults, **given}
 
 
-def read_config(config: Mapping) -> Architecture:
+def read_open_clip_config(config: Mapping[str, Any]) -> Architecture:
     """Reads the sizes from an `open_clip_config.json`.
 
     Raises:
@@ -288,7 +288,7 @@ def read_config(config: Mapping) -> Architecture:
         raise InputError(f"open_clip_config.json: text_cfg.pool_type={quoted(text['pool_type'])} is not supported")
     return Architecture(
         image=_image(image, activation),
-        text=Text(
+        text=TextSizes(
             vocab_size=text["vocab_size"],
             context_length=text["context_length"],
             transformer=_transformer(text, text["heads"], activation, causal=not text["no_causal_mask"]),
@@ -300,7 +300,7 @@ def read_config(config: Mapping) -> Architecture:
     )
 
 
-def _transformer(section: Mapping, heads: int, activation: str, causal: bool = False) -> Transformer:
+def _transformer(section: Mapping[str, Any], heads: int, activation: str, causal: bool = False) -> Transformer:
     options = section["act_kwargs"] or {}
     if activation == "gelu" and options.get("approximate") == "tanh":
         activation = "gelu_pytorch_tanh"
@@ -315,7 +315,7 @@ def _transformer(section: Mapping, heads: int, activation: str, causal: bool = F
     )
 
 
-def _image(section: Mapping, activation: str) -> Image | ResNet:
+def _image(section: Mapping[str, Any], activation: str) -> Image | ResNet:
     if section["timm_model_name"]:
         return _trunk(section["timm_model_name"], section["image_size"])
     if isinstance(section["layers"], Sequence):

@@ -29,7 +29,7 @@ class Function(NamedTuple):
 class Object:
     """Stands for an instance of any class: holds what the pickle says is its state, and runs nothing."""
 
-    state: dict | None = None
+    state: dict[str, Any] | None = None
 
 
 class _Machine:

@@ -164,7 +164,7 @@ def _index(path: Path) -> archive.Index:
             raise InputError(f"weight file {path} has a header of {length:,} bytes; at most {HEADER:,} are read")
         return _index_safetensors(path)
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return archive.index(path)
+        return archive.index_archive(path)
     kinds = [kind for magic, kind in _OTHERS if start.startswith(magic)]
     kinds.append("empty" if not start else "truncated, or neither a safetensors file nor an archive of PyTorch")
     raise InputError(f"weight file {path} is {kinds[0]}; weights are read from model.safetensors")

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from pini_jax.clip.checkpoints import sharding
 from pini_jax.clip.checkpoints.tensors import Tensors
 from pini_jax.core import mesh as meshes
 from pini_jax.core.errors import InputError
+from pini_jax.core.shapes import Parameters
 from pini_jax.core.wording import listed
 
 LOG = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def parameter_shapes(sizes: Architecture) -> dict[str, Shape]:
     side = sizes.image.image_size
     pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     ids, end = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, sizes.text.context_length), (1,)))
-    tree = jax.eval_shape(towers.Towers(sizes).init, jax.random.key(0), pixels, ids, end)["params"]
+    tree = jax.eval_shape(towers.ClipModel(sizes).init, jax.random.key(0), pixels, ids, end)["params"]
     return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
@@ -176,14 +177,14 @@ def _check(scheme: Scheme, slots: Sequence[_Slot], tensors: Tensors, name: str) 
         raise InputError(f"{name} does not hold this CLIP ({len(problems)} problems): {listed(problems, '; ')}")
 
 
-def load(
+def load_weights(
     scheme: Scheme,
     sizes: Architecture,
     tensors: Tensors,
     dtype: jnp.dtype,
     name: str,
     mesh: Mesh | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Reads the parameters of a CLIP, one at a time from file to device.
 
     Args:
@@ -195,7 +196,7 @@ def load(
         InputError: a tensor is missing, unknown or of another shape; the message lists them. Or one is not finite,
             or the temperature is no logarithm. Or the mesh cannot split these towers.
     """
-    sharding.check(mesh, sizes)
+    sharding.check_shards(mesh, sizes)
     shapes = parameter_shapes(sizes)
     slots = list(_slots(scheme, shapes))
     _check(scheme, slots, tensors, name)
@@ -250,7 +251,7 @@ def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def save(path: Path, scheme: Scheme, theta: Mapping) -> None:
+def save_weights(path: Path, scheme: Scheme, theta: Parameters) -> None:
     """Writes parameters as a safetensors file of the given scheme; inverse of `load`."""
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(theta, sep="/").items()}
     tensors = {

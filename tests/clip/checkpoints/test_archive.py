@@ -153,7 +153,7 @@ def test_a_hostile_archive_runs_nothing(tmp_path, function, protocol):
     bomb = pickle.dumps({"visual.conv1.weight": Hostile(function, argument)}, protocol)
     path = archives.write(tmp_path / "hostile.pt", bomb)
     with pytest.raises(InputError, match=r"refused .* which no weights need"):
-        pretrained.load(str(path))
+        pretrained.load_clip(str(path))
     assert not mark.exists()
     pickle.loads(bomb)  # the bomb is a real one
     assert mark.exists()
@@ -201,7 +201,7 @@ def test_a_folder_with_pytorch_model_bin(tmp_path, dtype):
         np.testing.assert_array_equal(
             found[key].read().astype(np.float32), value.detach().to(torch.float32).numpy()
         )
-    assert pretrained.load(str(tmp_path / "clip")).theta["logit_scale"].shape == ()
+    assert pretrained.load_clip(str(tmp_path / "clip")).theta["logit_scale"].shape == ()
 
 
 def test_an_archive_without_checksums(tmp_path):

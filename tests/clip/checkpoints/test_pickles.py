@@ -146,7 +146,7 @@ def test_what_a_state_dict_holds_is_read(tmp_path):
     torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     torch.save({"state_dict": model.state_dict(), "epoch": 3, "history": [0.5]}, tmp_path / "a.ckpt")
-    found = archive.index(tmp_path / "a.ckpt")
+    found = archive.index_archive(tmp_path / "a.ckpt")
     assert {f"state_dict.{key}" for key in model.state_dict()} == found.keys()
 
 

@@ -207,7 +207,7 @@ def test_a_clip_goes_to_the_device_in_one_copy(large, tmp_path, stored):
     bounds.trim()
     bounds.forget_peak()
     before = bounds.resident("VmRSS")
-    theta = pretrained.load(str(folder)).theta
+    theta = pretrained.load_clip(str(folder)).theta
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(theta))
     assert size > 80e6
     assert bounds.resident("VmHWM") - before < 1.25 * size

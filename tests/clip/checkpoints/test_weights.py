@@ -32,12 +32,12 @@ def scheme(request):
 
 
 def saved(path, scheme, theta):
-    weights.save(path, scheme, theta)
+    weights.save_weights(path, scheme, theta)
     return path
 
 
 def load(scheme, sizes, *paths, dtype=jnp.float32):
-    return weights.load(scheme, sizes, tensors.index(paths), dtype, name="CLIP")
+    return weights.load_weights(scheme, sizes, tensors.index(paths), dtype, name="CLIP")
 
 
 def assert_equal(a, b):
@@ -148,7 +148,7 @@ def test_temperature_with_or_without_an_axis(tmp_path, scheme, sizes, theta, sha
 def test_half_precision_files_load_as_float32(tmp_path, scheme, sizes, theta, stored):
     path = tmp_path / "w"
     half = jax.tree.map(lambda x: np.asarray(x).astype(jnp.dtype(stored)), theta)
-    weights.save(path, scheme, half)
+    weights.save_weights(path, scheme, half)
     loaded = load(scheme, sizes, path)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("float32")}
     assert_equal(loaded, jax.tree.map(lambda x: x.astype(np.float32), half))
