@@ -2,8 +2,8 @@
 
     pini train --config=features:path=dtd_vitb32.npz --workdir=runs/features
 
-The keys of the .npz file are in `pini_jax/data/datasets/packs.py`. Selections are those of `pini_jax.data.selection`.
-Expected with CLIP ViT-B/32's features of DTD: 44.7 % zero-shot.
+The keys of the .npz file are in `pini_jax/data/datasets/packs.py`. Selections are those of
+`pini_jax.data.selection`. Expected with CLIP ViT-B/32's features of DTD: 44.7 % zero-shot.
 """
 
 from pini_jax.config import default, take_argument, with_arguments

@@ -26,7 +26,7 @@ def define_flag(values: flags.FlagValues) -> None:
     values["config"].parser = _Parser()
 
 
-class _Parser(flags.ArgumentParser):
+class _Parser(flags.ArgumentParser[ml_collections.ConfigDict]):
     """In place of config_flags' own, which knows paths alone, and none with a Windows drive."""
 
     def parse(self, argument: str) -> ml_collections.ConfigDict:
