@@ -204,7 +204,7 @@ def _resized(size: Any) -> tuple[int, bool]:
     key = f"{_FILE}: size"
     if isinstance(size, Mapping) and list(_said(size, key)) == ["shortest_edge"]:
         return _pixels(size["shortest_edge"], f"{key}.shortest_edge"), False
-    if isinstance(size, Mapping[str, Any] | list):
+    if isinstance(size, Mapping | list):
         return _square(size, f"{key}, unless it is a shortest_edge alone,"), True
     return _pixels(size, key), False
 

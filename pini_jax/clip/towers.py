@@ -234,7 +234,7 @@ class TextTower(nn.Module):
         return _scan(self.blocks, lambda block, x: block(x), tokens, self.remat)
 
     def encode_suffixes(
-        self, prefix: Float[Array, "k p d"], suffix: Float[Array, "r s d"], owner: Int[Array, "r s"]
+        self, prefix: Float[Array, "k *r p d"], suffix: Float[Array, "r s d"], owner: Int[Array, "r s"]
     ) -> Float[Array, "k r s d"]:
         """encode([prefix, suffix_c])[p:] for every draw of the prefix and every class, exactly.
 

@@ -67,7 +67,7 @@ def _is_one_cpu() -> bool:
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
-def _in_parts(x: Float[Array, "r ..."]) -> Float[Array, "parts n ..."]:
+def _in_parts(x: Array) -> Array:
     """Parts of one size, of which the last is filled up with the last row."""
     size = -(-len(x) // -(-len(x) // ROWS_AT_ONCE))
     filled = jnp.concatenate([x, jnp.repeat(x[-1:], -len(x) % size, axis=0)])

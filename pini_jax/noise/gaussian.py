@@ -29,7 +29,7 @@ class Gaussian(NamedTuple):
     unit: Float[Array, "n *shape 1"] | None = None
 
 
-def displace(gaussian: Gaussian, normals: Float[Array, "_ *shape m"]) -> Float[Array, "_ *shape e"]:
+def displace(gaussian: Gaussian, normals: Float[Array, "*n m"]) -> Float[Array, "*k e"]:
     """mean + (scale z) factor: the reparameterisation, given the standard normals z."""
     noise = gaussian.scale * normals
     if gaussian.factor is not None:

@@ -115,7 +115,7 @@ def test_held_out_fonts_are_never_trained_on(recipe, tokenizer, monkeypatch):
     monkeypatch.setattr(glyphs, "load_bank", lambda fonts: banks.setdefault(tuple(fonts), load_bank(fonts)))
     monkeypatch.setattr(
         pretrain,
-        "train_step",
+        "pretraining_step",
         lambda state, bank, *rest, **kwargs: trained_on.append(bank) or train_step(state, bank, *rest, **kwargs),
     )
     pretrain.run_recipe(recipe, tokenizer)

@@ -113,10 +113,10 @@ PROGRAM = """
 import json, sys, time
 from pini_jax.clip import pretrained
 from pini_jax.core.errors import InputError
-print(json.dumps(pretrained.load("owner/some-clip").fingerprint))
+print(json.dumps(pretrained.load_clip("owner/some-clip").fingerprint))
 start = time.monotonic()
 try:
-    pretrained.load("owner/other")
+    pretrained.load_clip("owner/other")
 except InputError as error:
     print(json.dumps([str(error), time.monotonic() - start]))
 """
