@@ -86,11 +86,12 @@ class EmpiricalBayes(Method):
         self,
         variables: Variables,
         text: Float[Array, "k c e"],
-        features: Float[Array, "n k b e"],
+        features: Float[Array, "n #k b e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "n k b e"]:
-        """f - g."""
-        return normalise(features) - variables.buffers["middle"]
+        """f - g, the same for every draw of the texts."""
+        moved = normalise(features) - variables.buffers["middle"]
+        return jnp.broadcast_to(moved, (len(moved), len(text), *moved.shape[2:]))
 
     def logits(
         self,

@@ -172,13 +172,13 @@ def learned_heads(shots: Shots, start: Head, noise: Covariance) -> list[Head]:
 
 
 def _noisy_loss(
-    flat: Float[np.ndarray, "c*e"],
+    flat: Float[np.ndarray, "w"],
     strength: float,
     shots: Shots,
     rows: Float[np.ndarray, "m e"],
     start: Float[np.ndarray, "c e"],
     bias: Float[np.ndarray, "c"],
-) -> tuple[float, Float[np.ndarray, "c*e"]]:
+) -> tuple[float, Float[np.ndarray, "w"]]:
     """What `learned_heads` minimises and its gradient, in coordinates where S = I / e."""
     weights, variance = flat.reshape(start.shape), 1 / start.shape[1]
     true = np.eye(len(start))[shots.labels]
@@ -199,7 +199,7 @@ def _noisy_loss(
     return float(value + strength / 2 * np.square(moved).sum()), gradient.ravel()
 
 
-def combine(heads: Sequence[Head], weights: Float[np.ndarray, "h"]) -> Head:
+def combine(heads: Sequence[Head], weights: Float[np.ndarray, "g"]) -> Head:
     """The head whose logits are the weighted sum of these heads'."""
     middle = heads[0].middle
     at_middle = sum(w * head(middle[None])[0] for w, head in zip(weights, heads, strict=True))

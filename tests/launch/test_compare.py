@@ -1,5 +1,6 @@
 """Methods on equal terms: who takes part, and what chooses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from test_packs import arrays
 
-from configs import ablation, features
+from configs import ablation, best, features
 from launch import compare
+from pini_jax import config
 from pini_jax.core.errors import InputError
 from pini_jax.methods import registry
 from pini_jax.runs import population
@@ -44,6 +46,15 @@ def test_those_take_part_that_the_data_allow(pack):
     assert set(registry.METHODS) - {"pini", "zero_shot"} <= set(towers)
     for contender in towers.values():
         assert np.prod([len(values) for values in contender.search.values()], initial=1) <= compare.BUDGET
+
+
+def test_the_config_of_another_method_leaves_all_contenders_as_they_are(pack, tmp_path):
+    from_best = compare.contenders(best.get_config(f"path={tmp_path / 'pack.npz'},log_every=100,num_draws=2"))
+    plain = compare.contenders(pack)
+    assert from_best.keys() == plain.keys() and "empirical_bayes" in plain
+    for name, contender in plain.items():
+        ours, theirs = (config.resolve(c.settings) for c in (from_best[name], contender))
+        assert dataclasses.replace(ours, template=theirs.template) == theirs
 
 
 def test_every_seed_has_its_own_choice(pack, tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from configs import best
 from pini_jax import config
+from pini_jax.configs import best
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.evaluate import prediction
 from pini_jax.methods import empirical_bayes, gaussian_classes, held_out
