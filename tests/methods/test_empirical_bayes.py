@@ -270,7 +270,7 @@ def test_a_run_is_exported_and_not_repeated(run):
     settings, workdir = run
     first = experiment.train_and_evaluate(settings, workdir)
     assert set(first["test"]) >= set(prediction.MODES) and first["steps"] == 0
-    exported = injector.load(workdir / "injector.safetensors")
+    exported = injector.load_injector(workdir / "injector.safetensors")
     theta = {"logit_scale": jnp.log(jnp.float32(100.0))}
     text = Text(jnp.ones((1, 2, WIDTH)))
     classifier.check_variables(METHOD, theta, text, exported.variables)
