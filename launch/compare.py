@@ -66,7 +66,7 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
             known[f"{site.name}: {kind}"] = Contender(_with_noise(config, {site.name: {"generator": kind}}), NOISE)
     known["released"] = Contender(_with_noise(config, configs.Config().noise), NOISE)
     for name, image_noise in structured.VARIANTS.items():
-        known[name] = Contender(structured.recipe(config, image_noise), {})
+        known[name] = Contender(structured.recipe(_with_noise(config, {}), image_noise), {})
     if has_images:
         return known
     return {name: contender for name, contender in known.items() if not _needs_towers(contender.settings)}
@@ -74,7 +74,7 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
 
 def _with_noise(config: ml_collections.ConfigDict, noise: Mapping[str, Mapping]) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(config)
-    config.noise = noise
+    config.method, config.options, config.noise = "pini", {}, noise
     return config
 
 

@@ -14,10 +14,16 @@ from pini_jax.core.shapes import Numbers
 
 
 class Support(NamedTuple):
-    """Features of m labelled images in v views, un-normalised."""
+    """Features of m labelled images in v views, un-normalised.
+
+    Attributes:
+        val_features, val_labels: of the validation images, where a method sets itself by them.
+    """
 
     features: Float[Numbers, "v m e"]
     labels: Int[Numbers, "m"]
+    val_features: Float[Numbers, "n e"] = np.zeros((0, 0), np.float32)
+    val_labels: Int[Numbers, "n"] = np.zeros(0, np.int32)
 
     def rows(self) -> tuple[Float[Array, "i e"], Int[Array, "i"]]:
         """Every view of every image, of unit length, with its label."""

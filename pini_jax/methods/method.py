@@ -70,6 +70,8 @@ class Traits(NamedTuple):
         reads: `features` of images, or `pixels`, where the image tower runs at every step.
         encodes_prompts: whether the text tower runs at every step.
         starts_from_support: whether `init` looks at the labelled images.
+        sets_itself: whether `init` also chooses its settings: it sees validation images, and the selection's views
+            of evaluation before the others; and works on the host, uncompiled.
         keeps_support: whether variables hold these images themselves, so that their shapes follow the shots.
         is_fitted: whether `init` solves for all that is to be learned: there are no steps.
         is_per_class: whether what is learned belongs to the classes it was trained on, and is nothing for others.
@@ -80,6 +82,7 @@ class Traits(NamedTuple):
     reads: Reads = "features"
     encodes_prompts: bool = False
     starts_from_support: bool = False
+    sets_itself: bool = False
     keeps_support: bool = False
     is_fitted: bool = False
     is_per_class: bool = False

@@ -13,6 +13,7 @@ from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.methods.clip_adapter import ClipAdapter
 from pini_jax.methods.clip_lora import ClipLora
 from pini_jax.methods.coop import CoOp
+from pini_jax.methods.empirical_bayes import EmpiricalBayes
 from pini_jax.methods.gda import Gda
 from pini_jax.methods.linear_probe import Clap, LinearProbe, ZeroShotProbe
 from pini_jax.methods.lp_plus_plus import LpPlusPlus
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
     "clap": Clap,
     "gda": Gda,
     "clip_lora": ClipLora,
+    "empirical_bayes": EmpiricalBayes,
 }
 NOT_OPTIONS = ("text_tower", "image_tower", "loss_settings", "generators")
 

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, UInt8
 from pini_jax.core.shapes import present
 from pini_jax.data import templates, views
 from pini_jax.data.datasets import sources
-from pini_jax.methods import forward
+from pini_jax.methods import forward, registry
 from pini_jax.noise.draws import draw_mean
 from pini_jax.noise.gaussian import Gaussian
 from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
@@ -86,7 +86,7 @@ def reliability_figure(entries: Sequence[Entry]) -> plt.Figure:
     chosen = [entry for entry in entries if entry.result["shots"] == shots]
     panels = {"zero-shot": _pooled(chosen, "zero_shot")}
     for label, group in by_label(chosen).items():
-        modes = ("mean", "marginal") if group[0].result["method"] == "pini" else ("mean",)
+        modes = ("mean", "marginal") if registry.makes_noise(group[0].result["method"]) else ("mean",)
         panels |= {f"{label}, {mode}" if len(modes) > 1 else label: _pooled(group, mode) for mode in modes}
     panels = dict(list(panels.items())[:MANY])
     columns = min(4, len(panels))
@@ -154,7 +154,7 @@ def _with_most_shots(entries: Sequence[Entry], is_shown: Callable[[Mapping[str, 
     found: dict[str, Entry] = {}
     for entry in sorted(entries, key=lambda entry: -entry.result["shots"]):
         result = entry.result
-        if result["method"] == "pini" and result["clip"] and entry.label not in found:
+        if registry.makes_noise(result["method"]) and result["clip"] and entry.label not in found:
             config = injector.load_injector(entry.folder / "injector.safetensors").config
             if is_shown(config.noise):
                 found[entry.label] = entry

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pini_jax.evaluate.prediction import MODES
+from pini_jax.methods import registry
 from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
 
 ROW = "  {:<24}{:>10}{:>9}{:>9}"
@@ -60,7 +61,7 @@ def _row(name: str, metrics: Mapping[str, Any]) -> str:
 def table(result: Mapping[str, Any], num_draws: int) -> str:
     """A run's result as a small table: zero-shot CLIP, then the trained noise by prediction mode."""
     rows = {"zero-shot CLIP": result["zero_shot"]}
-    if result["method"] == "pini":
+    if registry.makes_noise(result["method"]):
         titles = "PiNI, mean noise", "PiNI, one sample", f"PiNI, {num_draws} samples"
         rows |= {title: result["test"][mode] for title, mode in zip(titles, MODES, strict=True)}
     else:

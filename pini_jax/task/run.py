@@ -155,12 +155,24 @@ def cached_views(config: Config) -> list[View]:
 
 
 def support(run: Run) -> Support:
-    """Features of the selection, where a method starts from them: of cached views, or else of evaluation."""
-    if not run.shared.method.traits.starts_from_support:
+    """Features of the selection, where a method starts from them: of cached views, or else of evaluation.
+
+    Where it sets itself, the view of evaluation comes first, and validation images are there.
+    """
+    traits, data = run.shared.method.traits, run.data
+    if not traits.starts_from_support:
         return NO_SUPPORT
     views: Sequence[View | None] = cached_views(run.config) or [None]
-    features = [run.shared.frozen.images(run.data.train, "features", view) for view in views]
-    return Support(np.stack([np.asarray(x) for x in features]), labels_of(run.data.train))
+    if traits.sets_itself:
+        views = [None, *cached_views(run.config)] if sources.has_images(run.config.dataset) else [None]
+
+    def read(images: Sequence[Record], view: View | None) -> np.ndarray:
+        return np.asarray(run.shared.frozen.images(images, "features", view))
+
+    known = Support(np.stack([read(data.train, view) for view in views]), labels_of(data.train))
+    if not (traits.sets_itself and data.val):
+        return known
+    return known._replace(val_features=read(data.val, None), val_labels=labels_of(data.val))
 
 
 def labels_of(images: Sequence[Record]) -> Int[np.ndarray, "m"]:

@@ -106,7 +106,6 @@ def constants_of(run: Run) -> Constants:
 def initial_state(run: Run) -> TrainState:
     """The state of a run before the first step, on every device."""
     shared = run.shared
-    made = jax.jit(init_state, static_argnums=0)(
-        shared.method, shared.frozen.theta, shared.task.text, constants_of(run), support(run)
-    )
+    init = init_state if shared.method.traits.sets_itself else jax.jit(init_state, static_argnums=0)
+    made = init(shared.method, shared.frozen.theta, shared.task.text, constants_of(run), support(run))
     return meshes.replicate(shared.mesh, made)

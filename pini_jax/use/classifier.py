@@ -24,7 +24,7 @@ from pini_jax.core import mesh, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.shapes import Parameters
 from pini_jax.data.datasets.records import Record
-from pini_jax.data.support import Support
+from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.data.views import THREADS, view_pixels
 from pini_jax.evaluate import prediction
 from pini_jax.methods.method import Method, Text, Variables
@@ -135,6 +135,8 @@ def check_variables(method: Method, theta: Parameters, text: Text, variables: Va
     """Raises InputError where variables are not those of the method: by names, kinds and shapes."""
     classes, width = text.features.shape[1:]
     support = Support(np.zeros((2, classes, width), np.float32), np.arange(classes))
+    if method.traits.sets_itself:  # from images of which each counts
+        support = NO_SUPPORT
     expected = jax.eval_shape(lambda key: method.init(key, theta, text, support), jax.random.key(0))
     wanted, given = (flatten_dict(dict(tree._asdict()), sep="/") for tree in (expected, variables))
     if unlike := sorted(wanted.keys() ^ given.keys()):

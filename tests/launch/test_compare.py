@@ -1,5 +1,6 @@
 """Methods on equal terms: who takes part, and what chooses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from test_packs import arrays
 
-from pini_jax.configs import ablation, digits, features
+from pini_jax import config
+from pini_jax.configs import ablation, best, digits, features
 from pini_jax.core.errors import InputError, UsageError
 from pini_jax.launch import compare
 from pini_jax.methods import registry
@@ -51,6 +53,15 @@ def test_an_unknown_contender_is_told(pack):
     assert list(compare.taken(["gda"], known)) == ["gda"] and compare.taken([], known) == known
     with pytest.raises(UsageError, match="no contender 'gdda'; did you mean 'gda'"):
         compare.taken(["gdda"], known)
+
+
+def test_the_config_of_another_method_leaves_all_contenders_as_they_are(pack, tmp_path):
+    from_best = compare.contenders(best.get_config(f"path={tmp_path / 'pack.npz'},log_every=100,num_draws=2"))
+    plain = compare.contenders(pack)
+    assert from_best.keys() == plain.keys() and "empirical_bayes" in plain
+    for name, contender in plain.items():
+        ours, theirs = (config.resolve(c.settings) for c in (from_best[name], contender))
+        assert dataclasses.replace(ours, template=theirs.template) == theirs
 
 
 def test_every_seed_has_its_own_choice(pack, tmp_path):

@@ -1,0 +1,145 @@
+"""What images say that a head has not seen: which heads count, at what temperature, and how much noise they bear.
+
+Shapes: n held-out images, c classes, g candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+from jaxtyping import Float, Int
+from scipy.special import log_softmax, logsumexp
+
+from pini_jax.data.support import Support
+from pini_jax.methods.gaussian_classes import TINY, Shots
+
+FOLDS = 5
+UNKNOWN = 0.5  # images of no known class beside those held out, as Jeffreys has it: no weight is infinite
+NEGLIGIBLE = 1e-3  # weight of a candidate that is left out
+COST_OF_A_DRAW = 0.005  # accuracy
+PAIRS = 4  # of antithetic draws that estimate it
+HALVINGS = 12
+
+
+class Part(NamedTuple):
+    """Shots that heads are made of, and unit features of images beside them, which judge."""
+
+    shots: Shots
+    features: Float[np.ndarray, "n e"]
+    labels: Int[np.ndarray, "n"]
+
+
+def parts(support: Support) -> list[Part]:
+    """First the whole selection with the validation images; then it without each fold, which its images judge.
+
+    Folds go over the shots of every class. Where every class has one image they leave out classes, and are taken
+    only if there is no validation image.
+    """
+    features, labels = (np.asarray(x) for x in (support.features, support.labels))
+    views, images, width = features.shape
+    shots = Shots(
+        unit(features).reshape(-1, width),
+        np.tile(labels, views),
+        np.full(views * images, 1 / views),
+        np.tile(np.arange(images), views),
+    )
+    val = unit(np.asarray(support.val_features)).reshape(-1, width)
+    found = [Part(shots, val, np.asarray(support.val_labels))]
+    most = np.bincount(labels).max()
+    if most == 1 and len(val):
+        return found
+    fold, number = _folds(labels, max(2, min(FOLDS, most))), np.arange(images)
+    for out in (number[fold == i] for i in np.unique(fold)):
+        rest = shots.take(~np.isin(shots.images, out))
+        found.append(Part(rest, shots.features[out], labels[out]))  # the first view of an image judges
+    return found
+
+
+def unit(x: np.ndarray) -> Float[np.ndarray, "*b e"]:
+    """x / |x| along the last axis, in float64."""
+    x = np.asarray(x, np.float64)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _folds(labels: Int[np.ndarray, "m"], num: int) -> Int[np.ndarray, "m"]:
+    """The images of a class in turn, each class beginning at its own fold."""
+    place = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        place[rows] = label + np.arange(len(rows))
+    return place % num
+
+
+def average(
+    candidates: Sequence[Float[np.ndarray, "n c"]], other: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"]
+) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g+1"]]:
+    """Candidates' shares, softmax(-NLL in nats), each blended with the other; and the weights of all logits."""
+    blends = [_blend([logits, other], labels) for logits in candidates]
+    nats = np.array([nll for _, nll in blends])
+    share = np.exp(nats.min() - nats)
+    share[share < NEGLIGIBLE * share.sum()] = 0
+    share /= share.sum()
+    of_both = np.array([weights for weights, _ in blends])
+    return share, np.append(share * of_both[:, 0], share @ of_both[:, 1])
+
+
+def _blend(
+    logits: Sequence[Float[np.ndarray, "n c"]], labels: Int[np.ndarray, "n"]
+) -> tuple[Float[np.ndarray, "2"], float]:
+    """The weights >= 0 with which the sum of several logits has the lowest NLL, and that NLL: convex."""
+    spread = np.array([x.std(1).mean() for x in logits])
+    sizes = np.where(spread > TINY, spread, np.inf)  # what says nothing gets no weight
+    units = [x / size for x, size in zip(logits, sizes, strict=True)]
+    images, classes = units[0].shape
+    target = np.full((images, classes), UNKNOWN / images / classes)
+    target[np.arange(images), labels] += 1
+
+    def nll(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        log_p = log_softmax(sum(w * x for w, x in zip(weights, units, strict=True)), 1)
+        wrong = np.exp(log_p) * (1 + UNKNOWN / images) - target
+        return -(target * log_p).sum(), np.array([(wrong * x).sum() for x in units])
+
+    found = scipy.optimize.minimize(
+        nll,
+        np.ones(len(units)),
+        jac=True,
+        bounds=[(0, None)] * len(units),
+        method="L-BFGS-B",
+        options={"ftol": 1e-12, "gtol": 1e-7 * images},
+    )
+    return found.x / sizes, float(found.fun)
+
+
+def draw_size(
+    logits: Float[np.ndarray, "n c"], lengths: Float[np.ndarray, "n"], labels: Int[np.ndarray, "n"]
+) -> tuple[float, float]:
+    """How large the noise of a draw may be, and the temperature of the lowest NLL with it.
+
+    The noise adds size length_i z_c to the logits. By the probabilities themselves one draw is expected to cost
+    E_i[max_c p_ic - p_i,drawn] of accuracy, which is as smooth for ten images as for thousands; together with its
+    standard error that may be COST_OF_A_DRAW.
+    """
+    own, p = np.arange(len(labels)), np.exp(log_softmax(logits, 1))
+    chance = np.random.default_rng(0)
+    half = [lengths[:, None] * chance.standard_normal(logits.shape) for _ in range(PAIRS)]
+    noises = half + [-noise for noise in half]
+
+    def cost(size: float) -> float:
+        lost = np.mean([p.max(1) - p[own, (logits + size * noise).argmax(1)] for noise in noises], 0)
+        return lost.mean() + lost.std() / np.sqrt(len(lost))
+
+    low, high = 0.0, 10 * logits.std(1).mean() / max(lengths.mean(), TINY)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) <= COST_OF_A_DRAW else (low, middle)
+
+    def nll(log_temperature: float) -> float:
+        drawn = [log_softmax(np.exp(log_temperature) * (logits + low * noise), 1) for noise in noises]
+        log_p = logsumexp(drawn, axis=0) - np.log(len(noises))
+        return -log_p[own, labels].sum() - UNKNOWN * log_p.mean()
+
+    found = scipy.optimize.minimize_scalar(nll, bounds=(-0.7, 0.7), method="bounded", options={"xatol": 1e-3})
+    return low, float(np.exp(found.x))

@@ -1,0 +1,36 @@
+"""What the recipe was chosen by: training images that a selection leaves over, and never a test image."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_packs import arrays
+
+from benchmarks import recipe
+from pini_jax import config
+from pini_jax.configs import best
+from pini_jax.task import run
+
+
+@pytest.fixture
+def settings(tmp_path):
+    np.savez(tmp_path / "pack.npz", **arrays())
+    return best.get_config(f"path={tmp_path / 'pack.npz'},shots=2")
+
+
+def test_no_test_image_is_read(settings):
+    resolved = config.resolve(settings)
+    shared = run.share(resolved)
+    accuracy, nll, ece = recipe.judge(shared, resolved)
+    assert 0 < accuracy <= 1 and nll > 0 and 0 <= ece <= 1
+    tests = {record.id for record in shared.whole.test}
+    without = {name: x for name, x in shared.frozen.pack.images.items() if name not in tests}
+    pack = shared.frozen.pack._replace(images=without)
+    shared = shared._replace(frozen=dataclasses.replace(shared.frozen, pack=pack))
+    assert recipe.judge(shared, resolved) == (accuracy, nll, ece)
+
+
+def test_every_variant_changes_what_there_is():
+    for changes in recipe.VARIANTS.values():
+        for module, constants in changes.items():
+            assert all(getattr(module, name) != value for name, value in constants.items())

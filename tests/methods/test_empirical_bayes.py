@@ -1,0 +1,294 @@
+"""Noise that sets itself: invariances, closed forms, draws, and selections that leave little to judge by."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from pini_jax import config
+from pini_jax.configs import best
+from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.evaluate import prediction
+from pini_jax.methods import empirical_bayes, gaussian_classes, held_out
+from pini_jax.methods.empirical_bayes import EmpiricalBayes
+from pini_jax.methods.gaussian_classes import Covariance, Head, Shots
+from pini_jax.methods.method import Text
+from pini_jax.runs import experiment, injector
+from pini_jax.use import classifier
+
+KEY, METHOD = jax.random.key(0), EmpiricalBayes()
+WIDTH = 16
+
+
+class World:
+    """Gaussian classes of one covariance, and texts that say something of them, far from the images."""
+
+    def __init__(self, classes, seed=0):
+        self.chance = np.random.default_rng(seed)
+        self.centres = self.chance.standard_normal((classes, WIDTH))
+        self.axes = np.linspace(0.3, 1.5, WIDTH)
+        self.gap = 2 * self.chance.standard_normal(WIDTH)
+        self.text = (self.centres + 0.8 * self.chance.standard_normal(self.centres.shape) - self.gap)[None]
+
+    def images(self, counts):
+        labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+        noise = self.chance.standard_normal((len(labels), WIDTH)) * self.axes
+        return np.float32(self.centres[labels] + noise + self.gap), labels
+
+    def support(self, counts, val=()):
+        features, labels = self.images(counts)
+        known = Support(features[None], labels)
+        if len(val):
+            known = known._replace(**dict(zip(("val_features", "val_labels"), self.images(val), strict=True)))
+        return known
+
+
+def predict(variables, text, images, mode="mean", scale=100.0, draws=64):
+    theta = {"logit_scale": jnp.log(jnp.float32(scale))}
+    given = (theta, Text(jnp.asarray(text, jnp.float32)), np.float32(images))
+    return prediction.predict(METHOD, variables, *given, mode, draws, 0).log_probabilities
+
+
+def fit(text, support, scale=100.0):
+    theta = {"logit_scale": jnp.log(jnp.float32(scale))}
+    return METHOD.init(KEY, theta, Text(jnp.asarray(text, jnp.float32)), support)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(6)
+
+
+# ------------------------------------------------------------------------------------------------ invariances
+
+
+@pytest.mark.parametrize("by", [(7.3, 0.2, 1.0), (1e-3, 1e3, 1.0), (1.0, 1.0, 0.13), (3.0, 1 / 3.0, 40.0)])
+def test_units_change_nothing(world, by):
+    """Of the images' features, of the texts', and of the scale of the logits."""
+    of_images, of_text, of_scale = by
+    support, (images, _) = world.support([4] * 6, [2] * 6), world.images([20] * 6)
+    factor = np.float32(of_images)
+    scaled = support._replace(features=factor * support.features, val_features=factor * support.val_features)
+    plain = predict(fit(world.text, support), world.text, images)
+    other = fit(of_text * world.text, scaled, 100.0 * of_scale)
+    found = predict(other, of_text * world.text, of_images * images, scale=100.0 * of_scale)
+    np.testing.assert_allclose(np.exp(found), np.exp(plain), atol=1e-5)
+
+
+def test_the_order_of_images_and_views_that_are_copies_change_nothing(world):
+    """Where there are no folds, which go by the order."""
+    support, (images, _) = world.support([1] * 6, [3] * 6), world.images([20] * 6)
+    plain = predict(fit(world.text, support), world.text, images)
+    order = world.chance.permutation(6)
+    for other in (
+        support._replace(features=support.features[:, order], labels=support.labels[order]),
+        support._replace(features=np.repeat(support.features, 3, axis=0)),
+    ):
+        found = predict(fit(world.text, other), world.text, images)
+        np.testing.assert_allclose(np.exp(found), np.exp(plain), atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ closed forms
+
+
+def shots_of(features, labels):
+    return Shots(features, labels, np.ones(len(labels)), np.arange(len(labels)))
+
+
+def test_the_posterior_is_that_of_the_joint_gaussian(world):
+    """Every class mean at once, as one vector of c e numbers, with the whole prior covariance written out."""
+    k, text = 2.0, held_out.unit(world.text[0])
+    features, labels = world.images([3, 1, 2, 4, 1, 2])
+    shots = shots_of(held_out.unit(features), labels)
+    means = gaussian_classes.means(shots, text)
+    within = gaussian_classes.covariance(shots, means, k).shrunk(0.3)
+    head = gaussian_classes.posterior_head(means, within, k)
+
+    white = within.whitener()
+    assert np.allclose(white.T @ within.matrix() @ white, np.eye(WIDTH))
+    n = np.array([3, 1, 2, 4, 1, 2])[:, None]
+    predicted, moved = (means.predicted - means.middle) @ white, (means.observed - means.predicted) @ white
+    shape = predicted + moved * n / (n + 4 * k)
+    directions = np.eye(WIDTH) + WIDTH * shape.T @ shape / np.square(shape).sum()
+    centred = text - text.mean(0)
+    gram = centred @ centred.T
+    prior = np.kron(np.eye(6) + gram * 6 / np.trace(gram), directions / (4 * k))
+    error = np.kron(np.diag(1 / n[:, 0]), np.eye(WIDTH))
+    posterior = predicted + (prior @ np.linalg.solve(prior + error, moved.ravel())).reshape(6, WIDTH)
+    np.testing.assert_allclose(head.weights, white @ posterior.T, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(head.bias, -np.square(posterior).sum(1) / 2, rtol=1e-7)
+
+
+def test_the_gradient_is_that_of_the_loss_and_the_loss_bounds_that_of_draws(world):
+    features, labels = world.images([4] * 6)
+    shots = shots_of(held_out.unit(features), labels)
+    rows, bias = world.chance.standard_normal((24, WIDTH)), world.chance.standard_normal(6)
+    start, at = world.chance.standard_normal((2, 6, WIDTH))
+    arguments = (0.3, shots, rows, start, bias)
+    value, gradient = gaussian_classes._noisy_loss(at.ravel(), *arguments)
+    way = world.chance.standard_normal(at.size)
+    up, down = (gaussian_classes._noisy_loss(at.ravel() + s * 1e-5 * way, *arguments)[0] for s in (1, -1))
+    assert (up - down) / 2e-5 == pytest.approx(gradient @ way, rel=1e-6)
+    noise = world.chance.standard_normal((4000, 24, WIDTH)) / WIDTH**0.5
+    drawn = scipy.special.log_softmax((rows + noise) @ at.T + bias, axis=-1)
+    expected = -drawn[:, np.arange(24), labels].mean(0).sum() + 0.15 * np.square(at - start).sum()
+    still, _ = gaussian_classes._noisy_loss(at.ravel(), *arguments)
+    assert still == value and value > expected
+
+
+def test_a_strong_pull_stays_and_a_weak_one_goes_down(world):
+    features, labels = world.images([4] * 6)
+    shots = shots_of(held_out.unit(features), labels)
+    start = Head(shots.features.mean(0), world.chance.standard_normal((WIDTH, 6)), np.zeros(6))
+    heads = gaussian_classes.learned_heads(shots, start, Covariance(np.full(WIDTH, 1e-4), np.eye(WIDTH)))
+    moved = [np.square(head.weights - start.weights).sum() for head in heads]
+    assert moved == sorted(moved) and moved[0] > 0
+
+
+def test_averages_are_those_of_the_logits(world):
+    heads = [Head(*(world.chance.standard_normal(s) for s in (WIDTH, (WIDTH, 6), 6))) for _ in range(3)]
+    x, weights = world.chance.standard_normal((5, WIDTH)), np.array([0.2, 0.0, 1.5])
+    expected = sum(w * head(x) for w, head in zip(weights, heads, strict=True))
+    np.testing.assert_allclose(gaussian_classes.combine(heads, weights)(x), expected)
+
+
+def test_what_says_nothing_gets_no_weight():
+    labels = np.arange(60) % 3
+    chance = np.random.default_rng(0)
+    good = 3.0 * np.eye(3)[labels] + chance.standard_normal((60, 3))
+    share, weights = held_out.average([np.zeros((60, 3)), good, -good], chance.standard_normal((60, 3)), labels)
+    assert share[1] > 0.99 and weights[1] > 0.5 and weights[0] == weights[2] == 0
+
+
+# ------------------------------------------------------------------------------------------------ what is held out
+
+
+def test_every_image_is_held_out_once_and_its_views_with_it(world):
+    support = world.support([5, 1, 3], [2, 2, 2])
+    support = support._replace(features=np.concatenate([support.features, 2 + support.features]))
+    whole, *rest = held_out.parts(support)
+    assert len(whole.labels) == 6 and len(whole.shots.labels) == 18 and len(rest) == 5
+    held = [round(float(x), 6) for part in rest for x in part.features[:, 0]]
+    assert sorted(held) == sorted(round(float(x), 6) for x in whole.shots.features[:9, 0])
+    for part in rest:
+        assert len(part.shots.labels) + 2 * len(part.labels) == 18
+        assert not np.isin(part.features[:, 0], part.shots.features[:, 0]).any()
+
+
+def test_one_shot_is_judged_by_validation_or_else_by_classes(world):
+    assert len(held_out.parts(world.support([1] * 6, [1] * 6))) == 1
+    whole, *rest = held_out.parts(world.support([1] * 6))
+    assert not len(whole.labels) and [len(part.labels) for part in rest] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "counts, val", [((1, 1), ()), ((1, 1), (1, 1)), ((9, 1), ()), ((2, 7, 1), (0, 3, 0)), ((3, 3), ())], ids=str
+)
+def test_small_and_unequal_selections(counts, val):
+    world = World(len(counts))
+    images, _ = world.images([30] * len(counts))
+    variables = fit(world.text, world.support(counts, val))
+    for mode in prediction.MODES:
+        p = np.exp(predict(variables, world.text, images, mode))
+        assert np.isfinite(p).all()
+        np.testing.assert_allclose(p.sum(1), 1, rtol=1e-4)
+
+
+def test_texts_or_images_that_are_all_alike():
+    world = World(3)
+    alike = np.repeat(world.text[:, :1], 3, axis=1)
+    support = world.support([3, 3, 3], [2, 2, 2])
+    images, labels = world.images([40, 40, 40])
+    found = predict(fit(alike, support), alike, images)
+    assert (found.argmax(1) == labels).mean() > 0.5  # by the images alone
+    copies = support._replace(features=np.repeat(support.features[:, :1], 9, axis=1))
+    assert np.isfinite(predict(fit(world.text, copies), world.text, images)).all()
+
+
+def test_without_images_it_is_zero_shot_clip(world):
+    images, _ = world.images([3] * 6)
+    cosine = held_out.unit(images) @ held_out.unit(world.text[0]).T
+    for mode in prediction.MODES:
+        found = predict(fit(world.text, NO_SUPPORT, scale=20.0), world.text, images, mode)
+        np.testing.assert_allclose(found, scipy.special.log_softmax(20 * cosine, axis=1), atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ draws
+
+
+def test_draws_cost_little_and_images_help():
+    world = World(8, seed=1)
+    support, (images, labels) = world.support([4] * 8, [4] * 8), world.images([200] * 8)
+    variables = fit(world.text, support)
+    assert float(variables.phi["scale"].max()) > 0
+    right = {mode: predict(variables, world.text, images, mode).argmax(1) == labels for mode in prediction.MODES}
+    zero_shot = predict(fit(world.text, NO_SUPPORT), world.text, images).argmax(1) == labels
+    assert right["mean"].mean() > zero_shot.mean() + 0.05
+    assert abs(right["sample"].mean() - right["mean"].mean()) < 0.01
+    assert abs(right["marginal"].mean() - right["mean"].mean()) < 0.01
+    assert (right["sample"] != right["mean"]).any()
+
+
+def test_a_draw_may_cost_what_is_said():
+    """Of probabilities that are right, by more draws than have set the size."""
+    chance = np.random.default_rng(3)
+    logits, lengths = 2 * chance.standard_normal((3000, 5)), 0.5 + chance.random(3000)
+    p = scipy.special.softmax(logits, axis=1)
+    labels = np.array([chance.choice(5, p=row) for row in p])
+    size, temperature = held_out.draw_size(logits, lengths, labels)
+    drawn = [logits + size * lengths[:, None] * chance.standard_normal(logits.shape) for _ in range(40)]
+    lost = np.mean([p.max(1).mean() - p[np.arange(3000), x.argmax(1)].mean() for x in drawn])
+    assert 0.002 < lost < held_out.COST_OF_A_DRAW * 1.1
+    assert 0.9 < temperature < 1.2
+
+
+# ------------------------------------------------------------------------------------------------ whole runs
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run on a pack of two classes."""
+    world = World(2)
+    (train, train_labels), (test, test_labels) = world.images([6, 6]), world.images([20, 20])
+    np.savez(
+        tmp_path / "pack.npz",
+        train_x=train,
+        train_y=train_labels,
+        test_x=test,
+        test_y=test_labels,
+        text=world.text[0].astype(np.float32),
+        classnames=np.array(["left", "right"]),
+    )
+    settings = best.get_config(f"path={tmp_path / 'pack.npz'},shots=2,num_draws=4")
+    return config.resolve(settings), tmp_path / "run"
+
+
+def test_a_run_is_exported_and_not_repeated(run):
+    settings, workdir = run
+    first = experiment.train_and_evaluate(settings, workdir)
+    assert set(first["test"]) >= set(prediction.MODES) and first["steps"] == 0
+    exported = injector.load_injector(workdir / "injector.safetensors")
+    theta = {"logit_scale": jnp.log(jnp.float32(100.0))}
+    text = Text(jnp.ones((1, 2, WIDTH)))
+    classifier.check_variables(METHOD, theta, text, exported.variables)
+    assert not (workdir / "classes.safetensors").exists()  # a cosine would not do
+    again = experiment.train_and_evaluate(settings, workdir)
+    assert json.dumps(again) == json.dumps(first)
+
+
+def test_a_run_sees_validation_images_and_no_other_ones(run, monkeypatch):
+    seen = []
+
+    def watched(support, text):
+        seen.append(support)
+        return empirical_bayes.zero_shot(text, 1.0)
+
+    monkeypatch.setattr(empirical_bayes, "fit", watched)
+    settings, workdir = run
+    result = experiment.train_and_evaluate(settings, workdir)
+    (support,) = seen
+    assert support.features.shape == (1, result["num_train"], WIDTH)
+    assert support.val_features.shape == (4, WIDTH)
