@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -183,7 +183,7 @@ def _key(records: Sequence[Record], clip: Pretrained, view: tuple[transforms.Aug
     return _hash(json.dumps(key).encode())
 
 
-def dataclass_key(value: object) -> list:
+def dataclass_key(value: object) -> list[Any]:
     """The fields of a dataclass in order, as JSON knows them."""
     return [list(x) if isinstance(x, tuple) else x for x in vars(value).values()]
 
@@ -196,7 +196,7 @@ def _read(chunk: _Chunk) -> Float[np.ndarray, "b e"] | None:
     if not chunk.path.exists():
         return None
     try:
-        content = npz.read(chunk.path, ("features", "sha256"))
+        content = npz.read_npz(chunk.path, ("features", "sha256"))
         if chunk.digest(content["features"]) == str(content["sha256"]):
             return content["features"]
         reason = "its content does not match its hash"
