@@ -1,6 +1,6 @@
 # make demo: few-shot adaptation on real handwriting, from nothing to a table.
 # make test: the test suite.    make test-long: what takes longer.    make coverage: the lines that tests run.
-# make check: linter and types.    make layers: who may import whom.    make docs: the site, in site/.
+# make check: linter, format, types and layers.    make layers: who may import whom.    make docs: the site, in site/.
 # make wheel: what is published, in dist/.    make lock: requirements.lock, anew.
 # make platforms: whether every package has a wheel for Linux, macOS and Windows.
 PYTHON ?= python3
@@ -22,8 +22,9 @@ test-long: .venv/installed-test
 coverage: .venv/installed-test
 	$(PYTEST) --cov=pini_jax --cov-report=term:skip-covered --cov-report=html:.cache/coverage
 
-check: .venv/installed-test
+check: .venv/installed-test layers
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 layers: .venv/installed-test

@@ -103,10 +103,10 @@ def chunk(kind, content):
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width, height, data=b"", extra=b""):
-    """A PNG file that says so of itself, with the bytes that its data unpack to, and another chunk before them."""
+def png(width, height, packed=b"", extra=b""):
+    """A PNG file that says so of itself, with these data, and another chunk before them."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    parts = header, extra, chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")
+    parts = header, extra, chunk(b"IDAT", packed), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -122,32 +122,38 @@ def scans(number):
     return content[:-2] + number * content[content.rindex(b"\xff\xda") : -2] + content[-2:]
 
 
-def moving(kind, frames=200):
+def moving(kind, frames=100):
     first, *rest = (Image.new("RGB", (40, 30), (i % 255, 0, 0)) for i in range(frames))
     return saved(first, kind, save_all=True, append_images=rest)
 
 
-ZEROS = zlib.compress(bytes(1 << 28))  # 256 MB
-BLACK = bytes(4 * (1 + 3 * 4))  # 4 x 4 pixels
+ZEROS = zlib.compress(bytes(1 << 28), 1)  # 256 MB in 1
+
+
+def black(width, height):
+    return zlib.compress(bytes(height * (1 + 3 * width)), 1)
+
+
+BLACK = black(4, 4)
 REFUSED = {
     "too many pixels for PIL": (png(20000, 20000), "exceeds limit"),
     "too many pixels": (png(12000, 7000), "12000 x 7000 pixels, of which at most 67,108,864 are read"),
     "too long a side": (png(30, 1 << 21), "30 x 2097152 pixels"),
-    "too many pixels of a rare format": (saved(Image.new("P", (3000, 3000)), "BLP"), "3000 x 3000 pixels"),
+    "too many pixels of a rare format": (saved(Image.new("L", (3000, 3000)), "TGA"), "3000 x 3000 pixels"),
     "a GIF without a frame": (b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\0\0\0;", "no kind of image"),
     "scans": (scans(100), "110 scans over 4000 x 4000 pixels"),
     "an EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no kind of image"),
-    "cut off": (jpeg(0)[:500], "truncated"),
+    "cut off": (jpeg(0)[:-100], "truncated"),
     "nothing": (b"", "no kind of image"),
     "text that unpacks to much": (png(4, 4, BLACK, chunk(b"zTXt", b"a\0\0" + ZEROS)), "too large"),
     "a profile that unpacks to much": (png(4, 4, BLACK, chunk(b"iCCP", b"a\0\0" + ZEROS)), "too large"),
 }
 READ = {
-    "data that unpack to much": png(4, 4, bytes(1 << 28)),
+    "data that unpack to much": png(4, 4, ZEROS),
     "a damaged EXIF": png(4, 4, BLACK, chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff" + bytes(60_000))),
     "a large profile": saved(Image.new("RGB", (40, 30)), "JPEG", icc_profile=bytes(10_000_000)),
     **{f"many frames of a {kind}": moving(kind) for kind in ("GIF", "WEBP", "PNG", "TIFF")},
-    **{f"{width} x {height}": png(width, height, bytes(height * (1 + 3 * width))) for width, height in SLIVERS},
+    **{f"{width} x {height}": png(width, height, black(width, height)) for width, height in SLIVERS},
 }
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_packs import arrays
 
-from configs import ablation, features
-from launch import compare
-from pini_jax.core.errors import InputError
+from pini_jax.configs import ablation, digits, features
+from pini_jax.core.errors import InputError, UsageError
+from pini_jax.launch import compare
 from pini_jax.methods import registry
 from pini_jax.runs import population
 
@@ -39,11 +39,18 @@ def test_those_take_part_that_the_data_allow(pack):
     names = set(compare.contenders(pack))
     assert names & {"coop", "clip_lora", "pixels: conv", "prompt_tokens: table", "released"} == set()
     assert {"tip_adapter", "lp++", "text_features: table", "image_features: cross_attention"} <= names
-    towers = compare.contenders(__import__("configs.digits", fromlist=["x"]).get_config())
+    towers = compare.contenders(digits.get_config())
     assert set(towers) >= names | {"coop", "clip_lora", "pixels: conv", "released", "zero_shot: imagenet_80"}
     assert set(registry.METHODS) - {"pini", "zero_shot"} <= set(towers)
     for contender in towers.values():
         assert np.prod([len(values) for values in contender.search.values()], initial=1) <= compare.BUDGET
+
+
+def test_an_unknown_contender_is_told(pack):
+    known = compare.contenders(pack)
+    assert list(compare.taken(["gda"], known)) == ["gda"] and compare.taken([], known) == known
+    with pytest.raises(UsageError, match="no contender 'gdda'; did you mean 'gda'"):
+        compare.taken(["gdda"], known)
 
 
 def test_every_seed_has_its_own_choice(pack, tmp_path):
