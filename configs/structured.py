@@ -36,7 +36,7 @@ VARIANTS = {
 
 def recipe(config: ml_collections.ConfigDict, image_noise: Mapping[str, float]) -> ml_collections.ConfigDict:
     """The recipe on the data and towers of another config, with some settings of its image noise changed."""
-    config = ml_collections.ConfigDict(config)
+    config = config.copy_and_resolve_references()
     config.noise = NOISE | {"image_features": NOISE["image_features"] | dict(image_noise)}
     config.template = config.zero_shot_template
     config.batch_size = 2**20  # all images

@@ -73,7 +73,7 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
 
 
 def _with_noise(config: ml_collections.ConfigDict, noise: Mapping[str, Mapping]) -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict(config)
+    config = config.copy_and_resolve_references()
     config.method, config.options, config.noise = "pini", {}, noise
     return config
 

@@ -165,7 +165,7 @@ def with_method(config: ml_collections.ConfigDict, name: str) -> ml_collections.
     Raises:
         InputError: there is no such method.
     """
-    config = ml_collections.ConfigDict(config)
+    config = config.copy_and_resolve_references()
     config.method, config.options = name, registry.method_options(name)
     own = to_dict(Config())
     for key in ("optim", "objective", "batch_size", "num_samples"):

@@ -107,3 +107,12 @@ def test_a_named_value_replaces_what_was_there(pack, tmp_path):
     assert listed == {m.name: dict(m.values) for m in members}
     with pytest.raises(InputError, match="no key 'nosie'"):
         population.members(pack.to_dict() | {"population": {"nosie": (1, 2)}})
+
+
+def test_no_contender_changes_the_config_of_the_others(pack):
+    """Settings lie within settings: a copy of the outermost alone would be changed for all."""
+    before = pack.to_dict()
+    known = compare.contenders(pack)
+    assert pack.to_dict() == before
+    assert known["text_features: table"].settings.optim.to_dict() == before["optim"]
+    assert known["structured"].settings.objective.kl_weight == 16.0 != before["objective"]["kl_weight"]
