@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     with runtime.errors_as_lines():
         if list(argv[1:]) != ["check"]:
             raise InputError("the one command is: python -m pini_jax.data check --dataset=NAME")
-        if flags.FLAGS.dataset.startswith("features:"):
+        if not sources.has_images(flags.FLAGS.dataset):
             raise InputError("a pack of features holds no images to look at")
         found = sources.find(flags.FLAGS.dataset, flags.FLAGS.data_dir)
         report = check.check(found.dataset)

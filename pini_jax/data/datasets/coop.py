@@ -377,7 +377,7 @@ def _class_folders(folder: Path) -> set[str]:
     )
 
 
-def _scan(folder: Path, wanted: Callable[[os.DirEntry], bool]) -> set[str]:
+def _scan(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> set[str]:
     """Names of the entries that are wanted; none where there is no such folder."""
     try:
         with os.scandir(folder) as entries:

@@ -60,7 +60,7 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _is_regular(entry: os.DirEntry) -> bool | None:
+def _is_regular(entry: os.DirEntry[str]) -> bool | None:
     try:
         return entry.is_file() or (False if not entry.is_symlink() or os.path.exists(entry.path) else None)
     except OSError:  # links in a circle

@@ -23,6 +23,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pini_jax.data.datasets.records import Dataset, Record
 
@@ -77,7 +78,7 @@ def cut(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Rec
     return [r for r in records if r.id not in off], [r for r in records if r.id in off]
 
 
-def rows(dataset: Dataset) -> dict[str, list[list]]:
+def rows(dataset: Dataset) -> dict[str, list[list[Any]]]:
     """{"train": [[id, label, class name], ...], "val": ..., "test": ...}: splits to keep beside the results.
 
     The layout is that of CoOp's split_zhou_*.json.

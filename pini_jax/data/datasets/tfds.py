@@ -190,7 +190,7 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _state(files: Iterable[os.PathLike]) -> str:
+def _state(files: Iterable[os.PathLike[str]]) -> str:
     """A hash of the sizes and times of files."""
     stats = [os.stat(file) for file in files]
     return hashlib.sha256(repr([(s.st_size, s.st_mtime_ns) for s in stats]).encode()).hexdigest()

@@ -53,7 +53,7 @@ class Tree(NamedTuple):
     garbled: list[str]
 
 
-def scan(path: str | os.PathLike) -> Tree:
+def scan(path: str | os.PathLike[str]) -> Tree:
     """Everything under a folder, sorted; links are followed.
 
     Raises:
@@ -90,7 +90,7 @@ def is_system(name: str) -> bool:
     return name.lower() in SYSTEM or _NUMBERED.fullmatch(name.lower()) is not None
 
 
-def _entries(folder: str) -> list[os.DirEntry]:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -98,7 +98,7 @@ def _entries(folder: str) -> list[os.DirEntry]:
         raise InputError(f"the folder {plain(folder)} cannot be read ({error.strerror})") from None
 
 
-def _real(entry: os.DirEntry, parent: str) -> str:
+def _real(entry: os.DirEntry[str], parent: str) -> str:
     return os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(parent, entry.name)
 
 
@@ -110,7 +110,7 @@ def _asked(question: Callable[[], bool]) -> bool:
         return False
 
 
-def _sort_file(tree: Tree, entry: os.DirEntry, id: str) -> None:
+def _sort_file(tree: Tree, entry: os.DirEntry[str], id: str) -> None:
     suffix = formats.suffix(entry.name)
     if suffix in formats.LEFT_OUT:
         tree.left_out.append(id)
@@ -122,7 +122,7 @@ def _sort_file(tree: Tree, entry: os.DirEntry, id: str) -> None:
         (tree.broken if entry.is_symlink() and not os.path.exists(entry.path) else tree.irregular).append(id)
 
 
-def _holds_picture(entry: os.DirEntry) -> bool:
+def _holds_picture(entry: os.DirEntry[str]) -> bool:
     if not _asked(entry.is_dir):
         return _any_picture([entry.name])
     return any(_any_picture(files) for _, _, files in os.walk(entry.path))
