@@ -2,8 +2,8 @@
 
 The images are JPEGs of noise, of the size of ImageNet's and of a camera's. The tower is of random weights, in
 float32. `decode`, `transform` and `view` are of one thread, where a view is decoded and transformed; `whole file`
-is a training view without JPEG's reduced scale. `read` is what the tower is fed with, by Grain's threads: views,
-and their normalisation. `features` is all of it, from files to features on the disk. Every number is the median of
+is a training view without JPEG's reduced scale. `read` is what the tower is fed with, by all threads: views, and
+their normalisation. `features` is all of it, from files to features on the disk. Every number is the median of
 the repeats, beside the lowest and the highest. With --save the line of JSON is also kept in results/data.json.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import os
@@ -198,7 +197,7 @@ def main() -> None:
         cores=os.cpu_count(),
         threads=pixels.THREADS,
         load=load,
-        versions=provenance.versions() | {"grain": importlib.metadata.version("grain")},
+        versions=provenance.versions(),
         slowest=slowest.stage,
         same_pixels=same,
         rows=[row._asdict() for row in rows],

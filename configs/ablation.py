@@ -1,16 +1,15 @@
 """The paper's ablations, one axis at a time, around the released configuration of another config file.
 
-    python -m pini_jax.main --config=configs/ablation.py --workdir=runs/ablation
-    python -m pini_jax.report runs/ablation
+    pini train --config=ablation --workdir=runs/ablation
+    pini report runs/ablation
 
-The base is `digits`, or any other file of this folder: `ablation.py:base=paper,dataset=dtd,data_dir=/data`. Every
-variant is trained with seeds 1 to 3; prediction modes are columns of every result. Axes: where the noise is and
-what makes it, text or images alone, draws, reduction, bound, what is learned of mu and sigma.
+The base is `digits`, or any other config: `ablation:base=paper,dataset=dtd,data_dir=/data`. Every variant is
+trained with seeds 1 to 3; prediction modes are columns of every result. Axes: where the noise is and what makes
+it, text or images alone, draws, reduction, bound, what is learned of mu and sigma.
 """
 
-import importlib
-
 from pini_jax.config import Config, take_argument
+from pini_jax.core import config_file
 from pini_jax.noise.sites import SITES
 
 RELEASED = dict(Config().noise)
@@ -41,6 +40,6 @@ def variants() -> dict[str, dict]:
 
 def get_config(arguments: str = ""):
     base, others = take_argument(arguments, "base") if "base=" in arguments else ("digits", arguments)
-    config = importlib.import_module(f"configs.{base}").get_config(others)
+    config = config_file.load(f"{base}:{others}")
     config.population = {"variant": variants(), "seed": (1, 2, 3)}
     return config

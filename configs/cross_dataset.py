@@ -1,6 +1,6 @@
 """Cross-dataset transfer: trained on ImageNet, tested on the ten other datasets of the papers.
 
-    python -m pini_jax.main --config=configs/cross_dataset.py:data_dir=/data --workdir=runs/cross
+    pini train --config=cross_dataset:data_dir=/data --workdir=runs/cross
 
 Each dataset's metrics are under `unseen` of result.json. The prompt keeps the template it was trained with; plain
 CLIP is given each dataset's own.

@@ -1,6 +1,6 @@
 """Real handwriting with the bundled CLIP.
 
-    python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits
+    pini train --config=digits --workdir=runs/digits
 
 The released method and optimiser at a size that suits two CPU cores: eight cached views instead of fresh ones,
 crops that keep the digit and no flips, and a larger learning rate over more epochs, since an epoch has only five

@@ -1,6 +1,6 @@
 """Domain generalisation: trained on ImageNet, tested on ImageNetV2, Sketch, A and R.
 
-    python -m pini_jax.main --config=configs/domain.py:data_dir=/data --workdir=runs/domain
+    pini train --config=domain:data_dir=/data --workdir=runs/domain
 
 Each shift's metrics are under `unseen` of result.json; A and R have 200 classes each.
 """

@@ -1,8 +1,8 @@
 """Features that were made elsewhere: image noise alone, without towers.
 
-    python -m pini_jax.main --config=configs/features.py:path=dtd_vitb32.npz --workdir=runs/features
+    pini train --config=features:path=dtd_vitb32.npz --workdir=runs/features
 
-The keys of the .npz file are in `pini_jax/data/packs.py`. Selections are those of `fewshot.select_from_pack`.
+The keys of the .npz file are in `pini_jax/data/datasets/packs.py`, selections in `pini_jax/data/selection.py`.
 Expected with CLIP ViT-B/32's features of DTD: 44.7 % zero-shot.
 """
 

@@ -1,10 +1,10 @@
 """A folder of class folders, with any CLIP: here the bundled one.
 
-    python -m pini_jax.main --config=configs/folder.py:path=/data/flowers --workdir=runs/folder
+    pini train --config=folder:path=/data/flowers --workdir=runs/folder
 
-The folder's layout is in `pini_jax/data/folder.py`; `python -m pini_jax.data check --dataset=folder:/data/flowers`
-looks at every image of it first. The bundled CLIP knows letters and digits only: for photographs name a real one
-with `clip=openai/clip-vit-base-patch16`.
+The folder's layout is in `pini_jax/data/datasets/folder.py`; `pini check --dataset=folder:/data/flowers` looks at
+every image of it first. The bundled CLIP knows letters and digits only: for photographs name a real one with
+`clip=openai/clip-vit-base-patch16`.
 """
 
 from pini_jax.config import default, take_argument, with_arguments

@@ -1,7 +1,7 @@
 """The paper's released configuration (arXiv 2412.10817, and its code), on any CLIP and dataset.
 
-    python -m pini_jax.main --config=configs/paper.py:dataset=oxford_pets,data_dir=/data --workdir=runs/pets
-    python -m launch.sweep --config=configs/paper.py:dataset=oxford_pets,data_dir=/data --workdir=runs/pets_sweep
+    pini train --config=paper:dataset=oxford_pets,data_dir=/data --workdir=runs/pets
+    pini sweep --config=paper:dataset=oxford_pets,data_dir=/data --workdir=runs/pets_sweep
 
 The second command is the few-shot protocol of the papers: 1, 2, 4, 8 and 16 shots, seeds 1 to 3.
 

@@ -1,7 +1,7 @@
 """The noise that leads on features: structured as the labelled images are, chosen by validation.
 
-    python -m launch.sweep --config=configs/structured.py:path=dtd_vitb32.npz --workdir=runs/structured
-    python -m launch.compare --config=configs/features.py:path=dtd_vitb32.npz --workdir=runs/compare
+    pini sweep --config=structured:path=dtd_vitb32.npz --workdir=runs/structured
+    pini compare --config=features:path=dtd_vitb32.npz --workdir=runs/compare
 
 Image noise with the covariance within classes, fixed; text noise with a mean that starts at linear discriminant
 directions and is learned under a KL to that start, without sigma; both sides centred. Adam, 150 full-batch
@@ -14,8 +14,8 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from configs import features
 from pini_jax.config import take_argument, with_arguments
+from pini_jax.configs import features
 
 SHARED = {"prior_shots": 2.0, "shrinkage": 0.4}
 NOISE = {

@@ -1,6 +1,6 @@
 """The small CLIP that ships in pini_jax/assets: pre-training on digits and letters in the fonts of matplotlib.
 
-python -m pini_jax.pretrain --config=configs/tiny_clip.py --workdir=runs/tiny_clip
+    python -m pini_jax.tiny_clip --config=tiny_clip --workdir=runs/tiny_clip
 
 Makes runs/tiny_clip/tiny_clip, a Hugging Face folder of 1.3 MB. It never sees handwriting. Measured with seed 0:
 - zero-shot on the validation pool of configs/digits.py, 253 handwritten digits, among the ten digit names:

@@ -1,7 +1,7 @@
-"""Trains every method on the same images, chooses by validation, and tests: one table.
+"""Trains every method on the same images, chooses by validation, and tests.
 
-    python -m launch.compare --config=configs/features.py:path=dtd_vitb32.npz --workdir=runs/compare
-    python -m pini_jax.report runs/compare
+    pini compare --config=features:path=dtd_vitb32.npz --workdir=runs/compare
+    pini report runs/compare
 
 A contender is a method with its paper's settings on the data and towers of the config, or noise of a kind. Each is
 trained with every combination of its search space (`search` of its class, or `NOISE` here), at most `BUDGET` of
@@ -10,6 +10,11 @@ equals the one with the lowest validation NLL. Test data choose nothing. compari
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":
+    from pini_jax.core import stop
+
+    stop.listen()  # before what is slow to import
 
 import itertools
 import logging
@@ -20,23 +25,21 @@ from typing import NamedTuple
 
 import jax
 import ml_collections
-from absl import app, flags
+from absl import flags
 
-from configs import structured
-from launch import sweep
 from pini_jax import config as configs
-from pini_jax import main
-from pini_jax.core import runtime
-from pini_jax.core.errors import InputError, did_you_mean
+from pini_jax.configs import structured
+from pini_jax.core import command, config_file, paths
+from pini_jax.core.errors import InputError, UsageError, did_you_mean
+from pini_jax.data.datasets import sources
+from pini_jax.launch import sweep
 from pini_jax.methods import registry
 from pini_jax.methods.objective import Objective
 from pini_jax.noise import sites
 from pini_jax.report import collect as collection
 from pini_jax.report import tables as report
-from pini_jax.runs import folder as results
-from pini_jax.runs import population
+from pini_jax.runs import folder, population
 
-METHODS = flags.DEFINE_list("methods", [], "Contenders to take; all that the data allow if there is none.")
 BUDGET = 8
 NOISE = {"optim.lr": (1e-3, 4e-3, 1.6e-2)}
 LOG = logging.getLogger("pini_jax.compare")
@@ -53,19 +56,20 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
     """All that can be trained on the data of a config, by name: zero-shot CLIP's ensemble, rivals, noise."""
     ensemble = configs.with_method(config, "zero_shot")
     ensemble.template = "imagenet_80"
-    found = {} if config.dataset.startswith("features:") else {"zero_shot: imagenet_80": Contender(ensemble, {})}
+    has_images = sources.has_images(config.dataset)
+    known = {"zero_shot: imagenet_80": Contender(ensemble, {})} if has_images else {}
     for name, method in registry.METHODS.items():
-        if name not in ("zero_shot", "pini"):
-            found[name] = Contender(configs.with_method(config, name), method.search)
+        if name != "zero_shot" and not registry.makes_noise(name):
+            known[name] = Contender(configs.with_method(config, name), method.search)
     for site in sites.SITES.values():
         for kind in site.generators:
-            found[f"{site.name}: {kind}"] = Contender(_with_noise(config, {site.name: {"generator": kind}}), NOISE)
-    found["released"] = Contender(_with_noise(config, configs.Config().noise), NOISE)
+            known[f"{site.name}: {kind}"] = Contender(_with_noise(config, {site.name: {"generator": kind}}), NOISE)
+    known["released"] = Contender(_with_noise(config, configs.Config().noise), NOISE)
     for name, image_noise in structured.VARIANTS.items():
-        found[name] = Contender(structured.recipe(config, image_noise), {})
-    if not config.dataset.startswith("features:"):
-        return found
-    return {name: contender for name, contender in found.items() if not _needs_towers(contender.settings)}
+        known[name] = Contender(structured.recipe(config, image_noise), {})
+    if has_images:
+        return known
+    return {name: contender for name, contender in known.items() if not _needs_towers(contender.settings)}
 
 
 def _with_noise(config: ml_collections.ConfigDict, noise: Mapping[str, Mapping]) -> ml_collections.ConfigDict:
@@ -88,10 +92,10 @@ def chosen(results_of: Mapping[Path, Mapping]) -> Path:
         InputError: there are no validation images.
     """
 
-    def quality(folder: Path) -> tuple[float, float]:
-        if results_of[folder]["val"] is None:
-            raise InputError(f"{folder} has no validation images to choose by")
-        measured = results_of[folder]["val"]["mean"]
+    def quality(run: Path) -> tuple[float, float]:
+        if results_of[run]["val"] is None:
+            raise InputError(f"{run} has no validation images to choose by")
+        measured = results_of[run]["val"]["mean"]
         return measured["accuracy"], -measured["nll"]
 
     return max(results_of, key=quality)
@@ -110,40 +114,56 @@ def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path)
         LOG.warning("%s: %s", workdir, error)
     by_seed: dict[int, dict[Path, Mapping]] = {seed: {} for seed in seeds}
     for member in members:
-        if (result := results.finished(member.config, workdir / member.name)) is not None:
+        if (result := folder.finished(member.config, workdir / member.name)) is not None:
             by_seed[member.config.seed][workdir / member.name] = result
     if not all(by_seed.values()):
         raise InputError(f"{workdir} has a seed without any result")
     return [chosen(results_of) for results_of in by_seed.values()]
 
 
-def compare(_) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """The data, the contenders, and what each is trained with."""
+    config_file.define_flag(values)
+    flags.DEFINE_string("workdir", None, "Folder of the runs' folders.", flag_values=values)
+    text = "Contenders to take; all that the data allow if there is none."
+    flags.DEFINE_list("methods", [], text, flag_values=values)
+    sweep.define_axes(values)
+
+
+def taken(methods: Sequence[str], known: Mapping[str, Contender]) -> dict[str, Contender]:
+    """The contenders of these names, or all.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    for name in methods:
+        if name not in known:
+            raise UsageError(f"there is no contender {name!r}{did_you_mean(name, known)}")
+    return {name: known[name] for name in methods or known}
+
+
+def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Makes the table."""
-    runtime.prepare()
     logging.getLogger("pini_jax").setLevel(logging.WARNING)  # a line for every contender, and none for its runs
     LOG.setLevel(logging.INFO)
-    shots, seeds = (tuple(map(int, flag.value)) for flag in (sweep.SHOTS, sweep.SEEDS))
-    workdir = Path(main.WORKDIR.value)
-    with runtime.errors_as_lines():
-        known = contenders(main.CONFIG.value)
-        for name in METHODS.value:
-            if name not in known:
-                raise InputError(f"there is no contender {name!r}{did_you_mean(name, known)}")
-        taken = {name: known[name] for name in METHODS.value or known}
-        found: dict[str, dict] = {}
-        for (name, contender), k in itertools.product(taken.items(), shots):
-            LOG.info("%s, %d shots", name, k)
-            jax.clear_caches()  # of compiled programs that no other contender runs
-            try:
-                folders = train(contender, k, seeds, workdir / name / f"shots_{k}")
-            except InputError as error:
-                LOG.warning("%s has no result with %d shots: %s", name, k, error)
-                continue
-            found |= {str(folder.relative_to(workdir)): {"contender": name} for folder in folders}
-            results.write(workdir / "comparison.json", found)
-        print(report.markdown(collection.read([workdir])))
+    shots, seeds = sweep.axes(values).values()
+    workdir = Path(values.workdir)
+    chosen_runs: dict[str, dict] = {}
+    contesting = taken(values.methods, contenders(values.config))
+    for (name, contender), k in itertools.product(contesting.items(), shots):
+        LOG.info("%s, %d shots", name, k)
+        jax.clear_caches()  # of compiled programs that no other contender runs
+        try:
+            folders = train(contender, k, seeds, workdir / name / f"shots_{k}")
+        except InputError as error:
+            LOG.warning("%s has no result with %d shots: %s", name, k, error)
+            continue
+        chosen_runs |= {str(run.relative_to(workdir)): {"contender": name} for run in folders}
+        paths.write_json(workdir / "comparison.json", chosen_runs)
+    print(report.markdown(collection.read([workdir])))
 
+
+COMMAND = command.Command("pini compare", __doc__, define_flags, main, required=("config", "workdir"))
 
 if __name__ == "__main__":
-    sweep.check_flags()
-    app.run(compare, flags_parser=runtime.parse_flags)
+    command.run(COMMAND)

@@ -1,37 +1,56 @@
-"""Runs one config over shots and seeds, and prints mean and spread of the test accuracy.
+"""Trains one config over shots and seeds.
 
-    python -m launch.sweep --config=configs/digits.py --workdir=runs/sweep
+    pini sweep --config=digits --workdir=runs/sweep
 
-Short for --config.population='{"shots": (1, 2, 4, 8, 16), "seed": (1, 2, 3)}' of `pini_jax.main`: every member
-is a run in a folder of its own, and a sweep that was cut off goes on where it was.
+Prints mean and spread of the test accuracy. Short for
+--config.population='{"shots": (1, 2, 4, 8, 16), "seed": (1, 2, 3)}' of `pini train`: every member is a run in a
+folder of its own, and a sweep that was cut off goes on where it was.
 """
 
 from __future__ import annotations
 
-from absl import app, flags
+if __name__ == "__main__":
+    from pini_jax.core import stop
 
-from pini_jax import main
-from pini_jax.core import runtime
+    stop.listen()  # before what is slow to import
 
-SHOTS = flags.DEFINE_list("shots", ["1", "2", "4", "8", "16"], "Images per class.")
-SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds.")
+from collections.abc import Sequence
+
+from absl import flags
+
+from pini_jax import main as training
+from pini_jax.core import command
 
 
-def sweep(_) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Those of training, and the values that a sweep takes."""
+    training.define_flags(values)
+    define_axes(values)
+
+
+def define_axes(values: flags.FlagValues) -> None:
+    """Shots and seeds."""
+    for name, default, text in (("shots", "1,2,4,8,16", "Images per class."), ("seeds", "1,2,3", "Seeds.")):
+        flags.DEFINE_list(name, default, text, flag_values=values)
+        flags.register_validator(name, _are_numbers, "must be whole numbers", flag_values=values)
+
+
+def _are_numbers(words: Sequence[str]) -> bool:
+    return bool(words) and all(word.isdecimal() for word in words)
+
+
+def axes(values: flags.FlagValues) -> dict[str, tuple[int, ...]]:
+    """The population that the flags name."""
+    return {"shots": tuple(map(int, values.shots)), "seed": tuple(map(int, values.seeds))}
+
+
+def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Makes the population."""
-    population = {"shots": tuple(map(int, SHOTS.value)), "seed": tuple(map(int, SEEDS.value))}
-    main.CONFIG.value.population = population | (main.CONFIG.value.get("population") or {})
-    main.main(_)
+    values.config.population = axes(values) | (values.config.get("population") or {})
+    training.main(values)
 
 
-def check_flags() -> None:
-    """What a command with shots and seeds must be told."""
-    flags.mark_flag_as_required("config")
-    for name in ("shots", "seeds"):
-        flags.register_validator(name, lambda x: x and all(n.isdigit() for n in x), "must be whole numbers")
-    flags.register_validator("workdir", bool, "must name a folder")
-
+COMMAND = command.Command("pini sweep", __doc__, define_flags, main, required=("config", "workdir"))
 
 if __name__ == "__main__":
-    check_flags()
-    app.run(sweep, flags_parser=runtime.parse_flags)
+    command.run(COMMAND)

@@ -1,35 +1,44 @@
-"""Trains one run, or many: python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits."""
+"""Trains one run, or many.
+
+    pini train --config=digits --workdir=runs/digits
+    pini train --config=paper:dataset=oxford_pets,data_dir=/data --workdir=runs/pets --config.optim.lr=0.002
+
+Prints the result, and keeps it in result.json of the workdir. The same command goes on where it was stopped, and
+what is finished it does not repeat. `--config.population='{"seed": (1, 2, 3)}'` trains a run for each of them.
+"""
 
 from __future__ import annotations
 
-from pini_jax.core import stop
-
 if __name__ == "__main__":
+    from pini_jax.core import stop
+
     stop.listen()  # before what is slow to import
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from pini_jax.core import runtime
+from pini_jax.core import command, config_file, runtime
 from pini_jax.report import tables as report
 from pini_jax.runs import population
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/, perhaps with :arguments.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run's results, or of the runs' folders.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Whether this is one of several processes of one job.")
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of whatever trains one config."""
+    config_file.define_flag(values)
+    flags.DEFINE_string("workdir", None, "Folder of the run, or of the runs' folders.", flag_values=values)
+    text = "Whether this is one of several processes of one job."
+    flags.DEFINE_bool("distributed", False, text, flag_values=values)
 
 
-def main(_) -> None:
+def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Flags -> config -> runs."""
-    runtime.prepare()
-    with runtime.errors_as_lines():
-        members = population.members(CONFIG.value)
-        if DISTRIBUTED.value:
-            runtime.join_processes()
-        results = population.train_population(members, Path(WORKDIR.value))
+    members = population.members(values.config)
+    if values.distributed:
+        runtime.join_processes()
+    results = population.train_population(members, Path(values.workdir))
     if jax.process_index():
         return  # the first process speaks for all
     if not members[0].values:
@@ -38,7 +47,7 @@ def main(_) -> None:
         print(report.population_table([member.values for member in members], results))
 
 
+COMMAND = command.Command("pini train", __doc__, define_flags, main, required=("config", "workdir"))
+
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    flags.register_validator("workdir", bool, "must name a folder")
-    app.run(main, flags_parser=runtime.parse_flags)
+    command.run(COMMAND)

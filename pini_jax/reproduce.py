@@ -1,32 +1,42 @@
-"""Makes a finished run again: python -m pini_jax.reproduce runs/digits --workdir=runs/digits_again."""
+"""Makes a finished run again, and says what is the same.
+
+    pini reproduce runs/digits --workdir=runs/digits_again
+
+The config is that of the run's folder; what has changed since (data, weights, versions, the commit) is named.
+"""
 
 from __future__ import annotations
 
-from pini_jax.core import stop
-
 if __name__ == "__main__":
+    from pini_jax.core import stop
+
     stop.listen()  # before what is slow to import
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from pini_jax.core import runtime
-from pini_jax.core.errors import InputError
+from pini_jax.core import command
+from pini_jax.core.errors import UsageError
 from pini_jax.runs.reproduce import reproduce
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prints what is the same, and what is not."""
-    runtime.prepare()
-    with runtime.errors_as_lines():
-        if len(argv) != 2:
-            raise InputError("name the folder of one finished run")
-        again = Path(flags.FLAGS.workdir or f"{argv[1].rstrip('/')}_again")
-        print("\n".join(reproduce(Path(argv[1]), again)))
+def define_flags(values: flags.FlagValues) -> None:
+    """Where it is made."""
+    flags.DEFINE_string("workdir", "", "Folder of the new run; RUN_again if there is none.", flag_values=values)
 
+
+def main(values: flags.FlagValues, runs: Sequence[str]) -> None:
+    """Prints what is the same, and what is not."""
+    if len(runs) != 1:
+        raise UsageError("name the folder of one finished run")
+    run = Path(runs[0])
+    again = Path(values.workdir) if values.workdir else run.with_name(f"{run.name}_again")
+    print("\n".join(reproduce(run, again)))
+
+
+COMMAND = command.Command("pini reproduce", __doc__, define_flags, main, argument="RUN")
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "", "Folder of the run that is made: by default RUN_again.")
-    app.run(main, flags_parser=runtime.parse_flags)
+    command.run(COMMAND)

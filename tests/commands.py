@@ -16,7 +16,7 @@ SHORT = (
     "--config.checkpoint_every=10",
     "--config.num_draws=4",
 )
-TIMINGS = ("seconds", "steps_per_second", "device", "sha256")
+TIMINGS = ("seconds", "steps_per_second", "device", "seal")
 
 
 def start(workdir, *overrides, devices=1, limit="true", environment=None):

@@ -17,6 +17,10 @@ Path(CACHE.name, "pini_jax", "programs").symlink_to(PROGRAMS)
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 jax.config.update("jax_platforms", "cpu")
 
+import shape_checker  # noqa: E402, as below
+
+shape_checker.install()
+
 import tiny_clips  # noqa: E402, as below
 
 from pini_jax.core import runtime  # noqa: E402, reads the variable set above

@@ -7,25 +7,44 @@ import time
 
 import commands
 import pytest
+from absl import flags
+
+from pini_jax import main
+from pini_jax.core import command
+from pini_jax.core.errors import UsageError
 
 LINES = {
-    ("--config=configs/nothing.py", "--workdir=run"): "No such file or directory: 'configs/nothing.py'",
+    ("--config=configs/nothing.py", "--workdir=run"): "no config file 'configs/nothing.py'",
     ("--config=configs/digits.py:shts=4", "--workdir=run"): "did you mean 'shots'?",
     ("--config=configs/digits.py:shots=abc", "--workdir=run"): "cannot be casted to type <class 'int'>",
     ("--config=configs/digits.py", "--workdir=run", "--config.shts=4"): 'Did you mean "shots"',
     ("--config=configs/digits.py", "--workdir=run", "--config.shots=abc"): "'abc'",
-    ("--config=configs/digits.py", "--workdir="): "must name a folder",
-    ("--workdir=run",): "--config must have a value",
+    ("--config=configs/digits.py", "--workdir="): "--workdir must be given",
+    ("--workdir=run",): "--config must be given",
+    (): "--config and --workdir must be given; see pini train --help",
     ("--config=configs/digits.py", "--workdir=run", "--wrokdir=x"): "wrokdir",
+    ("digits", "--config=configs/digits.py", "--workdir=run"): "'digits' is no flag",
 }
 
 
 @pytest.mark.parametrize("arguments", LINES, ids=" ".join)
-def test_one_line_for_what_is_typed_wrong(arguments):
+def test_what_is_typed_wrong_is_told(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pini train", *arguments])
+    values = flags.FlagValues()
+    main.define_flags(values)
+    with pytest.raises(UsageError) as error:
+        command.parse(main.COMMAND, values)
+    assert LINES[arguments] in str(error.value)
+
+
+@pytest.mark.parametrize(("setting", "status"), [("--config.shts=4", 2), ("--config.shots=0", 1)])
+def test_an_error_is_one_line(setting, status):
+    """What no flag can be is a usage error; what no run can be is an error."""
+    arguments = ["--config=configs/digits.py", "--workdir=run", setting]
     done = subprocess.run([sys.executable, "-m", "pini_jax.main", *arguments], capture_output=True, text=True)
-    assert done.returncode == 1 and not done.stdout
+    assert done.returncode == status and not done.stdout
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: ") and LINES[arguments] in line
+    assert line.startswith("error: ") and "shots" in line
 
 
 def test_an_interrupt_is_one_line(tmp_path):

@@ -127,7 +127,7 @@ class ResNetTower(nn.Module):
             x = nn.relu(layer(x))
         return _pool(x, 2)
 
-    def encode(self, x: Float[Array, "b y x d"]) -> Float[Array, "b n d"]:
+    def encode(self, x: Float[Array, "b y x w"]) -> Float[Array, "b n d"]:
         """All blocks; the places of the last feature map as tokens."""
         for block in self.blocks:
             x = block(x)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers, processors
 
+from pini_jax.core import extras
 from pini_jax.core.errors import InputError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -174,10 +175,9 @@ def _read_clip(folder: Path, family: Family) -> Tokenizer:
 
 def _rebuild_clip(folder: Path, family: Family) -> Tokenizer:
     """From the vocabulary and the merges alone, as transformers does."""
-    from transformers import CLIPTokenizer  # slow to import, and needed for unusual folders only
-
+    transformers = extras.require("transformers", "tokenizers")
     try:
-        backend = CLIPTokenizer.from_pretrained(folder).backend_tokenizer
+        backend = transformers.CLIPTokenizer.from_pretrained(folder).backend_tokenizer
     except Exception as error:  # the library raises bare Exception
         raise _unreadable(f"the tokenizer of vocab.json and merges.txt in {folder}", error) from None
     return _finish(folder, family, backend)
@@ -196,10 +196,10 @@ def _read_lowered(folder: Path, family: Family) -> Tokenizer:
 
 
 def _read_sentencepiece(folder: Path, family: Family) -> Tokenizer:
-    from transformers import SiglipTokenizer  # slow to import, and needed for such folders only
-
+    extras.require("sentencepiece", "tokenizers")  # which transformers would miss later, in many lines
+    transformers = extras.require("transformers", "tokenizers")
     try:
-        theirs = SiglipTokenizer.from_pretrained(folder)
+        theirs = transformers.SiglipTokenizer.from_pretrained(folder)
     except Exception as error:  # as above
         raise _unreadable(f"{folder / 'spiece.model'}", error) from None
     digest = hashlib.sha256((folder / "spiece.model").read_bytes()).hexdigest()

@@ -9,7 +9,7 @@ Each tower comes in stages, embed -> encode -> project, so that noise is a `+` b
 Towers are pure functions of (parameters, inputs): no key, no training mode. The blocks of a tower share one
 set of stacked parameters with a leading `layers` axis and run in one scan.
 
-Shapes: b images, c classes, k noise draws, n patches, p prefix tokens, s suffix tokens, d width, e embedding.
+Shapes: as in `core.shapes`.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class ImageTower(nn.Module):
         if sizes.projection:
             self.projection = nn.Dense(self.embed_dim, use_bias=False, dtype=jnp.float32)
 
-    def embed(self, pixels: Float[Array, "*k b h w 3"]) -> Float[Array, "*k b n d"]:
+    def embed(self, pixels: Float[Array, "*b h w 3"]) -> Float[Array, "*b n d"]:
         """Patches as tokens, after the class token, with positions, through the first norm."""
         p, grid = self.sizes.patch_size, self.sizes.grid
         *lead, _, _, channels = pixels.shape
@@ -170,11 +170,11 @@ class ImageTower(nn.Module):
         tokens = tokens + self.position.astype(self.dtype)
         return self.norm_in(tokens) if self.sizes.norm_in else tokens
 
-    def encode(self, tokens: Float[Array, "*k b n d"]) -> Float[Array, "*k b n d"]:
+    def encode(self, tokens: Float[Array, "*b n d"]) -> Float[Array, "*b n d"]:
         """All blocks."""
         return _scan(self.blocks, lambda block, x: block(x), tokens, self.remat)
 
-    def _pool(self, tokens: Float[Array, "*k b n d"]) -> Float[Array, "*k b d"]:
+    def _pool(self, tokens: Float[Array, "*b n d"]) -> Float[Array, "*b d"]:
         patches = tokens[..., int(self.sizes.class_token) :, :]
         match self.sizes.pool:
             case "class":
@@ -187,12 +187,12 @@ class ImageTower(nn.Module):
                 return self.head(self.norm_out(patches))
         raise ValueError(self.sizes.pool)
 
-    def project(self, tokens: Float[Array, "*k b n d"]) -> Float[Array, "*k b e"]:
+    def project(self, tokens: Float[Array, "*b n d"]) -> Float[Array, "*b e"]:
         """One token into the joint space, un-normalised, in float32."""
         token = self._pool(tokens)
         return self.projection(token) if self.sizes.projection else token
 
-    def __call__(self, pixels: Float[Array, "*k b h w 3"]) -> Float[Array, "*k b e"]:
+    def __call__(self, pixels: Float[Array, "*b h w 3"]) -> Float[Array, "*b e"]:
         return self.project(self.encode(self.embed(pixels)))
 
 

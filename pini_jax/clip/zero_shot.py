@@ -19,7 +19,7 @@ ROWS_AT_ONCE = 72
 
 def embed_prompts(
     text_tower: TextTower, theta: Mapping, prompts: Prompts
-) -> tuple[Float[Array, "1 a+p d"], Float[Array, "r s d"]]:
+) -> tuple[Float[Array, "1 q d"], Float[Array, "r s d"]]:
     """Embedded prompts: the a start tokens with the prefix that all classes share, and rows of suffixes."""
     shared = jnp.concatenate([prompts.start, prompts.prefix])
     prefix = stage(text_tower, "embed", theta["text"], shared)[None]

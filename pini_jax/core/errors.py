@@ -7,8 +7,12 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Something the user gave is wrong; the message says what, and how to mend it.
 
-    `main` prints it as one line, without a traceback, and exits with status 1.
+    Commands print it as one line, without a traceback, and exit with status 1.
     """
+
+
+class UsageError(InputError):
+    """A command was typed wrong: the exit status is 2."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 import absl.logging
 import jax
-from absl import flags
 
 from pini_jax.core import paths, stop
-from pini_jax.core.errors import InputError, last_line
+from pini_jax.core.errors import InputError, UsageError, last_line
 
 
 def join_processes() -> None:
@@ -65,7 +64,8 @@ def errors_as_lines() -> Iterator[None]:
         print("stopped: everything is saved, and the same command goes on from there", file=sys.stderr)
         sys.exit(stop.STATUS)
     except InputError as error:
-        sys.exit(_line(error))
+        print(_line(error), file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except OSError as error:
         print(_line(error), file=sys.stderr)
         sys.stdout.flush()
@@ -79,15 +79,3 @@ def _line(error: Exception) -> str:
     if "Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return f"error: {' '.join(text.split())}"
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with what it does not understand as one line."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, InputError, TypeError, OSError) as error:
-        sys.exit(_line(error))
-    except AttributeError as error:
-        # the text is a message of two lines, quoted twice
-        key, *hint = str(error).replace("'", "").replace("\\n", "\n").replace("\\", "").splitlines()
-        sys.exit(": ".join([f"error: config has no key {key}", *hint]))

@@ -9,10 +9,10 @@
 | k       | draws of the texts' noise                                                          |
 | n       | draws of the images' noise for each of the k; patches of an image in a tower       |
 | h, w    | height and width of an image                                                       |
-| a, p    | start tokens of a prompt; the tokens after them that all classes share             |
-| r, s    | rows of packed suffixes, and their tokens; r: channels of a generator's hidden layer |
+| a, p, q | start tokens of a prompt; the tokens after them that all classes share; both       |
+| r, s    | rows of packed suffixes, and their tokens; r: hidden channels of a generator     |
 | m       | images of the selection; directions of a factor; places that attend                |
-| v       | cached views of an image                                                           |
+| v, i    | cached views of an image; rows of the selection: every view of every image         |
 | l, t, z | layers; query, key and value; channels of a head                                   |
 
 `*x` stands for any number of axes. jaxtyping checks annotations while the tests run.

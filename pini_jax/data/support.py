@@ -19,12 +19,12 @@ class Support(NamedTuple):
     features: Float[Numbers, "v m e"]
     labels: Int[Numbers, "m"]
 
-    def rows(self) -> tuple[Float[Array, "v*m e"], Int[Array, "v*m"]]:
+    def rows(self) -> tuple[Float[Array, "i e"], Int[Array, "i"]]:
         """Every view of every image, of unit length, with its label."""
         views, _, width = self.features.shape
         return normalise(jnp.asarray(self.features)).reshape(-1, width), jnp.tile(self.labels, views)
 
-    def class_means(self, values: Float[Array, "v*m d"], num_classes: int) -> Float[Array, "c d"]:
+    def class_means(self, values: Float[Array, "i d"], num_classes: int) -> Float[Array, "c d"]:
         """Means over each class of something that every row has; 0 for a class without one."""
         one_hot = jax.nn.one_hot(self.rows()[1], num_classes)
         sums = jnp.matmul(one_hot.T, values, precision=HIGHEST)

@@ -1,4 +1,4 @@
-"""Views of images as pixels: decoded and augmented by Grain's threads, ahead of the image tower.
+"""Views of images as pixels: decoded and augmented by threads, ahead of the image tower.
 
 Threads, not processes: PIL lets go of Python's lock where it decodes and resizes, and pixels need no copy from one
 process to another.
@@ -6,10 +6,12 @@ process to another.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -40,18 +42,24 @@ def view_pixels(
 
 
 def batches(
-    view: Callable[[int], Float[np.ndarray, "h w 3"]], images: Sequence[int], size: int, threads: int = THREADS
+    view: Callable[[int], Float[np.ndarray, "h w 3"]], images: Iterable[int], size: int, threads: int = THREADS
 ) -> Generator[Float[np.ndarray, "b h w 3"], None, None]:
     """[view(i) for i in images] in order, `size` at a time, the last batch shorter; two batches are read ahead.
 
     What `view` raises is raised here.
     """
-    import grain  # half a second, and only what reads images needs it
-
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * size)
-    dataset = grain.MapDataset.source(images).map(view).to_iter_dataset(options).batch(size)
-    with contextlib.closing(iter(dataset)) as iterator:
-        yield from iterator
+    pool = ThreadPoolExecutor(threads)
+    submitted = (pool.submit(view, image) for image in images)
+    ahead = deque(itertools.islice(submitted, 2 * size))
+    try:
+        while ahead:
+            batch: list[np.ndarray] = []
+            while ahead and len(batch) < size:
+                batch.append(ahead.popleft().result())
+                ahead.extend(itertools.islice(submitted, 1))
+            yield np.stack(batch)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclasses.dataclass(frozen=True)

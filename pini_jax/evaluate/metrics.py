@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 class Metrics(NamedTuple):
@@ -94,7 +94,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    confidence: Float[np.ndarray, "b"], correct: Int[np.ndarray, "b"], num_bins: int = 15
+    confidence: Float[np.ndarray, "b"], correct: Bool[np.ndarray, "b"] | Int[np.ndarray, "b"], num_bins: int = 15
 ) -> Reliability:
     """How confident predictions are, and how right.
 
@@ -106,7 +106,7 @@ def reliability(
 
 
 def expected_calibration_error(
-    confidence: Float[np.ndarray, "b"], correct: Int[np.ndarray, "b"], num_bins: int = 15
+    confidence: Float[np.ndarray, "b"], correct: Bool[np.ndarray, "b"] | Int[np.ndarray, "b"], num_bins: int = 15
 ) -> float:
     """sum_i (n_i / b) |accuracy_i - confidence_i| over bins of confidence.
 

@@ -53,7 +53,7 @@ class CoOp(Method):
 
     def prompt_tokens(
         self, variables: Variables, theta: Parameters, text: Text, draw: Draw = draw_mean
-    ) -> tuple[Float[Array, "1 a+p d"], Float[Array, "r s d"]]:
+    ) -> tuple[Float[Array, "1 q d"], Float[Array, "r s d"]]:
         """The context, at its positions, in the place of the template's tokens."""
         prefix, suffix = super().prompt_tokens(variables, theta, text)
         start = len(present(text.prompts).start)

@@ -8,7 +8,7 @@
     images = method.image_features(variables, text, features, draw)          # image noise, CLIP-Adapter
     logits = method.logits(variables, theta, images, text, draw)             # Tip-Adapter, GDA
 
-Shapes: as in `methods.method`.
+Shapes: as in `core.shapes`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 `methods.forward` has their order. As they stand here they are zero-shot CLIP's.
 
-Shapes: b images, c classes, e joint embedding, n draws of the images' noise for each of k draws of the texts', m
-images of the selection in v views; a start tokens and p prompt tokens, s tokens of r rows, d width.
+Shapes: as in `core.shapes`.
 """
 
 from __future__ import annotations
@@ -130,12 +129,12 @@ class Method:
 
     def prompt_tokens(
         self, variables: Variables, theta: Parameters, text: Text, draw: Draw = draw_mean
-    ) -> tuple[Float[Array, "k a+p d"], Float[Array, "r s d"]]:
+    ) -> tuple[Float[Array, "k q d"], Float[Array, "r s d"]]:
         """Embedded prompts: the start tokens with the shared prefix, and rows of suffixes."""
         return embed_prompts(present(self.text_tower), theta, present(text.prompts))
 
     def encode_prompts(
-        self, theta: Parameters, prefix: Float[Array, "k a+p d"], suffix: Float[Array, "r s d"], prompts: Prompts
+        self, theta: Parameters, prefix: Float[Array, "k q d"], suffix: Float[Array, "r s d"], prompts: Prompts
     ) -> Float[Array, "k c e"]:
         """The text tower over embedded prompts."""
         return encode_prompts(present(self.text_tower), theta, prefix, suffix, prompts)

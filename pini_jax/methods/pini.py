@@ -128,7 +128,7 @@ class Injector(Method):
 
     def prompt_tokens(
         self, variables: Variables, theta: Parameters, text: Text, draw: Draw = draw_mean
-    ) -> tuple[Float[Array, "k a+p d"], Float[Array, "r s d"]]:
+    ) -> tuple[Float[Array, "k q d"], Float[Array, "r s d"]]:
         """With noise on the prefix, not on the start tokens; a generator may look at the zero-shot text."""
         prefix, suffix = super().prompt_tokens(variables, theta, text, draw)
         start = len(present(text.prompts).start)

@@ -78,7 +78,7 @@ def with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def build(
     name: str,
     given: Mapping[str, Any],
-    noise: Mapping[str, Mapping[str, Any]],
+    noise: Mapping[str, Any],
     loss_settings: Objective,
     towers: Towers = NO_TOWERS,
 ) -> Method:

@@ -3,7 +3,7 @@
 Every generator is a Linen module from `Inputs` to `Gaussian`. Its public fields are its options in the config; all
 computation is in float32, whatever the towers use. Which site has which generators stands in `noise.sites`.
 
-Shapes: as in `methods.method`; p prompt tokens, d width, r = channels / reduction.
+Shapes: as in `core.shapes`; r = channels / reduction.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class CrossAttention(Generator):
     heads: int = at_least(1, 1)
     scaled: bool = False
 
-    def attend(self, query: Float[Array, "n k *b d"], text: Float[Array, "k c e"]) -> Float[Array, "n k *b r"]:
+    def attend(self, query: Float[Array, "n k *b d"], text: Float[Array, "_ c e"]) -> Float[Array, "n _ *b r"]:
         """What every query finds in the text."""
         narrow = reduced(query.shape[-1], self.reduction)
         if narrow % self.heads:

@@ -207,7 +207,7 @@ def generator_options(generator: type[Generator]) -> dict[str, Any]:
     return options.defaults(generator, leave_out=("name", "parent"))
 
 
-def with_defaults(noise: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def with_defaults(noise: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The same noise with every option written out."""
     return {
         site: {"generator": settings["generator"]}
@@ -217,7 +217,7 @@ def with_defaults(noise: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     }
 
 
-def build(noise: Mapping[str, Mapping[str, Any]]) -> FrozenDict[str, Generator]:
+def build(noise: Mapping[str, Any]) -> FrozenDict[str, Generator]:
     """Makes the generator of every site from {site: {"generator": name, option: value, ...}}.
 
     Raises:
@@ -227,7 +227,7 @@ def build(noise: Mapping[str, Mapping[str, Any]]) -> FrozenDict[str, Generator]:
     return FrozenDict({site: made for site, made in generators.items() if made.control != "none"})
 
 
-def _build(site: str, settings: Mapping[str, Any]) -> Generator:
+def _build(site: str, settings: Any) -> Generator:
     if site not in SITES:
         raise InputError(f"noise has no site {site!r}{did_you_mean(site, SITES)}")
     if not isinstance(settings, Mapping):

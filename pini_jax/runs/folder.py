@@ -44,6 +44,7 @@ WRITTEN = (
     *("config.json", "provenance.json", "selection.json", "split.json"),
     *("metrics.jsonl", "injector.safetensors", "classes.safetensors", "failure.json"),
 )
+SEAL = "seal"  # the hash over all else in a file
 FORMAT = 2  # of result.json and selection.json; 1 had no hash
 OTHER = "; choose another workdir"
 LOG = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def _clear_failure(workdir: Path) -> bool:
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content with its format and a hash over all of it."""
     whole = {"format": FORMAT} | dict(content)
-    return whole | {"sha256": _hash(whole)}
+    return whole | {SEAL: _hash(whole)}
 
 
 def unseal(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -162,10 +163,10 @@ def unseal(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         InputError: the content does not match its hash, or has none.
     """
-    if "sha256" not in content:
+    if SEAL not in content:
         raise InputError(f"{path} has no hash: it is damaged, or of an earlier version, 0.1, which reads it")
-    whole = {key: value for key, value in content.items() if key != "sha256"}
-    if _hash(whole) != content["sha256"]:
+    whole = {key: value for key, value in content.items() if key != SEAL}
+    if _hash(whole) != content[SEAL]:
         raise InputError(f"{path} does not match its hash: it was changed, or is damaged")
     return {key: value for key, value in whole.items() if key != "format"}
 
@@ -207,7 +208,7 @@ def write_selection(run: Run) -> None:
 def describe_data(data: Dataset) -> dict[str, Any]:
     """Hashes that name the images of a run: those that training and validation may see, and those of the test."""
     selection, test = (records.list_hash(images) for images in (data.train + data.val, data.test))
-    return {"selection_sha256": selection, "test_sha256": test}
+    return {"sha256": selection, "test_sha256": test}
 
 
 def write_provenance(run: Run) -> None:

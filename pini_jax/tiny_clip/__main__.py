@@ -1,26 +1,34 @@
-"""Makes the bundled CLIP: python -m pini_jax.tiny_clip --config=configs/tiny_clip.py --workdir=runs/tiny_clip."""
+"""Makes the bundled CLIP.
+
+python -m pini_jax.tiny_clip --config=tiny_clip --workdir=runs/tiny_clip
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from pini_jax.core import runtime
+from pini_jax.core import command, config_file
 from pini_jax.tiny_clip.pretrain import Recipe, pretrain
 
 
-def main(_) -> None:
-    """Flags -> recipe -> folder."""
-    runtime.prepare()
-    with runtime.errors_as_lines():
-        print(pretrain(Recipe.from_config(flags.FLAGS.config), Path(flags.FLAGS.workdir)))
+def define_flags(values: flags.FlagValues) -> None:
+    """The recipe, and where the CLIP goes."""
+    config_file.define_flag(values)
+    text = "Folder in which tiny_clip is made."
+    flags.DEFINE_string("workdir", "runs/tiny_clip", text, flag_values=values)
 
+
+def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
+    """Flags -> recipe -> folder."""
+    print(pretrain(Recipe.from_config(values.config), Path(values.workdir)))
+
+
+COMMAND = command.Command(
+    "python -m pini_jax.tiny_clip", __doc__, define_flags, main, required=("config", "workdir")
+)
 
 if __name__ == "__main__":
-    # Not above: `main` has flags of the same names.
-    config_flags.DEFINE_config_file("config", None, "The recipe: configs/tiny_clip.py.")
-    flags.DEFINE_string("workdir", "runs/tiny_clip", "Folder in which tiny_clip is made.")
-    flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=runtime.parse_flags)
+    command.run(COMMAND)

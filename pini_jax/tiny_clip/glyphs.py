@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from PIL import Image, ImageDraw, ImageFont
 
 from pini_jax.clip.tokenizer import Tokenizer
+from pini_jax.core import extras
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets import digits
 
@@ -109,9 +110,7 @@ def _fields(font: str) -> np.ndarray:
 
 def _draw(font: str, character: str) -> np.ndarray:
     """Ink as booleans [4 h, 4 w], the glyph's box in the middle, its longer side 4 h / 1.5."""
-    import matplotlib  # slow to import, and needed for its fonts only
-
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
+    path = Path(extras.require("matplotlib", "figures").get_data_path(), "fonts", "ttf", f"{font}.ttf")
     page = Image.new("L", (512, 512))
     ImageDraw.Draw(page).text((128, 128), character, 255, ImageFont.truetype(path, 160))
     glyph = page.crop(page.getbbox())

@@ -150,6 +150,7 @@ def test_unreadable_test_image_before_the_training(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "images" / "test" / name / "1.png").write_bytes(b"no image")
     settings = {"clip": "tiny_clip", "dataset": f"folder:{tmp_path / 'images'}", "shots": 1, "views": 1}
+    settings["max_unreadable"] = 0
     with pytest.raises(InputError, match=r"cat/1.png.*dog/1.png"):
         experiment.train_and_evaluate(configs.resolve(settings), tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())

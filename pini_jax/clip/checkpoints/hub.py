@@ -7,12 +7,10 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-
-import huggingface_hub
-from huggingface_hub import constants, errors
-from huggingface_hub.utils import validate_repo_id
+from types import ModuleType
 
 from pini_jax.clip.checkpoints import tensors
+from pini_jax.core import extras
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import ASSETS
 
@@ -49,11 +47,18 @@ def locate(source: str, tokenizer: bool = True) -> Path:
 
 def _is_hub_id(source: str) -> bool:
     """Whether it may be an owner and a name; a mistyped path is none where it starts or ends as paths do."""
-    try:
-        validate_repo_id(source)
-    except errors.HFValidationError:
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) or source.endswith(tensors.SUFFIXES):
         return False
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None and not source.endswith(tensors.SUFFIXES)
+    try:
+        _client(".utils").validate_repo_id(source)
+    except _client(".errors").HFValidationError:
+        return False
+    return True
+
+
+def _client(part: str = "") -> ModuleType:
+    """The hub's client, or a part of it: a tenth of a second to import, and needed for hub ids only."""
+    return extras.require(f"huggingface_hub{part}", "hub")
 
 
 def _from_hub(hub_id: str, tokenizer: bool) -> Path:
@@ -69,7 +74,7 @@ def _from_hub(hub_id: str, tokenizer: bool) -> Path:
 
 def _cached(hub_id: str) -> Path | None:
     """The snapshot of a repository that the cache calls the main one."""
-    found = (huggingface_hub.try_to_load_from_cache(hub_id, name) for name in CONFIGS)
+    found = (_client().try_to_load_from_cache(hub_id, name) for name in CONFIGS)
     return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
@@ -84,24 +89,26 @@ def _lacking(folder: Path, tokenizer: bool) -> Iterator[str]:
 
 
 def _fetch(hub_id: str, lacking: list[str]) -> Path:
+    client = _client()
     try:
         # This request is not repeated when it fails, and it tells which sets of weights there are.
-        siblings = huggingface_hub.HfApi().model_info(hub_id, timeout=SECONDS).siblings or ()
-        folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=SMALL, ignore_patterns="*/*"))
+        siblings = client.HfApi().model_info(hub_id, timeout=SECONDS).siblings or ()
+        folder = Path(client.snapshot_download(hub_id, allow_patterns=SMALL, ignore_patterns="*/*"))
         files = [path.name for path in tensors.files_of(folder, [file.rfilename for file in siblings])]
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=files))
+        return Path(client.snapshot_download(hub_id, allow_patterns=files))
     except InputError:
         raise
     except Exception as error:  # of the hub, the network or the disk: what it is, its own words say
         why, remedy = _explain(hub_id, error)
         raise InputError(
-            f"clip={hub_id!r}: no such folder, the hub's cache {constants.HF_HUB_CACHE} lacks "
+            f"clip={hub_id!r}: no such folder, the hub's cache {client.constants.HF_HUB_CACHE} lacks "
             f"{', '.join(lacking)}, and {why}; {remedy}"
         ) from None
 
 
 def _explain(hub_id: str, error: Exception) -> tuple[str, str]:
     """What went wrong, and what to do."""
+    errors = _client(".errors")
     copy = f"where there is a network run `hf download {hub_id} --local-dir DIR`, copy DIR here, and name it"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE forbids to fetch it", f"unset it, or {copy}"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import MOST, listed, plain, quoted
@@ -155,7 +155,7 @@ def _misshapen_split(arrays: Mapping[str, np.ndarray], split: str, width: int) -
     yield from _unusable(f"{split}_x", x)
 
 
-def _unusable(key: str, features: Float[np.ndarray, "b e"]) -> Iterator[str]:
+def _unusable(key: str, features: Num[np.ndarray, "b e"]) -> Iterator[str]:
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.linalg.norm(features.astype(np.float32), axis=-1)
     if len(bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))):
@@ -182,6 +182,6 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
         yield f"{split}/{path}", feature, int(label)
 
 
-def _unit(features: np.ndarray) -> Float[np.ndarray, "b e"]:
+def _unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
     features = features.astype(np.float32)
     return features / np.linalg.norm(features, axis=-1, keepdims=True)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pini_jax.core import extras
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.data.datasets import findings, splits
 from pini_jax.data.datasets.findings import Findings
@@ -101,11 +102,7 @@ def find(name: str, data_dir: Path | None, seed: int) -> Findings:
 
 def _tfds() -> Any:
     """TFDS itself: half a second to import, and needed for its datasets only."""
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise InputError(f"tfds: needs the packages of requirements.txt ({error})") from None
-    return tensorflow_datasets
+    return extras.require("tensorflow_datasets", "tfds")
 
 
 def _prepared(name: str, data_dir: Path | None) -> Any:
