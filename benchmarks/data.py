@@ -83,7 +83,7 @@ def write_photographs(folder: Path, size: str, number: int) -> tuple[Record, ...
 
 def make_clip() -> Pretrained:
     """A ViT-B/32's image tower of random weights; there is no text tower."""
-    sizes = hugging_face.read_config(VIT_B_32)
+    sizes = hugging_face.read_hugging_face_config(VIT_B_32)
     tower = towers.image_tower(sizes, jnp.float32)
     side = PREPROCESSING.crop
     params = jax.jit(tower.init)(jax.random.key(SEED), jnp.zeros((1, side, side, 3)))["params"]
@@ -128,7 +128,7 @@ def one_thread(records: Sequence[Record]) -> dict[str, Work]:
 
 def with_threads(records: Sequence[Record], clip: Pretrained) -> dict[str, Work]:
     """Reading as a run does it, alone and with the tower."""
-    encode, seeds = features.make_encoder(clip, mesh.make()), itertools.count()
+    encode, seeds = features.make_encoder(clip, mesh.make_mesh()), itertools.count()
 
     def together() -> int:
         """A seed of its own every time, so that nothing comes from the cache."""
@@ -143,7 +143,7 @@ def with_threads(records: Sequence[Record], clip: Pretrained) -> dict[str, Work]
 
 def tower(clip: Pretrained) -> Work:
     """The image tower over one batch that is there already."""
-    encode = features.make_encoder(clip, mesh.make())
+    encode = features.make_encoder(clip, mesh.make_mesh())
     batch = np.random.default_rng(SEED).standard_normal((BATCH, 224, 224, 3), np.float32)
     return lambda: len(jax.block_until_ready(encode(batch)))
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from benchmarks import inputs, random_clip, timing
 from benchmarks.timing import Times, Work
 from pini_jax.clip import pretrained, prompts, zero_shot
-from pini_jax.clip.architecture import Architecture, Text, Transformer
+from pini_jax.clip.architecture import Architecture, TextSizes, Transformer
 from pini_jax.clip.prompts import Prompts
 from pini_jax.core import mesh
 from pini_jax.data import features
@@ -88,19 +88,19 @@ def _projection(sizes: Architecture) -> float:
 # ------------------------------------------------------------------------------------------------ our side
 
 
-def pack(texts: Prompts, sizes: Text) -> Prompts:
+def pack(texts: Prompts, sizes: TextSizes) -> Prompts:
     """As a run lays them out."""
-    return prompts.lay_out(texts, sizes, mesh.batch_shards(mesh.make()))
+    return prompts.lay_out(texts, sizes, mesh.batch_shards(mesh.make_mesh()))
 
 
 def works(folder: Path, dtype: str) -> dict[str, Work]:
     """By name, compiled; the result of each is waited for."""
-    clip, texts = pretrained.load(str(folder), dtype=jnp.dtype(dtype)), inputs.make_texts(inputs.VIT_B_16)
+    clip, texts = pretrained.load_clip(str(folder), dtype=jnp.dtype(dtype)), inputs.make_texts(inputs.VIT_B_16)
     sizes, theta = clip.text_tower.sizes, {key: part for key, part in clip.theta.items() if key != "image"}
     shared = functools.partial(zero_shot.encode_classes, clip.text_tower)
     whole = jax.jit(lambda theta, ids, end: clip.text_tower.apply({"params": theta["text"]}, ids, end))
     product = jax.jit(jnp.matmul)
-    encode, pixels = features.make_encoder(clip, mesh.make()), inputs.make_pixels(inputs.VIT_B_16)
+    encode, pixels = features.make_encoder(clip, mesh.make_mesh()), inputs.make_pixels(inputs.VIT_B_16)
     packed = jax.device_put(pack(texts, sizes))
     padded = jax.device_put(inputs.whole(texts, sizes.context_length))
     matrices = {side: jax.random.normal(jax.random.key(side), (side, side)).astype(dtype) for side in SIDES}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from pini_jax.clip.architecture import Architecture, Image, Text, Transformer
+from pini_jax.clip.architecture import Architecture, Image, TextSizes, Transformer
 from pini_jax.clip.prompts import Prompts
 
 SEED = 0
@@ -20,7 +20,7 @@ LR = 0.01
 STEPS = {10: 3, 37: 3, 100: 2, 397: 1, 1000: 1}  # whose losses are compared, by the number of classes
 VIT_B_16 = Architecture(
     Image(224, 16, Transformer(768, 12, 12, 3072)),
-    Text(49408, 77, Transformer(512, 12, 8, 2048, causal=True)),
+    TextSizes(49408, 77, Transformer(512, 12, 8, 2048, causal=True)),
     512,
 )
 

@@ -100,7 +100,7 @@ def measure(folder: Path, dtype: str) -> dict:
     """Loads the folder in this process."""
     jax.devices()
     before, start = peak(), time.perf_counter()
-    leaves = jax.tree.leaves(pretrained.load(str(folder), dtype=jnp.dtype(dtype)).theta)
+    leaves = jax.tree.leaves(pretrained.load_clip(str(folder), dtype=jnp.dtype(dtype)).theta)
     return dict(
         seconds=time.perf_counter() - start,
         before_mb=before / 1e6,
@@ -142,7 +142,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.write:
         folder, name, dtype = arguments.write
-        write_folder(Path(folder), hugging_face.read_config(VIT_L_14), name, dtype)
+        write_folder(Path(folder), hugging_face.read_hugging_face_config(VIT_L_14), name, dtype)
     elif arguments.load:
         folder, dtype = arguments.load
         print(json.dumps(measure(Path(folder), dtype)))

@@ -270,7 +270,7 @@ def _same_count(ours: int | None, published: int | float) -> bool:
 
 def _both(path: Path, tokenizer: Path, sample: Sample) -> tuple[tuple[float, ...], tuple[float, ...]]:
     def ours(dtype: jnp.dtype) -> Outputs:
-        return forward(pretrained.load(str(path), str(tokenizer), dtype), sample)
+        return forward(pretrained.load_clip(str(path), str(tokenizer), dtype), sample)
 
     return relative_errors(ours(jnp.float32), sample.outputs), unit_errors(ours(jnp.bfloat16), sample.outputs)
 
@@ -281,7 +281,7 @@ def live(model: Model, seed: int = 0) -> Line:
     with tempfile.TemporaryDirectory() as folder:
         reference.save_pretrained(folder)
         errors = _both(Path(folder), hub.BUNDLED, sample(reference, seed))
-    full = hugging_face.read_config(model.config)
+    full = hugging_face.read_hugging_face_config(model.config)
     return Line(model.name, count(full), model.published, *errors)
 
 
@@ -299,7 +299,7 @@ def resnet_sizes(name: str) -> architecture.Architecture:
     """The full size of one of OpenAI's residual models."""
     image, (width, heads), embed_dim, _ = RESNETS[name]
     text = architecture.Transformer(width, 12, heads, 4 * width, causal=True)
-    return architecture.Architecture(image, architecture.Text(49408, 77, text), embed_dim)
+    return architecture.Architecture(image, architecture.TextSizes(49408, 77, text), embed_dim)
 
 
 def recorded(folder: Path, tokenizer: Path) -> Iterator[Line]:

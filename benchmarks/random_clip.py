@@ -19,7 +19,7 @@ def write(folder: Path, sizes: Architecture) -> None:
     config = hugging_face.write_config(sizes, sizes.text.vocab_size - 2, sizes.text.vocab_size - 1)
     (folder / "config.json").write_text(json.dumps(config))
     shutil.copy(hub.BUNDLED / "tokenizer.json", folder)
-    weights.save(folder / "model.safetensors", hugging_face.CLIP, theta(sizes))
+    weights.save_weights(folder / "model.safetensors", hugging_face.CLIP, theta(sizes))
 
 
 def theta(sizes: Architecture) -> dict:

@@ -92,8 +92,8 @@ def serve(folder: str, classes: int, devices: int, variants: Sequence[tuple[int,
     if devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)
-    placed = mesh.make()
-    clip = pretrained.load(folder, dtype=pretrained.tower_dtype("auto"), mesh=placed)
+    placed = mesh.make_mesh()
+    clip = pretrained.load_clip(folder, dtype=pretrained.tower_dtype("auto"), mesh=placed)
     prompts = inputs.make_prompts(lengths(classes), SIZES.text.vocab_size)
     numbers = inputs.make_numbers(SIZES, prompts, steps=0)
     training = step.Training(clip, prompts, numbers, inputs.LR)

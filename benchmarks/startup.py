@@ -71,7 +71,7 @@ def first_step(folder: Path) -> None:
         if event in EVENTS:
             within[EVENTS[event]] += seconds
 
-    def load(*arguments, original=pretrained.load, **options):
+    def load(*arguments, original=pretrained.load_clip, **options):
         start = time.perf_counter()
         clip = original(*arguments, **options)
         within["weights"] += time.perf_counter() - start
@@ -94,7 +94,7 @@ def first_step(folder: Path) -> None:
         return once, lanes
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    pretrained.load, experiment.share, experiment.compile_group = load, share, compile_group
+    pretrained.load_clip, experiment.share, experiment.compile_group = load, share, compile_group
     runtime.prepare()
     logging.getLogger("pini_jax").setLevel(logging.ERROR)
     say("imports")

@@ -63,11 +63,11 @@ class Training:
     """The state of a training, and its step; as a run has it, in a single lane."""
 
     def __init__(self, clip: pretrained.Pretrained, prompts: Prompts, numbers: Numbers, lr: float):
-        self.mesh = mesh.make()
+        self.mesh = mesh.make_mesh()
         sizes = clip.text_tower.sizes
         theta = {key: part for key, part in clip.theta.items() if key != "image"}
         packed = layouts.lay_out(prompts, sizes, mesh.batch_shards(self.mesh))
-        injector = Injector(clip.text_tower, sites.build(Config().noise))
+        injector = Injector(clip.text_tower, sites.build_noise(Config().noise))
         # Plain CLIP's features of the classes are nothing to this noise.
         text = Text(np.zeros((1, len(packed.end), clip.embed_dim), np.float32), packed)
         self.fixed = lanes.Fixed(self.mesh, injector, 1, "auto", theta, text)
@@ -117,8 +117,8 @@ def serve(folder: Path, classes: int, tower: str) -> None:
     sizes = inputs.VIT_B_16
     prompts = inputs.make_prompts(inputs.LENGTHS[classes], sizes.text.vocab_size)
     numbers = inputs.make_numbers(sizes, prompts, inputs.STEPS[classes])
-    clip = pretrained.load(str(folder))
-    training, encode = Training(clip, prompts, numbers, inputs.LR), features.make_encoder(clip, mesh.make())
+    clip = pretrained.load_clip(str(folder))
+    training, encode = Training(clip, prompts, numbers, inputs.LR), features.make_encoder(clip, mesh.make_mesh())
 
     def found() -> Float[Array, "b e"]:
         return encode(numbers.pixels) if tower == "in" else numbers.features

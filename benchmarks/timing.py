@@ -122,7 +122,6 @@ def machine(*packages: str) -> dict:
 
     from pini_jax.runs import provenance  # with JAX, which a process of PyTorch does without
 
-
     versions = provenance.versions() | {name: importlib.metadata.version(name) for name in packages}
     return dict(device=provenance.device(), processor=_processor(), cores=os.cpu_count(), versions=versions)
 

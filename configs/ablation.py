@@ -40,6 +40,6 @@ def variants() -> dict[str, dict]:
 
 def get_config(arguments: str = ""):
     base, others = take_argument(arguments, "base") if "base=" in arguments else ("digits", arguments)
-    config = config_file.load(f"{base}:{others}")
+    config = config_file.load_config(f"{base}:{others}")
     config.population = {"variant": variants(), "seed": (1, 2, 3)}
     return config

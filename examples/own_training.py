@@ -18,7 +18,7 @@ from pini_jax.data.views import Views
 
 def main(steps: int = 200) -> float:
     """Trains sixteen shots of the digits; the accuracy on the test images."""
-    clip, data = pretrained.load("tiny_clip"), select(digits.load(), shots=16, seed=1)
+    clip, data = pretrained.load_clip("tiny_clip"), select(digits.load_digits(), shots=16, seed=1)
     encode = jax.jit(lambda theta, pixels: stage(clip.image_tower, "__call__", theta, pixels))
 
     def read(records):

@@ -81,7 +81,7 @@ def _with_noise(config: ml_collections.ConfigDict, noise: Mapping[str, Mapping])
 def _needs_towers(settings: ml_collections.ConfigDict) -> bool:
     """Whether a pack of features is not enough."""
     plain = settings.to_dict()
-    method = registry.build(plain["method"], plain["options"], plain["noise"], Objective())
+    method = registry.build_method(plain["method"], plain["options"], plain["noise"], Objective())
     return method.traits.needs_towers
 
 
@@ -147,6 +147,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     logging.getLogger("pini_jax").setLevel(logging.WARNING)  # a line for every contender, and none for its runs
     LOG.setLevel(logging.INFO)
     shots, seeds = sweep.axes(values).values()
+    paths.refuse_scheme("--workdir", values.workdir)
     workdir = Path(values.workdir)
     chosen_runs: dict[str, dict] = {}
     contesting = taken(values.methods, contenders(values.config))
@@ -160,7 +161,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
             continue
         chosen_runs |= {str(run.relative_to(workdir)): {"contender": name} for run in folders}
         paths.write_json(workdir / "comparison.json", chosen_runs)
-    print(report.markdown(collection.read([workdir])))
+    print(report.markdown(collection.read_runs([workdir])))
 
 
 COMMAND = command.Command("pini compare", __doc__, define_flags, main, required=("config", "workdir"))

@@ -22,7 +22,7 @@ _FACE = {
     "train_and_evaluate": "runs.experiment",
     "train_population": "runs.population",
     "TrainedClassifier": "use.classifier",
-    "load": "use.classifier",
+    "load_classifier": "use.classifier",
 }
 
 

@@ -42,14 +42,14 @@ def main() -> None:
     elif name == "--version":
         print(pini_jax.__version__)
     elif name in ("--help", "-h", "help"):
-        print(help_text())
+        print(list_of_commands())
     else:
         what = f"there is no command {name!r}" if name else "name a command"
         print(f"error: {what}{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
 
 
-def help_text() -> str:
+def list_of_commands() -> str:
     """A line for every command."""
     lines = [f"  {name:10}{summary(module)}" for name, module in COMMANDS.items()]
     return "\n".join([pini_jax.__doc__ or "", "", *lines, "", "pini NAME --help says more about one of them."])

@@ -18,6 +18,7 @@ from pini_jax import plugins
 from pini_jax.core import options
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.core.options import at_least, one_of, option
+from pini_jax.core.paths import refuse_scheme
 from pini_jax.data import templates
 from pini_jax.data.datasets import sources
 from pini_jax.data.transforms import Augment
@@ -31,7 +32,7 @@ from pini_jax.noise import sites
 def _released_noise() -> dict[str, dict[str, Any]]:
     # With every option, so that the command line can set them.
     chosen = {"prompt_tokens": "table", "image_features": "cross_attention"}
-    return sites.with_defaults({site: {"generator": name} for site, name in chosen.items()})
+    return sites.noise_with_defaults({site: {"generator": name} for site, name in chosen.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,20 +217,22 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     config = _resolve(Config, {key: value for key, value in settings.items() if key != "population"}, "", problems)
     if problems := problems or [*options.broken_rules(config)]:
         raise InputError("config: " + "; ".join(problems))
-    plugins.load(config.plugins)
+    for key in ("data_dir", "clip", "tokenizer", "dataset"):
+        refuse_scheme(key, getattr(config, key))
+    plugins.load_plugins(config.plugins)
     for dataset in (config.dataset, *config.transfer):
-        sources.of(dataset)
+        sources.kind_of(dataset)
     if problems := [f"{key}={getattr(config, key)!r} must be {wanted}" for key, wanted in _conflicts(config)]:
         raise InputError("config: " + "; ".join(problems))
     for template in (config.template, config.zero_shot_template):
-        templates.find(template, config.dataset)
+        templates.find_templates(template, config.dataset)
     config = dataclasses.replace(
         config,
         noise=config.noise if registry.makes_noise(config.method) else {},
-        options=registry.with_defaults(config.method, config.options),
+        options=registry.options_with_defaults(config.method, config.options),
     )
     _check_traits(config)
-    return dataclasses.replace(config, noise=sites.with_defaults(config.noise))
+    return dataclasses.replace(config, noise=sites.noise_with_defaults(config.noise))
 
 
 def make_method(config: Config, towers: registry.Towers = registry.NO_TOWERS) -> Method:
@@ -238,19 +241,19 @@ def make_method(config: Config, towers: registry.Towers = registry.NO_TOWERS) ->
     Raises:
         InputError: an unknown method, site, generator or option.
     """
-    return registry.build(config.method, config.options, config.noise, config.objective, towers)
+    return registry.build_method(config.method, config.options, config.noise, config.objective, towers)
 
 
 def _check_traits(config: Config) -> None:
     """Raises InputError where the data do not have what the method needs, or it cannot do what is asked of it."""
     traits, noisy = make_method(config).traits, registry.makes_noise(config.method)
-    if noisy and not sites.build(config.noise):
+    if noisy and not sites.build_noise(config.noise):
         raise InputError("config: noise has control=none at every site: plain CLIP is method='zero_shot'")
     if traits.needs_towers and not sources.has_images(config.dataset):
         wanting = [site for site in config.noise if sites.SITES[site].needs]
         what = f"noise at {', '.join(wanting)}" if wanting else f"method={config.method!r}"
         raise InputError(f"config: {what} needs the towers, and a feature pack has none")
-    if traits.encodes_prompts and len(templates.find(config.template, config.dataset)) > 1:
+    if traits.encodes_prompts and len(templates.find_templates(config.template, config.dataset)) > 1:
         raise InputError(f"config: template={config.template!r} must be one text, whose tokens the method changes")
     if traits.is_per_class and (config.classes == "base" or config.transfer):
         what = "a table of text_features" if noisy else f"method={config.method!r}"
@@ -266,7 +269,7 @@ def _resolve(kind: type, settings: Mapping[str, Any], prefix: str, problems: lis
         elif dataclasses.is_dataclass(types[key]) and isinstance(value, Mapping):
             values[key] = _resolve(types[key], value, f"{prefix}{key}.", problems)
         elif (converted := options.convert(types[key], value)) is None:
-            problems.append(f"{prefix}{key}={value!r} must be {options.describe(types[key])}")
+            problems.append(f"{prefix}{key}={value!r} must be {options.kind_in_words(types[key])}")
         else:
             values[key] = converted
     return kind(**values)

@@ -21,6 +21,7 @@ import jax
 from absl import flags
 
 from pini_jax.core import command, config_file, runtime
+from pini_jax.core.paths import refuse_scheme
 from pini_jax.report import tables as report
 from pini_jax.runs import population
 
@@ -35,6 +36,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Flags -> config -> runs."""
+    refuse_scheme("--workdir", values.workdir)
     members = population.members(values.config)
     if values.distributed:
         runtime.join_processes()

@@ -18,7 +18,7 @@ GROUP = "pini_jax.plugins"  # of entry points
 LOG = logging.getLogger(__name__)
 
 
-def load(names: Sequence[str]) -> dict[str, str]:
+def load_plugins(names: Sequence[str]) -> dict[str, str]:
     """Imports plug-ins; {name: SHA-256 of its source}.
 
     Args:
@@ -32,7 +32,7 @@ def load(names: Sequence[str]) -> dict[str, str]:
 
 def warn_of_changes(recorded: Mapping[str, str], since: str) -> None:
     """Names the plug-ins whose source is another than the one that was recorded."""
-    for name, now in load([*recorded]).items():
+    for name, now in load_plugins([*recorded]).items():
         if now != recorded[name]:
             LOG.warning("the plug-in %s has changed since %s", name, since)
 

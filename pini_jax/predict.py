@@ -19,6 +19,7 @@ from absl import flags
 
 from pini_jax.core import command
 from pini_jax.core.errors import InputError
+from pini_jax.core.paths import refuse_scheme
 from pini_jax.core.wording import listed
 from pini_jax.evaluate import prediction
 from pini_jax.use import classifier
@@ -35,7 +36,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, images: Sequence[str]) -> None:
     """Prints a line for every image, as soon as it is known."""
-    trained = classifier.load(values.workdir, values.clip)
+    for name, value in (("--workdir", values.workdir), ("--clip", values.clip)):
+        refuse_scheme(name, value)
+    trained = classifier.load_classifier(values.workdir, values.clip)
     unreadable = []
     for image, answer in trained.stream(images, values.mode):
         if isinstance(answer, InputError):

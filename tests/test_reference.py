@@ -61,7 +61,7 @@ class Case(NamedTuple):
 def load(path):
     with np.load(path.with_suffix(".npz")) as file:
         record = dict(file)
-    clip = pretrained.load(str(path.with_suffix(".clip.safetensors")), str(Path(DATA, "tokenizer")))
+    clip = pretrained.load_clip(str(path.with_suffix(".clip.safetensors")), str(Path(DATA, "tokenizer")))
     return Case(json.loads(path.read_text()), record, clip)
 
 
@@ -114,7 +114,7 @@ def make_injector(case):
         "prompt_tokens": {"generator": "table"},
         "image_features": {"generator": "cross_attention", "reduction": case.settings["reduction"]},
     }
-    return Injector(case.clip.text_tower, sites.build(noise))
+    return Injector(case.clip.text_tower, sites.build_noise(noise))
 
 
 def encode_ids(clip, ids):
@@ -287,7 +287,7 @@ def replay_pixels(case, exact):
     record, settings, clip = case.record, case.settings, case.clip
     text = Text(jnp.asarray(record["text_features"])[None])
     noise = {"pixels": {"generator": "conv", "amplitude": settings["level"]}}
-    inject = Injector(generators=sites.build(noise), image_tower=clip.image_tower)
+    inject = Injector(generators=sites.build_noise(noise), image_tower=clip.image_tower)
     rates = {"lr": settings["lr"], "warmup_lr": settings["lr"]}
     constant = config.Optim(**rates, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
     optimiser = optim.optimiser(constant, steps_per_epoch=settings["steps"])
@@ -347,7 +347,7 @@ def replay_pixels(case, exact):
 def test_towers(path):
     case = load(path)
     if (archive := path.with_suffix(".pt")).exists():
-        from_archive = pretrained.load(str(archive), str(Path(DATA, "tokenizer"))).theta
+        from_archive = pretrained.load_clip(str(archive), str(Path(DATA, "tokenizer"))).theta
         jax.tree.map(np.testing.assert_array_equal, from_archive, case.clip.theta)
     images, text = encode_images(case.clip, case.record["images"]), encode_ids(case.clip, case.record["token_ids"])
     assert_close(images, case.record["image_features"], "image features")

@@ -94,7 +94,7 @@ def sizes(
 
     return architecture.Architecture(
         architecture.Image(image_size, patch_size, transformer(image_width, causal=False)),
-        architecture.Text(tokenizer().get_vocab_size(), context_length, transformer(text_width, causal=True)),
+        architecture.TextSizes(tokenizer().get_vocab_size(), context_length, transformer(text_width, causal=True)),
         embed_dim,
     )
 
@@ -124,7 +124,7 @@ def hugging_face_folder(path: Path, seed: int = 0, **chosen) -> Path:
     (path / "config.json").write_text(json.dumps(hugging_face.write_config(made, *ids)))
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessing.to_hugging_face()))
     backend.save(str(path / "tokenizer.json"))
-    weights.save(path / "model.safetensors", hugging_face.CLIP, theta(made, seed))
+    weights.save_weights(path / "model.safetensors", hugging_face.CLIP, theta(made, seed))
     return path
 
 
@@ -145,7 +145,7 @@ def random(shapes, seed: int = 0):
 def load() -> pretrained.Pretrained:
     """A random CLIP of one layer."""
     with tempfile.TemporaryDirectory() as folder:
-        return pretrained.load(str(hugging_face_folder(Path(folder), layers=1)))
+        return pretrained.load_clip(str(hugging_face_folder(Path(folder), layers=1)))
 
 
 def make_prompts() -> prompts.Prompts:
@@ -162,4 +162,4 @@ def make_text() -> Text:
 
 def make_injector() -> Injector:
     """Noise at both sites."""
-    return Injector(load().text_tower, sites.build(NOISE))
+    return Injector(load().text_tower, sites.build_noise(NOISE))

@@ -6,6 +6,13 @@ import dataclasses
 from collections.abc import Iterable
 
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import quoted
+
+# The largest sizes that are built, some four times those of any CLIP: a file can ask for no more.
+CHANNELS = 1 << 20  # of any axis of a tensor: channels, tokens
+PIXELS = 1 << 14  # of an image's side
+LAYERS = 1 << 8
+BLOCKS = 1 << 6  # of a stage of a ResNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +97,7 @@ class ResNet:
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class TextSizes:
     """A transformer over at most context_length tokens.
 
     Attributes:
@@ -114,34 +121,40 @@ class Architecture:
     """
 
     image: Image | ResNet
-    text: Text
+    text: TextSizes
     embed_dim: int
     logit_bias: bool = False
 
 
-def check(sizes: Architecture, known_activations: Iterable[str]) -> None:
-    """Raises InputError unless every size is a positive number, and those that must divide another one do."""
+def check_number(name: str, value: object, most: int) -> None:
+    """Raises InputError unless it is a whole number from 1 to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise InputError(f"the CLIP's {name} is {quoted(value)}, not a whole number from 1 to {most:,}")
+
+
+def check_sizes(sizes: Architecture, known_activations: Iterable[str]) -> None:
+    """Raises InputError unless every size is a number from 1 to its limit, and divides what it must."""
     image, text = sizes.image, sizes.text
     numbers = {
-        "image_size": image.image_size,
-        "vocab_size": text.vocab_size,
-        "max_position_embeddings": text.context_length,
-        "projection_dim": sizes.embed_dim,
+        "image_size": (image.image_size, PIXELS),
+        "vocab_size": (text.vocab_size, CHANNELS),
+        "max_position_embeddings": (text.context_length, CHANNELS),
+        "projection_dim": (sizes.embed_dim, CHANNELS),
     }
     transformers = {"text": text.transformer}
     if isinstance(image, Image):
         transformers["vision"] = image.transformer
-        numbers["patch_size"] = image.patch_size
+        numbers["patch_size"] = image.patch_size, PIXELS
     else:
-        numbers |= {"vision width": image.width, "vision heads": image.heads}
-        numbers |= {f"blocks of stage {i}": blocks for i, blocks in enumerate(image.layers, 1)}
+        numbers |= {"vision width": (image.width, CHANNELS), "vision heads": (image.heads, CHANNELS)}
+        numbers |= {f"blocks of stage {i}": (blocks, BLOCKS) for i, blocks in enumerate(image.layers[:4], 1)}
     for tower, transformer in transformers.items():
-        for name in ("width", "layers", "heads", "mlp_width"):
-            numbers[f"{tower} {name}"] = getattr(transformer, name)
+        numbers[f"{tower} layers"] = transformer.layers, LAYERS
+        for name in ("width", "heads", "mlp_width"):
+            numbers[f"{tower} {name}"] = getattr(transformer, name), CHANNELS
         _check_transformer(tower, transformer, known_activations)
-    for name, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"the CLIP's {name} is {value!r}, not a positive number")
+    for name, (value, most) in numbers.items():
+        check_number(name, value, most)
     divisions = [(tower, x.width, x.heads) for tower, x in transformers.items()]
     divisions += [("vision", 32 * image.width, image.heads)] if isinstance(image, ResNet) else []
     for tower, width, heads in divisions:
@@ -162,7 +175,7 @@ def _check_transformer(tower: str, transformer: Transformer, known_activations: 
     known, epsilon = tuple(known_activations), transformer.epsilon
     if transformer.activation not in known:
         raise InputError(
-            f"the {tower} tower's activation {transformer.activation!r} is none of {', '.join(known)}"
+            f"the {tower} tower's activation {quoted(transformer.activation)} is none of {', '.join(known)}"
         )
     if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0 <= epsilon < 1:
-        raise InputError(f"the {tower} tower's layer_norm_eps is {epsilon!r}, not a small positive number")
+        raise InputError(f"the {tower} tower's layer_norm_eps is {quoted(epsilon)}, not a small positive number")

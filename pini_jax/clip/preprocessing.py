@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from pini_jax.clip.architecture import PIXELS
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import quoted
 
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -29,7 +31,7 @@ _CLIP = {
 }
 _SIGLIP = {"size": {"height": 224, "width": 224}, "image_mean": _HALF, "image_std": _HALF, "resample": 3}
 _SIGLIP2 = {"patch_size": 16, "max_num_patches": 256, "image_mean": _HALF, "image_std": _HALF, "resample": 2}
-_PROCESSORS: dict[str, dict] = {"CLIP": _CLIP, "Siglip": _SIGLIP, "Siglip2": _SIGLIP2}
+_PROCESSORS: dict[str, dict[str, Any]] = {"CLIP": _CLIP, "Siglip": _SIGLIP, "Siglip2": _SIGLIP2}
 _PROCESSOR = re.compile(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
 _STEPS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_pad": False}
 
@@ -43,6 +45,9 @@ _OPEN_CLIP = {
 # OpenCLIP's names; `random` is for its training, and bicubic where nothing is random.
 _INTERPOLATIONS = {"bicubic": 3, "bilinear": 2, "random": 3}
 _SQUASHES = {"shortest": False, "squash": True}
+
+# Of values in [0, 1]; beyond these they are in other units, such as [0, 255].
+MEANS, DEVIATIONS = (-10, 10), (0.001, 10)
 
 # All that x / 255 can be, rounded once from double precision, as transformers rounds.
 _LEVELS = (np.arange(256) * (1 / 255)).astype(np.float32)
@@ -68,7 +73,7 @@ class Preprocessing:
     squash: bool = False
 
     @classmethod
-    def from_hugging_face(cls, config: Mapping) -> Preprocessing:
+    def from_hugging_face(cls, config: Mapping[str, Any]) -> Preprocessing:
         """Reads a `preprocessor_config.json`, or the `image_processor` within a `processor_config.json`.
 
         What the file leaves out, or null, is as in the processor that it names. A file that names none is SigLIP's
@@ -90,13 +95,13 @@ class Preprocessing:
             size=size,
             crop=_crop(settings, size, squash),
             mean=_triple(settings["image_mean"], f"{_FILE}: image_mean"),
-            std=_triple(settings["image_std"], f"{_FILE}: image_std", positive=True),
+            std=_triple(settings["image_std"], f"{_FILE}: image_std", DEVIATIONS),
             resample=_choice(settings["resample"], range(6), f"{_FILE}: resample"),
             squash=squash,
         )
 
     @classmethod
-    def from_open_clip(cls, preprocess_cfg: Mapping, image_size: int) -> Preprocessing:
+    def from_open_clip(cls, preprocess_cfg: Mapping[str, Any], image_size: int) -> Preprocessing:
         """Reads the `preprocess_cfg` of an `open_clip_config.json`; {} is OpenAI's.
 
         The size is the model's, as in OpenCLIP, whatever `preprocess_cfg` says. Where an odd number of pixels is
@@ -113,12 +118,12 @@ class Preprocessing:
             size=side,
             crop=side,
             mean=_triple(settings["mean"], f"{name}.mean"),
-            std=_triple(settings["std"], f"{name}.std", positive=True),
+            std=_triple(settings["std"], f"{name}.std", DEVIATIONS),
             resample=_INTERPOLATIONS[_choice(settings["interpolation"], _INTERPOLATIONS, f"{name}.interpolation")],
             squash=_SQUASHES[_choice(settings["resize_mode"], _SQUASHES, f"{name}.resize_mode")],
         )
 
-    def to_hugging_face(self) -> dict:
+    def to_hugging_face(self) -> dict[str, Any]:
         """The same as the content of a `preprocessor_config.json`."""
         square, crop = ({"height": side, "width": side} for side in (self.size, self.crop))
         if self.squash and self.size == self.crop:
@@ -157,14 +162,14 @@ class Preprocessing:
         return np.stack([table[:, channel].take(images[..., channel]) for channel in range(3)], axis=-1)
 
 
-def _said(config: Any, name: str) -> dict:
+def _said(config: Any, name: str) -> dict[str, Any]:
     """The settings of a JSON object that are not null."""
     if not isinstance(config, Mapping):
-        raise InputError(f"{name} must be an object, {{...}}, not {config!r}")
+        raise InputError(f"{name} must be an object, {{...}}, not {quoted(config)}")
     return {key: value for key, value in config.items() if value is not None}
 
 
-def _processor(given: Mapping) -> str:
+def _processor(given: Mapping[str, Any]) -> str:
     """Whose defaults hold: a key of `_PROCESSORS`."""
     name = given.get("image_processor_type", given.get("feature_extractor_type"))
     if name is None:
@@ -173,24 +178,24 @@ def _processor(given: Mapping) -> str:
     found = _PROCESSOR.fullmatch(name) if isinstance(name, str) else None
     if found is None or found[1] not in _PROCESSORS:
         known = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
-        raise InputError(f"{_FILE}: image_processor_type must be one of {known}, not {name!r}")
+        raise InputError(f"{_FILE}: image_processor_type must be one of {known}, not {quoted(name)}")
     return found[1]
 
 
-def _check_steps(settings: Mapping) -> None:
+def _check_steps(settings: Mapping[str, Any]) -> None:
     """Refuses a file that leaves out a step, or adds one."""
     for step, wanted in _STEPS.items():
         if settings.get(step, wanted) is not wanted:
             raise InputError(f"{_FILE}: {step} must be {str(wanted).lower()}")
     factor = settings.get("rescale_factor", 1 / 255)
     if not _is_number(factor) or not math.isclose(factor, 1 / 255):
-        raise InputError(f"{_FILE}: rescale_factor must be 1/255, not {factor!r}")
+        raise InputError(f"{_FILE}: rescale_factor must be 1/255, not {quoted(factor)}")
 
 
-def _flexible_square(settings: Mapping) -> dict[str, int]:
+def _flexible_square(settings: Mapping[str, Any]) -> dict[str, int]:
     """The size that Siglip2ImageProcessor gives a square image: the largest number of patches that fits."""
     patch = _pixels(settings["patch_size"], f"{_FILE}: patch_size")
-    patches = _pixels(settings["max_num_patches"], f"{_FILE}: max_num_patches")
+    patches = _pixels(settings["max_num_patches"], f"{_FILE}: max_num_patches", PIXELS**2)
     return dict.fromkeys(("height", "width"), math.isqrt(patches) * patch)
 
 
@@ -199,12 +204,12 @@ def _resized(size: Any) -> tuple[int, bool]:
     key = f"{_FILE}: size"
     if isinstance(size, Mapping) and list(_said(size, key)) == ["shortest_edge"]:
         return _pixels(size["shortest_edge"], f"{key}.shortest_edge"), False
-    if isinstance(size, Mapping | list):
+    if isinstance(size, Mapping[str, Any] | list):
         return _square(size, f"{key}, unless it is a shortest_edge alone,"), True
     return _pixels(size, key), False
 
 
-def _crop(settings: Mapping, size: int, squash: bool) -> int:
+def _crop(settings: Mapping[str, Any], size: int, squash: bool) -> int:
     """Pixels of each side after the crop, if there is one."""
     crops = _choice(settings.get("do_center_crop", False), (True, False), f"{_FILE}: do_center_crop")
     if crops:
@@ -219,22 +224,22 @@ def _square(size: Any, name: str) -> int:
     sides = [size.get("height"), size.get("width")] if isinstance(size, Mapping) else size
     sides = sides if isinstance(sides, list) else [sides, sides]
     if len(sides) != 2 or sides[0] != sides[1] or sides[0] is None:
-        raise InputError(f"{name} must be a square, as in {{'height': 224, 'width': 224}}, not {size!r}")
+        raise InputError(f"{name} must be a square, as in {{'height': 224, 'width': 224}}, not {quoted(size)}")
     return _pixels(sides[0], name)
 
 
-def _pixels(number: Any, name: str) -> int:
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise InputError(f"{name} must be a whole number above zero, not {number!r}")
+def _pixels(number: Any, name: str, most: int = PIXELS) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= most:
+        raise InputError(f"{name} must be a whole number from 1 to {most:,}, not {quoted(number)}")
     return number
 
 
-def _triple(numbers: Any, name: str, positive: bool = False) -> tuple[float, float, float]:
+def _triple(numbers: Any, name: str, limits: tuple[float, float] = MEANS) -> tuple[float, float, float]:
     """One number per channel; a single one is that of all three."""
     values = numbers if isinstance(numbers, list | tuple) else [numbers] * 3
-    least = 0 if positive else -math.inf
-    if len(values) != 3 or not all(_is_number(x) and least < x < math.inf for x in values):
-        raise InputError(f"{name} must be three numbers{' above zero' * positive}, not {numbers!r}")
+    least, most = limits
+    if len(values) != 3 or not all(_is_number(x) and least <= x <= most for x in values):
+        raise InputError(f"{name} must be three numbers from {least} to {most}, not {quoted(numbers)}")
     red, green, blue = map(float, values)
     return red, green, blue
 
@@ -243,9 +248,9 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
-def _choice(value: Any, known: Iterable, name: str) -> Any:
+def _choice(value: Any, known: Iterable[Any], name: str) -> Any:
     """That one of `known` which equals `value`; 1 does not equal True."""
     for x in known:
         if x == value and isinstance(x, bool) == isinstance(value, bool):
             return x
-    raise InputError(f"{name} must be one of {', '.join(map(str, known))}, not {value!r}")
+    raise InputError(f"{name} must be one of {', '.join(map(str, known))}, not {quoted(value)}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,11 @@ from pini_jax.clip.checkpoints import hub, hugging_face, open_clip, weights
 from pini_jax.clip.checkpoints import tensors as tensor_files
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.resnet import ResNetTower
+from pini_jax.core import files
 from pini_jax.core.errors import InputError
+from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.shapes import Parameters
+from pini_jax.core.wording import plain, quoted
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ class Pretrained:
 
     image_tower: towers.ImageTower | ResNetTower
     text_tower: towers.TextTower
-    theta: dict
+    theta: Parameters
     tokenizer: tokenizer.Tokenizer
     preprocessing: Preprocessing
     fingerprint: str
@@ -58,7 +62,7 @@ class Format(NamedTuple):
     preprocessing: Preprocessing
 
 
-def load(
+def load_clip(
     source: str,
     tokenizer_source: str = "",
     dtype: jnp.dtype = jnp.float32,
@@ -80,13 +84,13 @@ def load(
         InputError: there is no such checkpoint, or it is no CLIP, or its tensors do not fit, or the mesh cannot
             split its towers.
     """
+    refuse_scheme("tokenizer", tokenizer_source)
     path = hub.locate(source, tokenizer=not tokenizer_source)
-    folder, files = (path, tensor_files.files_of(path)) if path.is_dir() else (path.parent, [path])
-    tensors = tensor_files.index(files)
+    folder, weight_files = (path, tensor_files.files_of(path)) if path.is_dir() else (path.parent, [path])
+    tensors = tensor_files.index(weight_files)
     sizes, scheme, preprocessing = _recognise(folder, {key: x.shape for key, x in tensors.items()})
-    architecture.check(sizes, known_activations=towers.ACTIVATIONS)
-    theta = weights.load(scheme, sizes, tensors, dtype, name=source, mesh=mesh)
-    words = tokenizer.load(Path(tokenizer_source).expanduser() if tokenizer_source else folder)
+    theta: Parameters = weights.load_weights(scheme, sizes, tensors, dtype, name=source, mesh=mesh)
+    words = tokenizer.load_tokenizer(Path(tokenizer_source).expanduser() if tokenizer_source else folder)
     if (known := words.vocab_size) > sizes.text.vocab_size:
         raise InputError(
             f"the tokenizer knows {known} tokens, but {source} was trained on {sizes.text.vocab_size}"
@@ -99,7 +103,7 @@ def load(
             f"{source} wants images of {preprocessing.crop} pixels, but its tower reads {sizes.image.image_size}: "
             "set image_size to one of them"
         )
-    digest = hashlib.sha256(tensor_files.fingerprint(files).encode())
+    digest = hashlib.sha256(tensor_files.fingerprint(weight_files).encode())
     digest.update(f"{sizes} {preprocessing} {words.content}".encode())
     return Pretrained(
         image_tower=towers.image_tower(sizes, dtype),
@@ -112,16 +116,15 @@ def load(
 
 
 def resize(
-    sizes: architecture.Architecture, theta: dict, image_size: int
-) -> tuple[architecture.Architecture, dict]:
+    sizes: architecture.Architecture, theta: Parameters, image_size: int
+) -> tuple[architecture.Architecture, Parameters]:
     """The same CLIP for images of image_size pixels: its positional embeddings are interpolated.
 
     Raises:
         InputError: the images are smaller than a patch.
     """
     old, new = sizes.image, dataclasses.replace(sizes.image, image_size=image_size)
-    sizes = dataclasses.replace(sizes, image=new)
-    architecture.check(sizes, known_activations=towers.ACTIVATIONS)
+    sizes = _checked(dataclasses.replace(sizes, image=new))
     if old.grid == new.grid:
         return sizes, theta
     flat = flatten_dict(theta, sep="/")
@@ -132,10 +135,8 @@ def resize(
 
 def _recognise(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
     """By the names of the tensors, then by the config beside them."""
+    _refuse_prefix(shapes)
     openai = any(key.startswith("visual.") for key in shapes)
-    if nested := [key for key in shapes if ".visual." in key]:
-        prefix = nested[0].partition("visual.")[0]
-        raise InputError(f"the tensors' names begin with {prefix!r}: save what lies within, without that prefix")
     config = folder / ("open_clip_config.json" if openai else "config.json")
     try:
         if not openai:
@@ -146,23 +147,41 @@ def _recognise(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
-        raise InputError(f"{config} does not describe a CLIP ({error!r})") from None
+        raise InputError(f"{config} does not describe a CLIP ({plain(repr(error))})") from None
 
 
-def _hugging_face(folder: Path, config: Mapping) -> Format:
-    kind, sizes = hugging_face.kind(config), hugging_face.read_config(config)
+def _refuse_prefix(keys: Iterable[str]) -> None:
+    """What wraps a model puts its own name before those of the tensors."""
+    found = (re.match(r"(.+?\.)(?:visual|vision_model|text_model)\.", key) for key in keys)
+    prefix = next((match[1] for match in found if match), None)
+    if prefix is None:
+        return
+    if prefix.startswith("base_model."):
+        remedy = "they are those of a PEFT adapter, which merge_and_unload() puts into the model: save that"
+    else:
+        remedy = "save what lies within, without that prefix"
+    raise InputError(f"the tensors' names begin with {quoted(prefix)}: {remedy}")
+
+
+def _checked(sizes: architecture.Architecture) -> architecture.Architecture:
+    architecture.check_sizes(sizes, known_activations=towers.ACTIVATIONS)
+    return sizes
+
+
+def _hugging_face(folder: Path, config: Mapping[str, Any]) -> Format:
+    kind, sizes = hugging_face.kind(config), _checked(hugging_face.read_hugging_face_config(config))
     return Format(sizes, kind.scheme, _preprocessing(folder, sizes, kind.processor))
 
 
-def _open_clip(config: Mapping, shapes: Mapping[str, weights.Shape]) -> Format:
-    sizes = open_clip.read_config(config)
+def _open_clip(config: Mapping[str, Any], shapes: Mapping[str, weights.Shape]) -> Format:
+    sizes = _checked(open_clip.read_open_clip_config(config))
     preprocessing = Preprocessing.from_open_clip(config.get("preprocess_cfg") or {}, sizes.image.image_size)
     return Format(sizes, open_clip.scheme(sizes, tuple(shapes)), preprocessing)
 
 
 def _openai(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
     LOG.info("no open_clip_config.json: taken for OpenAI's own, with quick_gelu and heads of 64 channels")
-    sizes = open_clip.read_shapes(shapes)
+    sizes = _checked(open_clip.read_shapes(shapes))
     return Format(
         sizes, open_clip.scheme(sizes, tuple(shapes)), _preprocessing(folder, sizes, "CLIPImageProcessor")
     )
@@ -186,13 +205,10 @@ def tower_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} is no Hugging Face CLIP: {path.name} is missing") from None
-    except ValueError as error:
-        raise InputError(f"{path} is no valid JSON ({error})") from None
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError(f"{path.parent} is no Hugging Face CLIP: {path.name} is missing")
+    content = files.read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from pini_jax.clip.architecture import Text
+from pini_jax.clip.architecture import TextSizes
 from pini_jax.clip.tokenizer import Tokenizer
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import MOST, is_text, listed, quoted
@@ -46,7 +46,7 @@ class Prompts(NamedTuple):
     end: Int[np.ndarray, "c"]
 
 
-def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], text: Text) -> Prompts:
+def build(tokenizer: Tokenizer, template: str, class_names: Sequence[str], text: TextSizes) -> Prompts:
     """Tokenises `template` with every class name in the place of its `{}`; `_` in a name becomes a space.
 
     A row is one class, as long as the longest; up to the context length if the tower sees what comes after the end
@@ -96,7 +96,7 @@ def _alike(class_names: Sequence[str], rows: Sequence[Sequence[int]]) -> list[st
     return [" = ".join(map(quoted, [*same][:MOST])) for same in names.values() if len(same) > 1]
 
 
-def lay_out(prompts: Prompts, text: Text, shards: int) -> Prompts:
+def lay_out(prompts: Prompts, text: TextSizes, shards: int) -> Prompts:
     """The same prompts in rows as a tower of these sizes reads them fastest, a multiple of `shards`."""
     if text.transformer.causal and text.pool == "end":
         return pack(prompts, shards)
@@ -158,7 +158,7 @@ def _best_fit(lengths: Sequence[int], num_rows: int, length: int) -> list[list[i
 
 
 def _fill(
-    tokenizer: Tokenizer, suffixes: Sequence[list[int]], text: Text, room: int
+    tokenizer: Tokenizer, suffixes: Sequence[list[int]], text: TextSizes, room: int
 ) -> tuple[list[list[int]], list[int]]:
     """Suffixes of one length, and the index of the token that becomes the feature."""
     last = [len(suffix) - 1 for suffix in suffixes]

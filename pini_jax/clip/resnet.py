@@ -105,7 +105,7 @@ class ResNetTower(nn.Module):
     embed_dim: int
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         """The modules, named as in `weights`."""
         width = self.sizes.width
         self.stem = [

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers, processors
 
-from pini_jax.core import extras
+from pini_jax.core import extras, files
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import plain, quoted
 
+# The largest files of tokenizers that are read, in bytes; those of SigLIP 2, the largest, take half of it.
+SIZES = {
+    "tokenizer.json": 1 << 26,
+    "vocab.json": 1 << 24,
+    "merges.txt": 1 << 24,
+    "spiece.model": 1 << 24,
+    # What transformers looks for beside them.
+    **dict.fromkeys(("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"), files.JSON),
+    **dict.fromkeys(("config.json", "chat_template.jinja", "chat_template.json"), files.JSON),
+}
+TEXTS = 1 << 21  # in such a file; the library takes 300 bytes for each
+STEPS = 1 << 20  # bytes of what comes before or after the vocabulary: most of them a table of letters
+GROWTH = 1000  # times as long as a text may become before it is cut into tokens
 START, END = "<|startoftext|>", "<|endoftext|>"
 # What CLIP's byte-pair encoding gets to see of a text.
 NORMALIZER = normalizers.Sequence(
@@ -60,6 +76,7 @@ def from_backend(
     """
     backend.no_padding()
     backend.no_truncation()
+    _check_steps(backend)
     vocabulary, around = backend.get_vocab(), (*start, end)
     if missing := [token for token in dict.fromkeys((*around, pad)) if token not in vocabulary]:
         raise InputError(f"it has no {' and '.join(missing)}")
@@ -67,10 +84,10 @@ def from_backend(
         backend.post_processor = processors.TemplateProcessing(
             single=[*start, "$A", end], special_tokens=[(token, vocabulary[token]) for token in around]
         )
-    if backend.encode("").ids != [vocabulary[token] for token in around]:
+    if _encode(backend, "") != [vocabulary[token] for token in around]:
         raise InputError(f"it does not put {' and '.join(around)} around a text, and nothing else")
     return Tokenizer(
-        encode=lambda text: backend.encode(clean(text)).ids,
+        encode=lambda text: _encode(backend, clean(text)),
         start_ids=tuple(vocabulary[token] for token in start),
         end_id=vocabulary[end],
         pad_id=vocabulary[pad],
@@ -78,6 +95,34 @@ def from_backend(
         # The first form names CLIPs in the fingerprints of older runs.
         content=backend.to_str() if clean is str else f"{clean.__name__} {backend.to_str()}",
     )
+
+
+def _encode(backend: tokenizers.Tokenizer, text: str) -> list[int]:
+    with _library(f"{quoted(text)} cannot be encoded: the tokenizer"):
+        return backend.encode(text).ids
+
+
+def _check_steps(backend: tokenizers.Tokenizer) -> None:
+    """What a file asks for around its vocabulary must not make a short text a long one."""
+    for step in (backend.normalizer, backend.pre_tokenizer, backend.post_processor):
+        if step is not None and len(step.__getstate__()) > STEPS:
+            raise InputError(f"its {type(step).__name__} has more than {STEPS:,} bytes")
+    if backend.normalizer and _growth(json.loads(backend.normalizer.__getstate__())) > GROWTH:
+        raise InputError(f"its normaliser may make a text {GROWTH} times as long")
+
+
+def _growth(step: Mapping[str, Any]) -> int:
+    """How many times as long a normaliser can make a text; those that Unicode defines count as one."""
+    match step["type"]:
+        case "Sequence":
+            return math.prod(map(_growth, step["normalizers"]))
+        case "Replace":
+            return 1 + len(step["content"])
+        case "Prepend":
+            return 1 + len(step["prepend"])
+        case "ByteLevel":
+            return 4
+    return 1
 
 
 # ---------------------------------------------------------------------------------------- text before the tokens
@@ -128,7 +173,7 @@ class Family(NamedTuple):
     sources: tuple[tuple[tuple[str, ...], Callable[[Path, Family], Tokenizer]], ...]
 
 
-def load(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path) -> Tokenizer:
     """Reads a folder's tokenizer: `tokenizer.json`, `vocab.json` with `merges.txt`, or `spiece.model`.
 
     Ids are those of transformers' CLIPTokenizer, SiglipTokenizer or Siglip2Tokenizer. Where the folder has an
@@ -139,6 +184,9 @@ def load(folder: Path) -> Tokenizer:
     """
     if not folder.is_dir():
         raise InputError(f"tokenizer {folder} is no folder: name the one that holds the tokenizer's files")
+    for name, most in SIZES.items():
+        if (folder / name).exists():
+            _check_file(folder / name, most)
     family = _family(folder)
     for names, read in family.sources:
         if all((folder / name).exists() for name in names):
@@ -152,7 +200,7 @@ def _family(folder: Path) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
     if name not in _ANY_CLASS:
-        raise InputError(f"{folder} has a {name}; tokenizers that can be read are {', '.join(FAMILIES)}")
+        raise InputError(f"{folder} has a {plain(name)}; tokenizers that can be read are {', '.join(FAMILIES)}")
     if not (folder / "tokenizer.json").exists():
         return SIGLIP if (folder / "spiece.model").exists() else CLIP
     vocabulary = _open(folder / "tokenizer.json").get_vocab()
@@ -176,10 +224,8 @@ def _read_clip(folder: Path, family: Family) -> Tokenizer:
 def _rebuild_clip(folder: Path, family: Family) -> Tokenizer:
     """From the vocabulary and the merges alone, as transformers does."""
     transformers = extras.require("transformers", "tokenizers")
-    try:
+    with _library(f"the tokenizer of vocab.json and merges.txt in {folder}"):
         backend = transformers.CLIPTokenizer.from_pretrained(folder).backend_tokenizer
-    except Exception as error:  # the library raises bare Exception
-        raise _unreadable(f"the tokenizer of vocab.json and merges.txt in {folder}", error) from None
     return _finish(folder, family, backend)
 
 
@@ -198,10 +244,8 @@ def _read_lowered(folder: Path, family: Family) -> Tokenizer:
 def _read_sentencepiece(folder: Path, family: Family) -> Tokenizer:
     extras.require("sentencepiece", "tokenizers")  # which transformers would miss later, in many lines
     transformers = extras.require("transformers", "tokenizers")
-    try:
+    with _library(str(folder / "spiece.model")):
         theirs = transformers.SiglipTokenizer.from_pretrained(folder)
-    except Exception as error:  # as above
-        raise _unreadable(f"{folder / 'spiece.model'}", error) from None
     digest = hashlib.sha256((folder / "spiece.model").read_bytes()).hexdigest()
     return Tokenizer(
         encode=lambda text: theirs(text, verbose=False)["input_ids"],
@@ -239,8 +283,9 @@ def _finish(folder: Path, family: Family, backend: tokenizers.Tokenizer) -> Toke
     clean = family.clean
     if of_hugging_face := "hf_tokenizer_name" in text:
         name = _within(text, "tokenizer_kwargs").get("clean", "whitespace")
-        if name not in _OPEN_CLIP:
-            raise InputError(f"{folder}: cleaning {name!r} of text is unknown; known are {', '.join(_OPEN_CLIP)}")
+        if not isinstance(name, str) or name not in _OPEN_CLIP:
+            known = ", ".join(_OPEN_CLIP)
+            raise InputError(f"{folder}: cleaning {quoted(name)} of text is unknown; known are {known}")
         clean = _OPEN_CLIP[name]
     pad = _content(_settings(folder).get("pad_token")) or family.pad
     try:
@@ -251,7 +296,7 @@ def _finish(folder: Path, family: Family, backend: tokenizers.Tokenizer) -> Toke
     return found._replace(pad_id=0) if text and not of_hugging_face else found
 
 
-def _settings(folder: Path) -> dict:
+def _settings(folder: Path) -> dict[str, Any]:
     """What transformers reads beside the vocabulary; the second file counts in older folders only."""
     settings = _object(folder / "tokenizer_config.json")
     older = {} if "added_tokens_decoder" in settings else _object(folder / "special_tokens_map.json")
@@ -267,7 +312,7 @@ def _special_tokens(folder: Path) -> set[str]:
     return {_content(token) for token in tokens} - {""}
 
 
-def _within(settings: dict, key: str) -> dict:
+def _within(settings: dict[str, Any], key: str) -> dict[str, Any]:
     """The object under a key; {} where there is none."""
     found = settings.get(key)
     return found if isinstance(found, dict) else {}
@@ -279,23 +324,34 @@ def _content(token: object) -> str:
     return text if isinstance(text, str) else ""
 
 
+def _check_file(path: Path, most: int) -> None:
+    files.check(path, most)
+    if path.suffix == ".json" and path.read_bytes().count(b'"') > 2 * TEXTS:
+        raise InputError(f"{path} has more than {TEXTS:,} texts, too many for a tokenizer")
+
+
 def _open(path: Path) -> tokenizers.Tokenizer:
-    try:
+    with _library(str(path)):
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise _unreadable(str(path), error) from None
 
 
-def _object(path: Path) -> dict:
+def _object(path: Path) -> dict[str, Any]:
     """A file of settings; {} where there is none."""
-    try:
-        content = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise _unreadable(str(path), error) from None
+    content = files.read_json(path) if path.exists() else {}
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
     return content
 
 
-def _unreadable(what: str, error: Exception) -> InputError:
-    return InputError(f"{what} cannot be read ({' '.join(str(error).split())})")
+@contextlib.contextmanager
+def _library(what: str) -> Iterator[None]:
+    """What a library of tokenizers raises, as one line that says what could not be read.
+
+    It raises bare Exception, and where it panics a PanicException, which is none, and which it does not export.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{what} cannot be read ({plain(error)})") from None

@@ -14,6 +14,9 @@ Shapes: as in `core.shapes`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from pini_jax.clip import architecture
 from pini_jax.clip.attention import attend
 from pini_jax.clip.resnet import ResNetTower
+from pini_jax.core.shapes import Parameters
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -30,7 +34,7 @@ ACTIVATIONS = {
 }
 
 
-def stage(tower: nn.Module, name: str, params, *inputs):
+def stage(tower: nn.Module, name: str, params: Parameters, *inputs: Any) -> Any:
     """Runs one stage of a tower: stage(params, inputs), with nothing else in between."""
     return tower.apply({"params": params}, *inputs, method=name)
 
@@ -45,7 +49,7 @@ class Block(nn.Module):
     sizes: architecture.Transformer
     dtype: jnp.dtype
 
-    def setup(self):
+    def setup(self) -> None:
         width, heads = self.sizes.width, self.sizes.heads
         self.norm_1 = _layer_norm(self.sizes, self.dtype)
         self.norm_2 = _layer_norm(self.sizes, self.dtype)
@@ -84,18 +88,18 @@ class Block(nn.Module):
         return prefix, self._finish(suffix, attended)
 
 
-def _scan(block: Block, body, carry, remat: bool):
+def _scan(block: Block, body: Callable[[Block, Any], Any], carry: Any, remat: bool) -> Any:
     """carry <- body(block of layer i, carry) for every layer in order.
 
     Args:
         remat: whether only the carries are kept for the way back, and the rest is computed again.
     """
 
-    def one(block, carry, _):
+    def layer(block: Block, carry: Any, _: None) -> tuple[Any, None]:
         return body(block, carry), None
 
     scan = nn.scan(
-        nn.remat(one, prevent_cse=False) if remat else one,
+        nn.remat(layer, prevent_cse=False) if remat else layer,
         variable_axes={"params": 0},
         split_rngs={"params": True},
         length=block.sizes.layers,
@@ -112,7 +116,7 @@ class PoolingHead(nn.Module):
     sizes: architecture.Transformer
     dtype: jnp.dtype
 
-    def setup(self):
+    def setup(self) -> None:
         width, heads = self.sizes.width, self.sizes.heads
         self.probe = self.param("probe", nn.initializers.normal(width**-0.5), (width,))
         self.qkv = nn.DenseGeneral((3, heads, width // heads), dtype=self.dtype)
@@ -138,7 +142,7 @@ class ImageTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         sizes, transformer = self.sizes, self.sizes.transformer
         width = transformer.width
         init = nn.initializers.normal(width**-0.5)
@@ -203,12 +207,12 @@ class TextTower(nn.Module):
         remat: whether the way back computes each layer again instead of keeping it: less memory, more work.
     """
 
-    sizes: architecture.Text
+    sizes: architecture.TextSizes
     embed_dim: int
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         transformer = self.sizes.transformer
         width = transformer.width
         self.token = nn.Embed(
@@ -246,7 +250,10 @@ class TextTower(nn.Module):
         if self.sizes.transformer.causal and prefix.ndim == 3:
             mask = (owner[:, :, None] == owner[:, None, :]) & jnp.tril(jnp.ones((s, s), bool))
             return _scan(
-                self.blocks, lambda block, carry: block.shared_prefix(*carry, mask), (prefix, suffix), self.remat
+                self.blocks,
+                lambda block, carry: block.shared_prefix(carry[0], carry[1], mask),
+                (prefix, suffix),
+                self.remat,
             )[1]
         before = prefix if prefix.ndim == 4 else prefix[:, None]
         before = jnp.broadcast_to(before, (k, r, *prefix.shape[-2:]))
@@ -268,18 +275,20 @@ def image_tower(sizes: architecture.Architecture, dtype: jnp.dtype) -> ImageTowe
     return ImageTower(sizes.image, sizes.embed_dim, dtype)
 
 
-class Towers(nn.Module):
+class ClipModel(nn.Module):
     """Both towers and the log-temperature: the whole frozen model, for initialising and pre-training."""
 
     sizes: architecture.Architecture
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.image = image_tower(self.sizes, self.dtype)
         self.text = TextTower(self.sizes.text, self.sizes.embed_dim, self.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6592), ())
         if self.sizes.logit_bias:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), ())
 
-    def __call__(self, pixels: Float[Array, "b h w 3"], ids: Int[Array, "c s"], end: Int[Array, "c"]):
+    def __call__(
+        self, pixels: Float[Array, "b h w 3"], ids: Int[Array, "c s"], end: Int[Array, "c"]
+    ) -> tuple[Array, Array, Array]:
         return self.image(pixels), self.text(ids, end), self.logit_scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.prompts import Prompts
 from pini_jax.clip.towers import TextTower, stage
+from pini_jax.core.shapes import Parameters
 
 HIGHEST = jax.lax.Precision.HIGHEST  # of what is cheap beside the towers
 # Of suffixes, on one CPU: more of them leave its caches. Every part runs the prefix again, which is little.
@@ -18,7 +19,7 @@ ROWS_AT_ONCE = 72
 
 
 def embed_prompts(
-    text_tower: TextTower, theta: Mapping, prompts: Prompts
+    text_tower: TextTower, theta: Parameters, prompts: Prompts
 ) -> tuple[Float[Array, "1 q d"], Float[Array, "r s d"]]:
     """Embedded prompts: the a start tokens with the prefix that all classes share, and rows of suffixes."""
     shared = jnp.concatenate([prompts.start, prompts.prefix])
@@ -28,8 +29,8 @@ def embed_prompts(
 
 def encode_prompts(
     text_tower: TextTower,
-    theta: Mapping,
-    prefix: Float[Array, "k p d"],
+    theta: Parameters,
+    prefix: Float[Array, "k *r p d"],
     suffix: Float[Array, "r s d"],
     prompts: Prompts,
 ) -> Float[Array, "k c e"]:
@@ -49,7 +50,7 @@ def encode_prompts(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode_classes(text_tower: TextTower, theta: Mapping, prompts: Prompts) -> Float[Array, "1 c e"]:
+def encode_classes(text_tower: TextTower, theta: Parameters, prompts: Prompts) -> Float[Array, "1 c e"]:
     """Text features of every class, un-normalised."""
     return encode_prompts(text_tower, theta, *embed_prompts(text_tower, theta, prompts), prompts)
 
@@ -79,8 +80,8 @@ def normalise(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
 
 
 def cosine_logits(
-    theta: Mapping, images: Float[Array, "n k b e"], text: Float[Array, "k c e"]
-) -> Float[Array, "n k b c"]:
+    theta: Parameters, images: Float[Array, "n _ b e"], text: Float[Array, "_ c e"]
+) -> Float[Array, "n _ b c"]:
     """exp(s) cos(image, text) + b, in float32; b is the bias of a CLIP that has one.
 
     Classes exclude each other here: probabilities are a softmax over them, which b does not change.

@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import absl.logging
 from absl import flags
@@ -90,10 +90,10 @@ def help_text(command: Command, values: flags.FlagValues) -> str:
     return "\n\n".join([usage, *paragraphs, "\n".join(table)])
 
 
-def _title(flag: flags.Flag) -> str:
+def _title(flag: flags.Flag[Any]) -> str:
     return f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
 
 
-def _meaning(flag: flags.Flag) -> str:
+def _meaning(flag: flags.Flag[Any]) -> str:
     default = f" (default: {flag.default_as_str})" if flag.default and not flag.boolean else ""
     return f"{flag.help}{default}"

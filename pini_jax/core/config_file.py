@@ -26,16 +26,16 @@ def define_flag(values: flags.FlagValues) -> None:
     values["config"].parser = _Parser()
 
 
-class _Parser(flags.ArgumentParser):
+class _Parser(flags.ArgumentParser):  # type: ignore[type-arg]  # generic for mypy alone
     """In place of config_flags' own, which knows paths alone, and none with a Windows drive."""
 
     def parse(self, argument: str) -> ml_collections.ConfigDict:
-        config = load(argument)
+        config = load_config(argument)
         config.lock()  # against unknown keys
         return config
 
 
-def load(source: str) -> ml_collections.ConfigDict:
+def load_config(source: str) -> ml_collections.ConfigDict:
     """The config of `NAME`, which ships, or of a file; `NAME:key=value,...` hands it arguments.
 
     Raises:
@@ -43,7 +43,7 @@ def load(source: str) -> ml_collections.ConfigDict:
     """
     drive, rest = os.path.splitdrive(source)
     name, colon, arguments = rest.partition(":")
-    path = find(drive + name)
+    path = find_config(drive + name)
     try:
         config = _run(path).get_config(*[arguments] if colon else [])
     except InputError:
@@ -57,7 +57,7 @@ def load(source: str) -> ml_collections.ConfigDict:
     return config
 
 
-def find(name: str) -> Path:
+def find_config(name: str) -> Path:
     """The file of this path, or else the config of this name that ships.
 
     Raises:

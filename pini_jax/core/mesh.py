@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from pini_jax.core.errors import InputError
 
 
-def make(model_shards: int = 1) -> Mesh:
+def make_mesh(model_shards: int = 1) -> Mesh:
     """All devices, `model_shards` of which share one copy of the towers.
 
     Raises:

@@ -93,7 +93,7 @@ def problems_of(
         kind, rule = type(fields[name].default), fields[name].metadata.get(RULE)
         if convert(kind, value) is None:
             adjective = "a positive " if rule and rule.must_be == "positive" else ""
-            yield f"{prefix}{name}={value!r} must be {adjective}{describe(kind)}"
+            yield f"{prefix}{name}={value!r} must be {adjective}{kind_in_words(kind)}"
         elif rule and not rule.holds(value):
             yield f"{prefix}{name}={value!r} must be {rule.must_be}"
 
@@ -118,6 +118,6 @@ def convert(kind: Any, value: Any) -> Any:
     return value if isinstance(value, origin or kind) and not isinstance(value, bool) else None
 
 
-def describe(kind: Any) -> str:
+def kind_in_words(kind: Any) -> str:
     """The kind in words."""
     return getattr(kind, "__name__", str(kind)) if typing.get_origin(kind) is None else str(kind)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from pini_jax.core import files
 from pini_jax.core.errors import InputError
 
+OWN = 1 << 28  # bytes of a file that a run has written
 ASSETS = Path(__file__).parent.parent / "assets"  # what ships in the package
 
 
@@ -20,7 +23,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "pini_jax"
 
 
-def replace(path: Path, content: str | bytes) -> None:
+def refuse_scheme(setting: str, value: str) -> None:
+    """Refuses a path of another store, as in `gs://bucket/run`, which Python would take for a folder `gs:` here.
+
+    Args:
+        setting: what the path was given for: the name of a flag or a key of the config.
+        value: as the user wrote it; what stands before the path, as in `folder:PATH`, is passed over.
+
+    Raises:
+        InputError: somewhere in it is a `scheme://`.
+    """
+    if found := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+        remedy = "leave the file:// out" if found[0].lower() == "file://" else "mount it, or copy it to a disk"
+        raise InputError(f"{setting}={value!r}: only paths of this machine are read and written; {remedy}")
+
+
+def write_file(path: Path, content: str | bytes) -> None:
     """Writes a file at once: it is whole, or as it was. The first process writes for all."""
     if jax.process_index():
         return
@@ -31,19 +49,19 @@ def replace(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
     """Writes a JSON object at once."""
-    replace(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+    write_file(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, hint: str = "") -> dict[str, Any]:
-    """Reads a JSON object.
+def read_object(path: Path, hint: str = "") -> dict[str, Any]:
+    """Reads a JSON object that a run has written.
 
     Raises:
         InputError: the file holds none; `hint` says what to do.
     """
     try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no valid JSON ({error}){hint}") from None
+        content = files.read_json(path, OWN)
+    except InputError as error:
+        raise InputError(f"{error}{hint}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object{hint}")
     return content

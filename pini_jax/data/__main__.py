@@ -29,8 +29,8 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Prints the report."""
     if not sources.has_images(values.dataset):
         raise InputError("a pack of features holds no images to look at")
-    findings = sources.find(values.dataset, values.data_dir)
-    report = check.check(findings.dataset)
+    findings = sources.find_dataset(values.dataset, values.data_dir)
+    report = check.look_at_dataset(findings.dataset)
     print(check.text(findings, report))
     if findings.problems or report.unreadable:
         sys.exit(1)

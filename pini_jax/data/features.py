@@ -196,7 +196,7 @@ def _read(chunk: _Chunk) -> Float[np.ndarray, "b e"] | None:
     if not chunk.path.exists():
         return None
     try:
-        content = npz.read(chunk.path, ("features", "sha256"))
+        content = npz.read_npz(chunk.path, ("features", "sha256"))
         if chunk.digest(content["features"]) == str(content["sha256"]):
             return content["features"]
         reason = "its content does not match its hash"

@@ -17,7 +17,7 @@ AXIS, BYTES_EACH = 1 << 19, 64
 HEADER = 1000  # bytes: NumPy evaluates the text of a header
 
 
-def read(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
+def read_npz(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
     """The arrays under those of `keys` that are in the file; others are not touched.
 
     Raises:

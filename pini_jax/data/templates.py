@@ -136,7 +136,7 @@ IMAGENET_80 = (
 )
 
 
-def find(name: str, dataset: str) -> tuple[str, ...]:
+def find_templates(name: str, dataset: str) -> tuple[str, ...]:
     """The templates called `name`, as they are for `dataset`; text that holds `{}` is a template itself.
 
     Raises:

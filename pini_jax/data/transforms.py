@@ -32,6 +32,7 @@ from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.core import rng
 from pini_jax.core.errors import InputError
 from pini_jax.core.options import option
+from pini_jax.data import limits, resampling
 
 # EXIF's orientation -> what turns the image upright.
 _TURNS = {
@@ -45,6 +46,9 @@ _TURNS = {
 }
 _LYING = {5, 6, 7, 8}  # width and height change places
 _MIRRORED = {2, 3, 6, 7}, {3, 4, 7, 8}  # x, and y, run against the file's columns or rows
+
+WHOLE = 1 << 22  # pixels of a resized image of which only a crop is kept
+STRIP = 1 << 22  # pixels that are put on white at once
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels of the original
 Part = tuple[float, float, float, float]  # the same in pixels of another scale
@@ -60,12 +64,8 @@ class Augment:
         flip: probability of a horizontal flip.
     """
 
-    scale: tuple[float, float] = option(
-        (0.08, 1.0), "a range within (0, 1]", lambda x: 0 < x[0] <= x[1] <= 1
-    )
-    ratio: tuple[float, float] = option(
-        (3 / 4, 4 / 3), "a positive range", lambda x: 0 < x[0] <= x[1] < math.inf
-    )
+    scale: tuple[float, float] = option((0.08, 1.0), "a range within (0, 1]", lambda x: 0 < x[0] <= x[1] <= 1)
+    ratio: tuple[float, float] = option((3 / 4, 4 / 3), "a positive range", lambda x: 0 < x[0] <= x[1] < math.inf)
     flip: float = option(0.5, "a probability", lambda x: 0 <= x <= 1)
 
 
@@ -73,17 +73,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Upright, and in three channels of 8 bits: the table above says how.
 
     Raises:
-        InputError: floats, or integers beyond 16 bits.
+        InputError: floats, or integers beyond 16 bits, or more pixels than `limits` allows.
     """
+    limits.bound_pixels(image)
     image.load()  # a TIFF turns itself upright here, and forgets its orientation
+    limits.bound_pixels(image)  # some files hold an image of another size than they say
     if image.mode == "F":
         raise InputError("floats do not say which value is white: save it with 8 or 16 bits")
     rgb = _grey_to_8_bits(image) if image.mode.startswith("I") else image
     if "A" in rgb.getbands() or rgb.info.get("transparency") is not None:
-        rgba = rgb.convert("RGBA")
-        rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    rgb, turn = rgb.convert("RGB"), _TURNS.get(_orientation(image))
-    return rgb if turn is None else rgb.transpose(turn)
+        rgb = _on_white(rgb)
+    turn = _TURNS.get(_orientation(image))
+    rgb = rgb if turn is None else rgb.transpose(turn)
+    return rgb if rgb is not image and rgb.mode == "RGB" else rgb.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """In RGB, in front of white; some rows at a time, as it takes four times their memory."""
+    flat, rows = Image.new("RGB", image.size), max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", part.size, "white")
+        flat.paste(Image.alpha_composite(white, part).convert("RGB"), (0, top))
+    return flat
 
 
 def _grey_to_8_bits(image: Image.Image) -> Image.Image:
@@ -113,9 +125,24 @@ def test_view(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndar
     Source: CLIPImageProcessorPil and SiglipImageProcessorPil of transformers 5.
     """
     width, height = resized_size(image.size, preprocessing)
-    resized, crop = image.resize((width, height), preprocessing.resample), preprocessing.crop
+    crop = preprocessing.crop
     left, upper = (width - crop) // 2, (height - crop) // 2
-    return np.asarray(resized.crop((left, upper, left + crop, upper + crop)))
+    box = left, upper, left + crop, upper + crop
+    if width * height <= max(WHOLE, image.width * image.height):
+        return np.asarray(image.resize((width, height), preprocessing.resample).crop(box))
+    return _part(image, (width, height), box, preprocessing.resample)
+
+
+def _part(image: Image.Image, size: tuple[int, int], box: Box, resample: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The same where the whole would be many times as large as what is kept of it: of a sliver, say."""
+    filter = resampling.FILTERS.get(Image.Resampling(resample))
+    if filter is None or size[0] < image.width or size[1] < image.height:
+        raise InputError(f"resized for this CLIP it would be {size[0]} x {size[1]} pixels, too many: cut it")
+    left, upper, right, lower = box
+    inside = max(left, 0), max(upper, 0), min(right, size[0]), min(lower, size[1])
+    part = Image.fromarray(resampling.resized_part(image, size, inside, filter))
+    x, y = min(left, 0), min(upper, 0)
+    return np.asarray(part.crop((x, y, x + right - left, y + lower - upper)))
 
 
 def resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
@@ -181,7 +208,8 @@ def _read_scaled(
     orientation = _orientation(file)
     size = file.size[::-1] if orientation in _LYING else file.size
     left, upper, right, lower = draw(size)
-    scale = next((s for s in (8, 4, 2) if min(right - left, lower - upper) >= s * side), 1)
+    least = 1 if file.width * file.height <= limits.PIXELS["JPEG"] else 2
+    scale = next((s for s in (8, 4, 2) if min(right - left, lower - upper) >= s * side), least)
     file.draft(None, (file.width // scale, file.height // scale))
     rgb = to_rgb(file)
     # Where the size is no multiple of the scale, the file's last row and column are narrower.

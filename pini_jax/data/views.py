@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, UInt8
 
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.data import transforms
-from pini_jax.data.datasets.records import Record, open_image, read
+from pini_jax.data.datasets.records import Record, open_image, read_image
 
 THREADS = min(32, os.cpu_count() or 1)
 
@@ -38,7 +38,7 @@ def view_pixels(
     """
     if augment is None:
         return transforms.test_view(open_image(record), preprocessing)
-    return read(record, lambda file: transforms.train_view(file, preprocessing, augment, seed, view, index))
+    return read_image(record, lambda file: transforms.train_view(file, preprocessing, augment, seed, view, index))
 
 
 def batches(

@@ -68,7 +68,7 @@ def _encode_images(
     return jax.lax.map(encode, (text, draw.split(len(text))))[None], variables.buffers
 
 
-def encode_text(
+def encode_text_draws(
     method: Method,
     variables: Variables,
     theta: Parameters,
@@ -115,7 +115,7 @@ def predict(
     still = mode == "mean" or not method.traits.is_random
     text_key, image_key = (None if still else rng.stream(root, x) for x in ("text", "image"))
     num_draws = num_draws if mode == "marginal" and method.traits.is_random else 1
-    encoded = encode_text(method, variables, theta, text, num_draws, text_key)
+    encoded = encode_text_draws(method, variables, theta, text, num_draws, text_key)
     size = batch_size or batch_size_for(method, len(images))
     if mesh is not None:
         size += -size % meshes.batch_shards(mesh)

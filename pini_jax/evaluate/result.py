@@ -61,7 +61,7 @@ def read_splits(run: Run) -> dict[str, Split]:
 
 def measure(run: Run, variables: Variables, task: Task, split: Split) -> dict[str, Any]:
     """All that is reported of test images."""
-    zero_shot = predict(run, PLAIN, Variables({}), task.zero_shot, split.features, "mean")
+    zero_shot = predict_split(run, PLAIN, Variables({}), task.zero_shot, split.features, "mean")
     predicted = by_mode(run, variables, task, split)
     plain, expected = zero_shot.log_probabilities, predicted["marginal"].expected
     return {
@@ -79,11 +79,13 @@ def by_mode(run: Run, variables: Variables, task: Task, split: Split) -> dict[st
     """Of the method; what draws nothing predicts once for all modes."""
     method = run.shared.method
     modes = MODES if method.traits.is_random else MODES[:1]
-    predicted = {mode: predict(run, method, variables, task.text, split.images, mode) for mode in modes}
+    predicted = {mode: predict_split(run, method, variables, task.text, split.images, mode) for mode in modes}
     return dict.fromkeys(MODES, predicted["mean"]) | predicted
 
 
-def predict(run: Run, method: Method, variables: Variables, text: Text, images: Images, mode: str) -> Predictions:
+def predict_split(
+    run: Run, method: Method, variables: Variables, text: Text, images: Images, mode: str
+) -> Predictions:
     """Of a split, with the run's draws and devices."""
     theta, config = run.shared.frozen.theta, run.config
     return prediction.predict(

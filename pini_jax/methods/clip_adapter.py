@@ -66,9 +66,9 @@ class ClipAdapter(Method):
         self,
         variables: Variables,
         text: Float[Array, "k c e"],
-        features: Float[Array, "n k b e"],
+        features: Float[Array, "n _ b e"],
         draw: Draw = draw_mean,
-    ) -> Float[Array, "n k b e"]:
+    ) -> Float[Array, "_ _ b e"]:
         """Adapted."""
         features = normalise(features)
         hidden = jax.nn.relu(features @ variables.phi["down"])

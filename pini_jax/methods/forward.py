@@ -63,7 +63,7 @@ def classify(
     draw: Draw = draw_mean,
     weights: Float[Numbers, "b"] | None = None,
     call: Call = directly,
-) -> tuple[Float[Array, "n k b c"], Parameters]:
+) -> tuple[Float[Array, "n _ b c"], Parameters]:
     """Logits of images for every draw, and the buffers afterwards.
 
     Args:
@@ -85,7 +85,7 @@ def forward(
     images: Float[Numbers, "b *x"],
     draw: Draw = draw_mean,
     weights: Float[Numbers, "b"] | None = None,
-) -> tuple[Float[Array, "n k b c"], Parameters]:
+) -> tuple[Float[Array, "n _ b c"], Parameters]:
     """All stages: logits for every draw, and the buffers afterwards."""
     theta = method.adapt(variables, theta)
     encoded = encode_text(method, variables, theta, text, draw)

@@ -61,10 +61,10 @@ class Gda(Method):
         self,
         variables: Variables,
         theta: Parameters,
-        images: Float[Array, "n k b e"],
-        text: Float[Array, "k c e"],
+        images: Float[Array, "n _ b e"],
+        text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
-    ) -> Float[Array, "n k b c"]:
+    ) -> Float[Array, "n _ b c"]:
         """Zero-shot CLIP and the discriminant."""
         phi = variables.phi
         discriminant = jnp.matmul(normalise(images), phi["kernel"], precision=HIGHEST) + phi["bias"]

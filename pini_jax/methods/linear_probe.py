@@ -60,10 +60,10 @@ class LinearProbe(Method):
         self,
         variables: Variables,
         theta: Parameters,
-        images: Float[Array, "n k b e"],
-        text: Float[Array, "k c e"],
+        images: Float[Array, "n _ b e"],
+        text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
-    ) -> Float[Array, "n k b c"]:
+    ) -> Float[Array, "n _ b c"]:
         """W f + b."""
         return jnp.matmul(normalise(images), variables.phi["kernel"], precision=HIGHEST) + variables.phi["bias"]
 
@@ -114,7 +114,7 @@ class ZeroShotProbe(Method):
 
     def text_features(
         self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
-    ) -> Float[Array, "1 c e"]:
+    ) -> Float[Array, "_ c e"]:
         """w."""
         return variables.phi["embeddings"][None]
 

@@ -68,10 +68,10 @@ class LpPlusPlus(Method):
         self,
         variables: Variables,
         theta: Parameters,
-        images: Float[Array, "n k b e"],
-        text: Float[Array, "k c e"],
+        images: Float[Array, "n _ b e"],
+        text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
-    ) -> Float[Array, "n k b c"]:
+    ) -> Float[Array, "n _ b c"]:
         """w f + b + a t f."""
         f, phi = normalise(images), variables.phi
         similar = jnp.einsum("nkbe,kce->nkbc", f, normalise(text), precision=HIGHEST)

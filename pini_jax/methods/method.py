@@ -141,7 +141,7 @@ class Method:
 
     def text_features(
         self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
-    ) -> Float[Array, "k c e"]:
+    ) -> Float[Array, "_ c e"]:
         """Of the classes, from what the text tower makes of them; un-normalised."""
         return text
 
@@ -153,7 +153,7 @@ class Method:
         pixels: Float[Numbers, "b h w 3"],
         draw: Draw = draw_mean,
         weights: Float[Numbers, "b"] | None = None,
-    ) -> tuple[Float[Array, "n k b e"], Parameters]:
+    ) -> tuple[Float[Array, "n _ b e"], Parameters]:
         """Image features from pixels, and the buffers afterwards.
 
         Args:
@@ -165,9 +165,9 @@ class Method:
         self,
         variables: Variables,
         text: Float[Array, "k c e"],
-        features: Float[Array, "n k b e"],
+        features: Float[Array, "n _ b e"],
         draw: Draw = draw_mean,
-    ) -> Float[Array, "n k b e"]:
+    ) -> Float[Array, "_ _ b e"]:
         """From what the image tower makes of the images; un-normalised."""
         return features
 
@@ -175,10 +175,10 @@ class Method:
         self,
         variables: Variables,
         theta: Parameters,
-        images: Float[Array, "n k b e"],
-        text: Float[Array, "k c e"],
+        images: Float[Array, "n _ b e"],
+        text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
-    ) -> Float[Array, "n k b c"]:
+    ) -> Float[Array, "n _ b c"]:
         """From the features of both sides."""
         return cosine_logits(theta, images, text)
 

@@ -138,7 +138,7 @@ class Injector(Method):
 
     def text_features(
         self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
-    ) -> Float[Array, "k c e"]:
+    ) -> Float[Array, "_ c e"]:
         """t + mu + sigma z: every draw for each draw of the prompt's noise."""
         noised, _ = self._add("text_features", text[None], variables, text, draw)
         return noised.reshape(-1, *text.shape[1:])
@@ -151,7 +151,7 @@ class Injector(Method):
         pixels: Float[Numbers, "b h w 3"],
         draw: Draw = draw_mean,
         weights: Float[Numbers, "b"] | None = None,
-    ) -> tuple[Float[Array, "n k b e"], Parameters]:
+    ) -> tuple[Float[Array, "n _ b e"], Parameters]:
         """With noise on the pixels, and on the patches after the first norm."""
 
         def run(name: str, x: Float[Array, "n k b *x"]) -> Float[Array, "n k b *y"]:
@@ -170,9 +170,9 @@ class Injector(Method):
         self,
         variables: Variables,
         text: Float[Array, "k c e"],
-        features: Float[Array, "n k b e"],
+        features: Float[Array, "n _ b e"],
         draw: Draw = draw_mean,
-    ) -> Float[Array, "n k b e"]:
+    ) -> Float[Array, "_ _ b e"]:
         """f + mu + sigma z, for n draws given each of the k draws of the text; un-normalised like both inputs."""
         return self._add("image_features", features, variables, text, draw)[0]
 
@@ -180,10 +180,10 @@ class Injector(Method):
         self,
         variables: Variables,
         theta: Parameters,
-        images: Float[Array, "n k b e"],
-        text: Float[Array, "k c e"],
+        images: Float[Array, "n _ b e"],
+        text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
-    ) -> Float[Array, "n k b c"]:
+    ) -> Float[Array, "n _ b c"]:
         """Of cosines; no site of the paper stands here."""
         plain = super().logits(variables, theta, images, text, draw)
         return self._add("logits", plain, variables, text, draw)[0]

@@ -63,7 +63,7 @@ def method_options(name: str) -> dict[str, Any]:
     return options.defaults(METHODS[name], leave_out=NOT_OPTIONS)
 
 
-def with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def options_with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options with every default written out.
 
     Raises:
@@ -75,7 +75,7 @@ def with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return known | dict(given)
 
 
-def build(
+def build_method(
     name: str,
     given: Mapping[str, Any],
     noise: Mapping[str, Any],
@@ -87,9 +87,9 @@ def build(
     Raises:
         InputError: an unknown method, site, generator or option.
     """
-    own: dict[str, Any] = with_defaults(name, given)
+    own: dict[str, Any] = options_with_defaults(name, given)
     if makes_noise(name):
-        own["generators"] = sites.build(noise)
+        own["generators"] = sites.build_noise(noise)
     return METHODS[name](**towers._asdict(), **own, loss_settings=loss_settings)
 
 

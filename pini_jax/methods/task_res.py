@@ -51,6 +51,6 @@ class TaskRes(Method):
 
     def text_features(
         self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
-    ) -> Float[Array, "k c e"]:
+    ) -> Float[Array, "_ c e"]:
         """With the residual."""
         return self.norm * normalise(text) + self.alpha * variables.phi["residual"]

@@ -54,10 +54,10 @@ class TipAdapter(Method):
         self,
         variables: Variables,
         theta: Parameters,
-        images: Float[Array, "n k b e"],
-        text: Float[Array, "k c e"],
+        images: Float[Array, "n _ b e"],
+        text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
-    ) -> Float[Array, "n k b c"]:
+    ) -> Float[Array, "n _ b c"]:
         """Zero-shot CLIP and the cache."""
         keys = {**variables.buffers, **variables.phi}["keys"]
         affinity = jnp.matmul(normalise(images), keys.T, precision=HIGHEST)

@@ -58,8 +58,8 @@ class PerImage:
     For Gaussians of shape [n k b ...]: n = 1 becomes num[site].
     """
 
-    key: Key[Array, ""]
-    ids: Int[Numbers, "b"]
+    key: Key[Array, "*k"]
+    ids: Int[Numbers, "*k b"]
     num: FrozenDict[str, int] = dataclasses.field(default=FrozenDict(), metadata={"static": True})
 
     def __call__(self, site: str, gaussian: Gaussian) -> Float[Array, "n k b *shape"]:

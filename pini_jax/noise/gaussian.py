@@ -29,7 +29,7 @@ class Gaussian(NamedTuple):
     unit: Float[Array, "n *shape 1"] | None = None
 
 
-def displace(gaussian: Gaussian, normals: Float[Array, "n *shape m"]) -> Float[Array, "n *shape e"]:
+def displace(gaussian: Gaussian, normals: Float[Array, "_ *shape m"]) -> Float[Array, "_ *shape e"]:
     """mean + (scale z) factor: the reparameterisation, given the standard normals z."""
     noise = gaussian.scale * normals
     if gaussian.factor is not None:
@@ -37,7 +37,7 @@ def displace(gaussian: Gaussian, normals: Float[Array, "n *shape m"]) -> Float[A
     return gaussian.mean + noise
 
 
-def sample(key: Array, gaussian: Gaussian, num: int) -> Float[Array, "n *shape e"]:
+def sample(key: Array, gaussian: Gaussian, num: int) -> Float[Array, "_ *shape e"]:
     """mean + (scale z) factor with z ~ N(0, I), `num` times: the only place where normals are drawn."""
     shape = gaussian.scale.shape
     return displace(gaussian, jax.random.normal(key, (num * shape[0], *shape[1:]), gaussian.scale.dtype))

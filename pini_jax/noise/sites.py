@@ -207,7 +207,7 @@ def generator_options(generator: type[Generator]) -> dict[str, Any]:
     return options.defaults(generator, leave_out=("name", "parent"))
 
 
-def with_defaults(noise: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def noise_with_defaults(noise: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The same noise with every option written out."""
     return {
         site: {"generator": settings["generator"]}
@@ -217,7 +217,7 @@ def with_defaults(noise: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def build(noise: Mapping[str, Any]) -> FrozenDict[str, Generator]:
+def build_noise(noise: Mapping[str, Any]) -> FrozenDict[str, Generator]:
     """Makes the generator of every site from {site: {"generator": name, option: value, ...}}.
 
     Raises:

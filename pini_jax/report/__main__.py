@@ -28,7 +28,7 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     extras.require("matplotlib", "figures")
     from pini_jax.report import figures  # matplotlib: only what draws waits for it
 
-    entries = collect.read([Path(name) for name in folders])
+    entries = collect.read_runs([Path(name) for name in folders])
     output = Path(values.output or Path(folders[0], "report"))
     output.mkdir(parents=True, exist_ok=True)
     text = tables.markdown(entries)

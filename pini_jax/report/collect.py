@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from flax.traverse_util import flatten_dict
 
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import read_json
+from pini_jax.core.paths import read_object
 from pini_jax.runs.folder import read_result
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     settings: Mapping[str, Any]
 
 
-def read(folders: Sequence[Path]) -> list[Entry]:
+def read_runs(folders: Sequence[Path]) -> list[Entry]:
     """All finished runs below some folders; of a comparison, those that were chosen.
 
     Raises:
@@ -54,9 +54,9 @@ def read(folders: Sequence[Path]) -> list[Entry]:
 def _labels(top: Path, chosen: bool) -> dict[Path, str]:
     """The folders of finished runs, with what they are called, in the order in which they were made."""
     if chosen:
-        own = read_json(top / "comparison.json")
+        own = read_object(top / "comparison.json")
         return {top / name: ", ".join(map(str, values.values())) for name, values in own.items()}
-    populations = {file.parent: list(read_json(file)) for file in sorted(top.glob("**/population.json"))}
+    populations = {file.parent: list(read_object(file)) for file in sorted(top.glob("**/population.json"))}
 
     def order(folder: Path) -> tuple[Path, int, str]:
         names = populations.get(folder.parent, [])
@@ -69,7 +69,7 @@ def _labels(top: Path, chosen: bool) -> dict[Path, str]:
 def _entry(folder: Path, label: str, chosen: bool) -> Entry:
     """A run; of one that was chosen by validation, what was searched does not tell it from others."""
     result = read_result(folder / "result.json")
-    settings = flatten_dict(read_json(folder / "config.json"), sep=".")
+    settings = flatten_dict(read_object(folder / "config.json"), sep=".")
     settings["weights"] = str(result.get("clip_sha256", ""))[:SHORT]
     if chosen:
         settings = {key: value for key, value in settings.items() if key in CHOSEN_ON}
@@ -85,8 +85,8 @@ PLAIN_ON = ("dataset", "clip", "weights", "classes", "tokenizer", "image_size", 
 def _label(folder: Path) -> str:
     """Named values by their names, and settings as key=value; the method where there is neither."""
     population = folder.parent / "population.json"
-    values = read_json(population).get(folder.name, {}) if population.exists() else {}
-    settings = flatten_dict(read_json(folder / "config.json"), sep=".")
+    values = read_object(population).get(folder.name, {}) if population.exists() else {}
+    settings = flatten_dict(read_object(folder / "config.json"), sep=".")
     own = {key: value for key, value in values.items() if key not in ("shots", "seed")}
     words = [f"{key}={value}" if key in settings and key != "method" else str(value) for key, value in own.items()]
     return ", ".join(words) or settings["method"]
@@ -121,7 +121,7 @@ def _differing(entries: Sequence[Entry]) -> list[str]:
     return [key for key in differ if key != "weights" or "clip" not in differ]
 
 
-def plain(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+def by_plain_label(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     """The same runs, for what plain CLIP does on their data: `zero-shot`, told apart by data and weights."""
 
     def settings(entry: Entry) -> dict[str, Any]:

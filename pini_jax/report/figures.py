@@ -29,7 +29,7 @@ from pini_jax.data.datasets import sources
 from pini_jax.methods import forward
 from pini_jax.noise.draws import draw_mean
 from pini_jax.noise.gaussian import Gaussian
-from pini_jax.report.collect import Entry, by_label, by_shots, plain
+from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
 from pini_jax.runs import injector
 from pini_jax.use import classifier as classifiers
 from pini_jax.use.classifier import TrainedClassifier
@@ -53,7 +53,7 @@ def draw(entries: Sequence[Entry], output: Path) -> list[str]:
     return drawn
 
 
-def accuracy(entries: Sequence[Entry]) -> plt.Figure:
+def accuracy_figure(entries: Sequence[Entry]) -> plt.Figure:
     """mean +- t_{0.975, n-1} std / sqrt(n) over n seeds."""
     figure, axes = plt.subplots(figsize=(6.5, 4.5))
     for (label, group), marker in zip(by_label(entries).items(), itertools.cycle(MARKERS), strict=False):
@@ -62,7 +62,7 @@ def accuracy(entries: Sequence[Entry]) -> plt.Figure:
         half = np.array([100 * _half_width(x) for x in values.values()])
         (line,) = axes.plot(shots, mean, marker=marker, markersize=4, linewidth=1.3, label=label)
         axes.fill_between(shots, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
-    for (label, group), style in zip(plain(entries).items(), itertools.cycle(LINES), strict=False):
+    for (label, group), style in zip(by_plain_label(entries).items(), itertools.cycle(LINES), strict=False):
         zero_shot = 100 * np.mean([entry.result["zero_shot"]["accuracy"] for entry in group])
         axes.axhline(zero_shot, color="black", linestyle=style, linewidth=1, label=label)
     shots = sorted({entry.result["shots"] for entry in entries})
@@ -80,7 +80,7 @@ def _half_width(values: Sequence[float]) -> float:
     return float(scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def reliability(entries: Sequence[Entry]) -> plt.Figure:
+def reliability_figure(entries: Sequence[Entry]) -> plt.Figure:
     """A panel for zero-shot CLIP and for every label: of all its runs with the most shots."""
     shots = max(entry.result["shots"] for entry in entries)
     chosen = [entry for entry in entries if entry.result["shots"] == shots]
@@ -116,7 +116,7 @@ def _pooled(entries: Sequence[Entry], name: str) -> Float[np.ndarray, "3 bins"]:
     return np.array([[x[key] for key in ("size", "confidence", "correct")] for x in bins], float).sum(0)
 
 
-def information(entries: Sequence[Entry]) -> plt.Figure:
+def information_figure(entries: Sequence[Entry]) -> plt.Figure:
     """Every run is a dot."""
     kinds = {"usable_information": "usable information, nats", "mutual_information": "H(T) - H(T|E), nats"}
     figure, grid = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
@@ -155,20 +155,20 @@ def _with_most_shots(entries: Sequence[Entry], is_shown: Callable[[Mapping[str, 
     for entry in sorted(entries, key=lambda entry: -entry.result["shots"]):
         result = entry.result
         if result["method"] == "pini" and result["clip"] and entry.label not in found:
-            config = injector.load(entry.folder / "injector.safetensors").config
+            config = injector.load_injector(entry.folder / "injector.safetensors").config
             if is_shown(config.noise):
                 found[entry.label] = entry
     return dict(list(found.items())[:MANY])
 
 
-def tokens(entries: Sequence[Entry]) -> plt.Figure | None:
+def tokens_figure(entries: Sequence[Entry]) -> plt.Figure | None:
     """A line for every label with noise on the prompt."""
     chosen = _with_most_shots(entries, lambda noise: "prompt_tokens" in noise)
     if not chosen:
         return None
     figure, grid = plt.subplots(2, 1, figsize=(8, 5), sharex=True)
     for label, entry in chosen.items():
-        classifier = classifiers.load(entry.folder)
+        classifier = classifiers.load_classifier(entry.folder)
         gaussian = gaussians(classifier, _some_images(classifier, 1).images)["prompt_tokens"]
         for axes, part in zip(grid, (gaussian.mean, gaussian.scale), strict=True):
             axes.plot(np.sqrt(np.square(part[0, 0]).mean(-1)), marker="o", markersize=3, label=label)
@@ -183,7 +183,7 @@ def tokens(entries: Sequence[Entry]) -> plt.Figure | None:
 
 def _words(classifier: TrainedClassifier) -> list[str]:
     """The template's words, each in the place of its first token."""
-    (template,) = templates.find(classifier.config.template, classifier.config.dataset)
+    (template,) = templates.find_templates(classifier.config.template, classifier.config.dataset)
     tokenizer, words = classifier.frozen.clip.tokenizer, []
     around = len(tokenizer.start_ids) + 1
     for word in template.split("{}")[0].split():
@@ -201,20 +201,22 @@ class Shown(NamedTuple):
 def _some_images(classifier: TrainedClassifier, count: int) -> Shown:
     """A test image of each of the first classes."""
     config, preprocessing = classifier.config, classifier.frozen.clip.preprocessing
-    firsts = {record.label: record for record in reversed(sources.open(config.dataset, config.data_dir).test)}
+    firsts = {
+        record.label: record for record in reversed(sources.load_dataset(config.dataset, config.data_dir).test)
+    }
     records = [firsts[label] for label in sorted(firsts)[:count]]
     pictures = [views.view_pixels(record, preprocessing, None, 0, 0, 0) for record in records]
     return Shown(views.Views(records, preprocessing)[np.arange(len(records))], np.stack(pictures))
 
 
-def maps(entries: Sequence[Entry]) -> plt.Figure | None:
+def maps_figure(entries: Sequence[Entry]) -> plt.Figure | None:
     """Rows of images, with the root mean square over channels of mu and sigma beside them."""
     chosen = _with_most_shots(entries, lambda noise: bool({"pixels", "patch_tokens"} & noise.keys()))
     if not chosen:
         return None
     panels = []
     for label, entry in chosen.items():
-        classifier = classifiers.load(entry.folder)
+        classifier = classifiers.load_classifier(entry.folder)
         shown = _some_images(classifier, IMAGES)
         for site, gaussian in gaussians(classifier, shown.images).items():
             if site in ("pixels", "patch_tokens"):
@@ -245,9 +247,9 @@ def _map(noise: Float[np.ndarray, "*m d"]) -> Float[np.ndarray, "h w"]:
 
 
 FIGURES: Mapping[str, Callable[[Sequence[Entry]], plt.Figure | None]] = {
-    "accuracy.png": accuracy,
-    "reliability.png": reliability,
-    "information.png": information,
-    "tokens.png": tokens,
-    "maps.png": maps,
+    "accuracy.png": accuracy_figure,
+    "reliability.png": reliability_figure,
+    "information.png": information_figure,
+    "tokens.png": tokens_figure,
+    "maps.png": maps_figure,
 }

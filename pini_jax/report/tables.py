@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pini_jax.evaluate.prediction import MODES
-from pini_jax.report.collect import Entry, by_label, by_shots, plain
+from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
 
 ROW = "  {:<24}{:>10}{:>9}{:>9}"
 UNSEEN = "  {:<24}{:>10}{:>9}{:>9}{:>9}"
@@ -26,7 +26,9 @@ def markdown(entries: Sequence[Entry]) -> str:
     groups = by_label(entries)
     tables = []
     for mode in MODES if random else MODES[:1]:
-        rows = {label: by_shots(group, "zero_shot", "accuracy") for label, group in plain(entries).items()}
+        rows = {
+            label: by_shots(group, "zero_shot", "accuracy") for label, group in by_plain_label(entries).items()
+        }
         rows |= {label: by_shots(group, "test", mode, "accuracy") for label, group in groups.items()}
         tables.append(
             _shots_table(f"accuracy, % ({mode})" if random else "accuracy, %", rows, scale=100, digits=1)

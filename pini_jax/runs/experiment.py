@@ -21,7 +21,7 @@ from pini_jax.evaluate.result import evaluate
 from pini_jax.methods.method import Variables
 from pini_jax.runs import folder, injector, provenance
 from pini_jax.runs.provenance import Clock
-from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select, share, to_classify
+from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select_images, share, to_classify
 from pini_jax.train import checkpoint
 from pini_jax.train.loop import Group, Trainee, compile_group, num_lanes, train
 from pini_jax.train.recorder import Recorder
@@ -116,7 +116,7 @@ def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[s
         evaluated = evaluate(run, recorder.state.variables)
     export(run, recorder.state.variables)
     steps = run.num_steps - recorder.start
-    result = describe(run) | evaluated
+    result = describe_run(run) | evaluated
     result |= {
         "lanes": width,
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(recorder.state.phi)),
@@ -130,7 +130,7 @@ def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[s
     return result
 
 
-def describe(run: Run) -> dict[str, Any]:
+def describe_run(run: Run) -> dict[str, Any]:
     """What result.json says of a run before it starts."""
     config = run.config
     return {
@@ -153,10 +153,12 @@ def export(run: Run, variables: Variables) -> None:
     """Writes injector.safetensors; and the classes' embeddings, where they and plain image features are enough."""
     shared, names = run.shared, run.data.class_names
     theta = shared.frozen.theta
-    injector.save(run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint)
+    injector.save_injector(
+        run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint
+    )
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)
-        embeddings = prediction.encode_text(shared.method, variables, adapted, shared.task.text)[0]
+        embeddings = prediction.encode_text_draws(shared.method, variables, adapted, shared.task.text)[0]
         scale = float(np.exp(theta["logit_scale"]))
         injector.save_embeddings(run.workdir / "classes.safetensors", meshes.fetch(embeddings), scale, names)
 
@@ -164,8 +166,8 @@ def export(run: Run, variables: Variables) -> None:
 def compare_data(config: Config, workdir: Path) -> str:
     """Whether the data of a finished run are still as they were, in words."""
     try:
-        written = paths.read_json(workdir / "selection.json")
-        data, _ = select(config, _open(config))
+        written = paths.read_object(workdir / "selection.json")
+        data, _ = select_images(config, _open(config))
         now = folder.describe_data(data)
     except (InputError, OSError) as error:
         return f"its data cannot be compared now ({error})"

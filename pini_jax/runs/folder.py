@@ -92,7 +92,7 @@ def claim(run: Run) -> None:
     write_provenance(run)  # first: what version 0.1 made has none
     paths.write_json(run.workdir / "config.json", configs.to_dict(run.config))
     write_selection(run)
-    if sources.of(run.config.dataset)[0].cut:
+    if sources.kind_of(run.config.dataset)[0].cut:
         paths.write_json(run.workdir / "split.json", splits.rows(run.shared.whole), indent=None)
 
 
@@ -109,7 +109,7 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
         return None
     if not (workdir / "provenance.json").exists():
         raise InputError(f"{workdir} was made by version 0.1, which reads it{OTHER}")
-    written, wanted = paths.read_json(file, OTHER), json.loads(json.dumps(configs.to_dict(config)))
+    written, wanted = paths.read_object(file, OTHER), json.loads(json.dumps(configs.to_dict(config)))
     if written != wanted and not _clear_failure(workdir):
         differ = "; ".join(_differences(written, wanted))
         raise InputError(f"{workdir} holds a run of another config ({differ}); choose another workdir")
@@ -141,7 +141,7 @@ def _clear_failure(workdir: Path) -> bool:
     failure = workdir / "failure.json"
     if not failure.exists() or (workdir / "result.json").exists():
         return False
-    LOG.info("%s held a run that had failed (%s)", workdir, paths.read_json(failure).get("reason"))
+    LOG.info("%s held a run that had failed (%s)", workdir, paths.read_object(failure).get("reason"))
     shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     for name in WRITTEN:
         (workdir / name).unlink(missing_ok=True)
@@ -187,7 +187,7 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is damaged, or of version 0.1.
     """
-    return unseal(paths.read_json(path, OTHER), path)
+    return unseal(paths.read_object(path, OTHER), path)
 
 
 def write_selection(run: Run) -> None:
@@ -200,7 +200,7 @@ def write_selection(run: Run) -> None:
     path, content = run.workdir / "selection.json", describe_data(run.data) | rows
     if run.shared.left_out:
         content["left_out"] = dict(run.shared.left_out)
-    if path.exists() and unseal(paths.read_json(path, OTHER), path) != json.loads(json.dumps(content)):
+    if path.exists() and unseal(paths.read_object(path, OTHER), path) != json.loads(json.dumps(content)):
         raise InputError(f"the data have changed since {path} was written{OTHER}")
     paths.write_json(path, seal(content), indent=None)
 
@@ -215,6 +215,6 @@ def write_provenance(run: Run) -> None:
     """provenance.json, by the command that begins the run; later ones compare their plug-ins with it."""
     path = run.workdir / "provenance.json"
     if not path.exists():
-        paths.write_json(path, provenance.describe(run.config.plugins))
+        paths.write_json(path, provenance.describe_origin(run.config.plugins))
         return
-    plugins.warn_of_changes(paths.read_json(path, OTHER).get("plugins", {}), f"{run.workdir} was begun")
+    plugins.warn_of_changes(paths.read_object(path, OTHER).get("plugins", {}), f"{run.workdir} was begun")

@@ -35,13 +35,15 @@ class Exported(NamedTuple):
     clip_sha256: str
 
 
-def save(path: Path, variables: Variables, config: Config, class_names: Sequence[str], clip_sha256: str) -> None:
+def save_injector(
+    path: Path, variables: Variables, config: Config, class_names: Sequence[str], clip_sha256: str
+) -> None:
     """Writes variables at once, with their config, classes and the hash of the CLIP that they belong to."""
     described = {
         "config": configs.to_dict(config),
         "class_names": class_names,
         "clip_sha256": clip_sha256,
-        "plugins": plugins.load(config.plugins),
+        "plugins": plugins.load_plugins(config.plugins),
     }
     trees = {key: tree for key, tree in variables._asdict().items() if tree}
     _write(path, flatten_dict(trees, sep="/"), described)
@@ -65,7 +67,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping[str,
     whole = {"format": FORMAT} | dict(described)
     # One key: the library writes several in no fixed order, and equal runs make equal files.
     metadata = {KEY: json.dumps(whole | {"sha256": digest(whole, tensors)})}
-    paths.replace(path, safetensors.numpy.save(tensors, metadata))
+    paths.write_file(path, safetensors.numpy.save(tensors, metadata))
 
 
 def digest(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
@@ -76,7 +78,7 @@ def digest(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> s
     return whole.hexdigest()
 
 
-def load(path: Path) -> Exported:
+def load_injector(path: Path) -> Exported:
     """Reads what `save` wrote.
 
     Raises:

@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
     return known
 
 
-def describe(plugin_names: Sequence[str]) -> dict[str, Any]:
+def describe_origin(plugin_names: Sequence[str]) -> dict[str, Any]:
     """What provenance.json holds: all that it takes to run the same again.
 
     `commit` is that of the checkout that the package runs from, with a `+` where files differ from it; empty for
@@ -64,7 +64,7 @@ def describe(plugin_names: Sequence[str]) -> dict[str, Any]:
         "pini_jax": pini_jax.__version__,
         "commit": _commit(Path(pini_jax.__file__).parent),
         "packages": sorted({f"{x.name}=={x.version}" for x in importlib.metadata.distributions()}),
-        "plugins": plugins.load(plugin_names),
+        "plugins": plugins.load_plugins(plugin_names),
     }
 
 

@@ -25,7 +25,7 @@ def reproduce(run: Path, workdir: Path) -> list[str]:
     if not (run / "result.json").exists():
         raise InputError(f"{run} holds no finished run: there is no result.json")
     before = folder.read_result(run / "result.json")
-    config = configs.resolve(paths.read_json(run / "config.json"))
+    config = configs.resolve(paths.read_object(run / "config.json"))
     after = experiment.train_and_evaluate(config, workdir)
     return [
         f"{run} is made again in {workdir}",
@@ -52,7 +52,7 @@ def _causes(run: Path, workdir: Path, before: Mapping[str, Any], after: Mapping[
         if before.get(key) != after.get(key):
             yield f"{key}: {before.get(key)} then, {after.get(key)} now"
     if (run / "provenance.json").exists():
-        then, now = (paths.read_json(x / "provenance.json") for x in (run, workdir))
+        then, now = (paths.read_object(x / "provenance.json") for x in (run, workdir))
         for key in ("commit", "python", "platform", "plugins"):
             if then.get(key) != now.get(key):
                 yield f"{key}: {then.get(key)} then, {now.get(key)} now"

@@ -22,10 +22,12 @@ from pini_jax.clip.prompts import Prompts
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
 from pini_jax.core.errors import InputError
+from pini_jax.core.shapes import Parameters
 from pini_jax.data import features, templates
 from pini_jax.data.datasets import packs, sources
 from pini_jax.data.datasets.packs import Pack
 from pini_jax.data.datasets.records import Record
+from pini_jax.data.datasets.unreadable import refuse_unreadable
 from pini_jax.data.features import Encode
 from pini_jax.data.transforms import Augment
 from pini_jax.data.views import Views
@@ -66,7 +68,7 @@ class Frozen(Protocol):
     @property
     def mesh(self) -> jax.sharding.Mesh: ...
     @property
-    def theta(self) -> dict[str, Any]: ...
+    def theta(self) -> Parameters: ...
     @property
     def towers(self) -> Towers: ...
     @property
@@ -97,7 +99,7 @@ class Frozen(Protocol):
         """
 
 
-def load(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
+def load_frozen(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
     """The towers that `clip` names, or the pack that `dataset` does.
 
     Raises:
@@ -105,8 +107,8 @@ def load(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
     """
     if sources.has_images(config.dataset):
         return load_towers(config, mesh)
-    path = Path(config.data_dir).expanduser() / sources.of(config.dataset)[1]
-    return FrozenPack(packs.load(path), mesh)
+    path = Path(config.data_dir).expanduser() / sources.kind_of(config.dataset)[1]
+    return FrozenPack(packs.load_pack(path), mesh)
 
 
 def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:
@@ -116,7 +118,7 @@ def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:
         InputError: they cannot be used.
     """
     dtype = pretrained.tower_dtype(config.dtype)
-    return FrozenTowers(pretrained.load(config.clip, config.tokenizer, dtype, config.image_size, mesh), mesh)
+    return FrozenTowers(pretrained.load_clip(config.clip, config.tokenizer, dtype, config.image_size, mesh), mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +143,7 @@ class FrozenTowers:
     mesh: jax.sharding.Mesh
 
     @property
-    def theta(self) -> dict[str, Any]:
+    def theta(self) -> Parameters:
         """Of both towers and the logits."""
         return self.clip.theta
 
@@ -163,12 +165,12 @@ class FrozenTowers:
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
         """As in `Frozen`; of several templates the ensemble."""
         tower, theta = self.clip.text_tower, self.clip.theta
-        built = [self._build(text, class_names) for text in templates.find(template, dataset)]
+        built = [self._build(text, class_names) for text in templates.find_templates(template, dataset)]
         return zero_shot.ensemble([zero_shot.encode_classes(tower, theta, each) for each in built])
 
     def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
         """As in `Frozen`."""
-        (text,) = templates.find(template, dataset)
+        (text,) = templates.find_templates(template, dataset)
         return self._build(text, class_names)
 
     def _build(self, template: str, class_names: Sequence[str]) -> Prompts:
@@ -197,7 +199,7 @@ class FrozenTowers:
             if not (cached and features.cached(records, self.clip))
             for record in records
         }
-        features.refuse_unreadable(sorted(unknown, key=lambda record: record.id))
+        refuse_unreadable(sorted(unknown, key=lambda record: record.id))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +210,7 @@ class FrozenPack:
     mesh: jax.sharding.Mesh
 
     @functools.cached_property
-    def theta(self) -> dict[str, Any]:
+    def theta(self) -> Parameters:
         """Of the logits alone."""
         return {"logit_scale": meshes.replicate(self.mesh, jnp.float32(np.log(self.pack.logit_scale)))}
 

@@ -84,22 +84,22 @@ def share(config: Config) -> Shared:
     Raises:
         InputError: they cannot be used; the message says why.
     """
-    mesh = meshes.make(config.model_shards)
+    mesh = meshes.make_mesh(config.model_shards)
     opened = {name: open_dataset(config, name) for name in (config.dataset, *config.transfer)}
     data = {name: dataset for name, (dataset, _) in opened.items()}
     # First, so that what is wrong with a selection is known before the towers are loaded.
-    trained, new = select(config, data[config.dataset])
+    trained, new = select_images(config, data[config.dataset])
     meshes.check_divisible(mesh, config.batch_size)
-    frozen = frozen_halves.load(config, mesh)
-    unseen = {name: tasks.make(config, frozen, data[name], name) for name in config.transfer}
+    frozen = frozen_halves.load_frozen(config, mesh)
+    unseen = {name: tasks.make_task(config, frozen, data[name], name) for name in config.transfer}
     if new is not None:
-        unseen = {"new": tasks.make(config, frozen, new, config.dataset)} | unseen
+        unseen = {"new": tasks.make_task(config, frozen, new, config.dataset)} | unseen
     return Shared(
         mesh=mesh,
         frozen=frozen,
         whole=data[config.dataset],
         left_out=opened[config.dataset][1],
-        task=tasks.make(config, frozen, trained, config.dataset),
+        task=tasks.make_task(config, frozen, trained, config.dataset),
         unseen=unseen,
         method=configs.make_method(config, frozen.towers),
     )
@@ -111,13 +111,13 @@ def open_dataset(config: Config, name: str) -> tuple[Dataset, dict[str, str]]:
     Raises:
         InputError: there is no such dataset, or something is wrong with it, or too many images cannot be read.
     """
-    dataset = sources.open(name, config.data_dir)
-    if not sources.of(name)[0].own:
+    dataset = sources.load_dataset(name, config.data_dir)
+    if not sources.kind_of(name)[0].own:
         return dataset, {}
     return set_aside(dataset, None if config.max_unreadable < 0 else config.max_unreadable)
 
 
-def select(config: Config, whole: Dataset) -> tuple[Dataset, Dataset | None]:
+def select_images(config: Config, whole: Dataset) -> tuple[Dataset, Dataset | None]:
     """The few images that are trained on; and the new classes, where the base alone is trained."""
     selected = selection.select_as(config.dataset)(whole, config.shots, config.seed)
     if config.classes == "all":
@@ -136,7 +136,7 @@ def plan(config: Config, workdir: Path, shared: Shared) -> Run:
     Raises:
         InputError: there is no such selection.
     """
-    data, _ = select(config, shared.whole)
+    data, _ = select_images(config, shared.whole)
     # A batch, or all images there are, filled up to what the devices divide.
     size = min(config.batch_size, len(data.train) + -len(data.train) % meshes.batch_shards(shared.mesh))
     return Run(config, workdir, shared, data, Batches(len(data.train), size, config.views, config.seed))

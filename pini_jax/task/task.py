@@ -26,7 +26,7 @@ class Task(NamedTuple):
     zero_shot: Text
 
 
-def make(config: Config, frozen: Frozen, data: Dataset, name: str) -> Task:
+def make_task(config: Config, frozen: Frozen, data: Dataset, name: str) -> Task:
     """The task of a dataset that a config trains on, or is tested on besides.
 
     Args:

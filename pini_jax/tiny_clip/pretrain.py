@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ class Recipe:
         text = transformer(self.text_width, self.text_layers, causal=True)
         return architecture.Architecture(
             architecture.Image(self.image_size, self.patch_size, image),
-            architecture.Text(vocab_size, self.context_length, text),
+            architecture.TextSizes(vocab_size, self.context_length, text),
             self.embed_dim,
         )
 
@@ -137,7 +137,7 @@ def _merges(word: str) -> Iterable[tuple[str, str]]:
 class State(NamedTuple):
     """What a step changes."""
 
-    theta: dict
+    theta: dict[str, Any]
     moments: optax.OptState
 
 
@@ -157,7 +157,7 @@ def contrastive_loss(
     return (one_way(logits, same) + one_way(logits.T, same.T)) / 2
 
 
-def optimiser(recipe: Recipe) -> optax.GradientTransformation:
+def pretraining_optimiser(recipe: Recipe) -> optax.GradientTransformation:
     """AdamW with a warm-up and a cosine to zero; gradients of norm at most 1; only kernels decay."""
     rate = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, recipe.warmup_steps, recipe.steps)
     kernels = partial(jax.tree.map_with_path, lambda path, _: path[-1].key == "kernel")
@@ -176,24 +176,24 @@ def draw_pictures(
     return (pixels - mean) / std, bank.name[glyph]
 
 
-def initial_state(recipe: Recipe, model: towers.Towers) -> State:
+def initial_pretraining(recipe: Recipe, model: towers.ClipModel) -> State:
     """The state before step 0."""
     pixels = jnp.zeros((1, recipe.image_size, recipe.image_size, 3))
     ids = jnp.zeros((1, recipe.context_length), int)
     key = rng.stream(rng.root(recipe.seed), "init")
     theta = jax.jit(model.init)(key, pixels, ids, jnp.zeros(1, int))["params"]
-    return State(theta, optimiser(recipe).init(theta))
+    return State(theta, pretraining_optimiser(recipe).init(theta))
 
 
 @partial(jax.jit, static_argnames=("recipe", "model"), donate_argnames="state")
-def train_step(
+def pretraining_step(
     state: State,
     bank: glyphs.Bank,
     captions: glyphs.Captions,
     step: Int[Array, ""],
     *,
     recipe: Recipe,
-    model: towers.Towers,
+    model: towers.ClipModel,
 ) -> tuple[State, Float[Array, ""]]:
     """One step of AdamW on fresh pictures and captions: the next state and the loss."""
     picture_key, caption_key = jax.random.split(rng.stream(rng.root(recipe.seed), "train", step))
@@ -201,18 +201,18 @@ def train_step(
     pixels, name = draw_pictures(picture_key, bank, recipe, recipe.batch_size, strength)
     ids, end = glyphs.draw_captions(caption_key, captions, name, recipe.max_context)
 
-    def loss_fn(theta: dict) -> Array:
+    def loss_fn(theta: dict[str, Any]) -> Array:
         image, text, log_scale = towers.stage(model, "__call__", theta, pixels, ids, end)
         return contrastive_loss(image, text, name[:, None] == name, log_scale)
 
     loss, gradient = jax.value_and_grad(loss_fn)(state.theta)
-    updates, moments = optimiser(recipe).update(gradient, state.moments, state.theta)
+    updates, moments = pretraining_optimiser(recipe).update(gradient, state.moments, state.theta)
     return State(optax.apply_updates(state.theta, updates), moments), loss
 
 
 @partial(jax.jit, static_argnames=("recipe", "model"))
-def accuracy(
-    theta: dict, bank: glyphs.Bank, captions: glyphs.Captions, *, recipe: Recipe, model: towers.Towers
+def name_accuracy(
+    theta: dict[str, Any], bank: glyphs.Bank, captions: glyphs.Captions, *, recipe: Recipe, model: towers.ClipModel
 ) -> Float[Array, ""]:
     """Share of EVAL_IMAGES pictures, at full strength, that are nearest to the EVAL_CAPTION of their name."""
     key = rng.stream(rng.root(recipe.seed), "eval")
@@ -223,7 +223,7 @@ def accuracy(
     return (jnp.argmax(image @ text.T, axis=1) == name).mean()
 
 
-def train(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict, list[float]]:
+def run_recipe(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict[str, Any], list[float]]:
     """Runs the recipe: the parameters, and the loss of every step.
 
     Raises:
@@ -235,18 +235,18 @@ def train(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict, list[float]]:
     longest = recipe.max_context + captions.ids.shape[-1] + 2
     if longest > recipe.context_length:
         raise InputError(f"captions of {longest} tokens exceed context_length={recipe.context_length}")
-    model = towers.Towers(recipe.architecture(tokenizer.vocab_size))
-    state, losses, correct = initial_state(recipe, model), [], 0.0
+    model = towers.ClipModel(recipe.architecture(tokenizer.vocab_size))
+    state, losses, correct = initial_pretraining(recipe, model), [], 0.0
     for step in (bar := tqdm(range(recipe.steps), unit="step")):
-        state, loss = train_step(state, bank, captions, jnp.array(step), recipe=recipe, model=model)
+        state, loss = pretraining_step(state, bank, captions, jnp.array(step), recipe=recipe, model=model)
         losses.append(float(loss))
         if (step + 1) % EVAL_EVERY == 0 or step + 1 == recipe.steps:
-            correct = float(accuracy(state.theta, held_out, captions, recipe=recipe, model=model))
+            correct = float(name_accuracy(state.theta, held_out, captions, recipe=recipe, model=model))
         bar.set_postfix(loss=f"{losses[-1]:.3f}", held_out_fonts=f"{correct:.3f}", refresh=False)
     return state.theta, losses
 
 
-def export(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mapping) -> None:
+def export_clip(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mapping[str, Any]) -> None:
     """Writes a Hugging Face folder that `pretrained.load` and transformers read; replaces an older one."""
     sizes = recipe.architecture(tokenizer.vocab_size)
     settings = {
@@ -257,7 +257,7 @@ def export(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mapping) -
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    weights.save(part / "model.safetensors", hugging_face.CLIP, theta)
+    weights.save_weights(part / "model.safetensors", hugging_face.CLIP, theta)
     tokenizers.Tokenizer.from_str(tokenizer.content).save(str(part / "tokenizer.json"))
     for name, content in settings.items():
         (part / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -269,5 +269,5 @@ def pretrain(recipe: Recipe, workdir: Path) -> Path:
     """Trains and exports; the folder that was made."""
     tokenizer = build_tokenizer()
     folder = workdir / hub.BUNDLED.name
-    export(folder, recipe, tokenizer, train(recipe, tokenizer)[0])
+    export_clip(folder, recipe, tokenizer, run_recipe(recipe, tokenizer)[0])
     return folder

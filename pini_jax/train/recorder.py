@@ -105,7 +105,7 @@ class MetricsFile:
     """metrics.jsonl, cut back to the step that training goes on from."""
 
     def __init__(self, path: Path, keep_until: int):
-        paths.replace(path, "".join(line + "\n" for line, step in _records(path) if step <= keep_until))
+        paths.write_file(path, "".join(line + "\n" for line, step in _records(path) if step <= keep_until))
         self._file = open(os.devnull if jax.process_index() else path, "a")  # noqa: SIM115, closed by __exit__
 
     def __enter__(self) -> MetricsFile:

@@ -1,6 +1,6 @@
 """A trained method with its frozen CLIP, for images that nobody has labelled.
 
-trained = pini_jax.load("runs/digits")
+trained = pini_jax.load_classifier("runs/digits")
 probabilities = trained(["three.png"])          # [1 c], in the order of trained.class_names
 """
 
@@ -103,7 +103,7 @@ class TrainedClassifier:
         return np.exp(predicted.log_probabilities)
 
 
-def load(path: str | Path, clip: str = "") -> TrainedClassifier:
+def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
     """Loads what a run exported, and the CLIP that it names.
 
     Args:
@@ -114,13 +114,13 @@ def load(path: str | Path, clip: str = "") -> TrainedClassifier:
         InputError: there is no such injector, or the CLIP is missing or another than it was trained on.
     """
     path = Path(path)
-    exported = injector.load(path / "injector.safetensors" if path.is_dir() else path)
+    exported = injector.load_injector(path / "injector.safetensors" if path.is_dir() else path)
     if not exported.config.clip:
         raise InputError(
             f"{path} was trained on features made elsewhere: there are no towers to read an image with"
         )
     # A run's shards may not divide the devices here; the towers are the same however they are split.
-    devices = mesh.make(math.gcd(exported.config.model_shards, jax.device_count()))
+    devices = mesh.make_mesh(math.gcd(exported.config.model_shards, jax.device_count()))
     config = dataclasses.replace(exported.config, clip=clip) if clip else exported.config
     frozen = frozen_halves.load_towers(config, devices)
     if frozen.fingerprint != exported.clip_sha256:

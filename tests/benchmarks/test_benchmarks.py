@@ -12,12 +12,12 @@ import pytest
 
 from benchmarks import encode, inputs, random_clip, step, timing
 from pini_jax.clip import pretrained, prompts, tokenizer, towers, zero_shot
-from pini_jax.clip.architecture import Architecture, Image, Text, Transformer
+from pini_jax.clip.architecture import Architecture, Image, TextSizes, Transformer
 from pini_jax.data import templates
 from pini_jax.data.datasets import coop
 
 TINY = Architecture(
-    Image(12, 4, Transformer(32, 2, 2, 96)), Text(700, 77, Transformer(16, 2, 2, 48, causal=True)), 24
+    Image(12, 4, Transformer(32, 2, 2, 96)), TextSizes(700, 77, Transformer(16, 2, 2, 48, causal=True)), 24
 )
 DATA = os.environ.get("PINI_DATA_DIR")
 PETS = inputs.LENGTHS[37]
@@ -55,14 +55,14 @@ def test_imagenet_is_as_published():
 @pytest.mark.parametrize("classes, name", [(1000, "imagenet"), (37, "oxford_pets"), (10, "eurosat")])
 def test_lengths_are_those_of_the_names(classes, name):
     data_dir = Path(DATA)
-    words = tokenizer.load(data_dir / "tokenizer")
+    words = tokenizer.load_tokenizer(data_dir / "tokenizer")
     files = {"oxford_pets": "split_zhou_OxfordPets.json", "eurosat": "split_zhou_EuroSAT.json"}
     if name in files:
         text = (data_dir / "splits" / files[name]).read_text()
         names = coop.read_split(name, text, data_dir).class_names
     else:
         names = tuple(coop.imagenet_names().values())
-    (template,) = templates.find("released", name)
+    (template,) = templates.find_templates("released", name)
     built = prompts.build(words, template, names, inputs.VIT_B_16.text)
     found, counts = np.unique(built.end - np.arange(classes) * built.suffix.shape[1] + 1, return_counts=True)
     assert dict(zip(found.tolist(), counts.tolist(), strict=True)) == inputs.LENGTHS[classes].suffix
@@ -70,7 +70,7 @@ def test_lengths_are_those_of_the_names(classes, name):
 
 
 def test_whole_prompts_mean_the_same(folder, made):
-    clip, whole = pretrained.load(str(folder)), inputs.whole(made, 77)
+    clip, whole = pretrained.load_clip(str(folder)), inputs.whole(made, 77)
     shared = zero_shot.encode_classes(clip.text_tower, clip.theta, prompts.pack(made))[0]
     apart = jax.jit(clip.text_tower.apply)({"params": clip.theta["text"]}, *whole)
     np.testing.assert_allclose(shared, apart, rtol=1e-4, atol=1e-4)
@@ -79,7 +79,7 @@ def test_whole_prompts_mean_the_same(folder, made):
 
 # XLA counts the body of a loop once, so that there is one layer; and what is no product, which is a few percent.
 WIDE = Architecture(
-    Image(32, 8, Transformer(128, 1, 2, 512)), Text(700, 77, Transformer(96, 1, 2, 384, causal=True)), 48
+    Image(32, 8, Transformer(128, 1, 2, 512)), TextSizes(700, 77, Transformer(96, 1, 2, 384, causal=True)), 48
 )
 
 
@@ -114,7 +114,7 @@ def test_both_sides_take_the_same_steps(folder, made):
 
     lr = 0.05
     numbers = inputs.make_numbers(TINY, made, steps=2)
-    ours = step.Training(pretrained.load(str(folder)), made, numbers, lr)
+    ours = step.Training(pretrained.load_clip(str(folder)), made, numbers, lr)
     theirs = torch_clip.Training(torch_clip.load(folder), inputs.whole(made, 77), numbers, lr)
     found = torch_clip.encode_images(theirs.clip, torch_clip.images(numbers.pixels))
     first = jax.tree.map(np.array, ours.state.phi)
@@ -136,7 +136,7 @@ def test_both_sides_take_the_same_steps(folder, made):
 
 def test_the_timed_step_trains(folder, made):
     numbers = inputs.make_numbers(TINY, made, steps=0)
-    training = step.Training(pretrained.load(str(folder)), made, numbers, 0.05)
+    training = step.Training(pretrained.load_clip(str(folder)), made, numbers, 0.05)
     losses = [training.step(numbers.features) for _ in range(12)]
     assert len(set(losses)) == 12
     assert np.mean(losses[-3:]) < np.mean(losses[:3])

@@ -21,8 +21,8 @@ TEMPLATES = {
 }
 
 
-def text(causal=True, pool="end", context_length=77) -> architecture.Text:
-    return architecture.Text(600, context_length, architecture.Transformer(8, 1, 1, 8, causal=causal), pool)
+def text(causal=True, pool="end", context_length=77) -> architecture.TextSizes:
+    return architecture.TextSizes(600, context_length, architecture.Transformer(8, 1, 1, 8, causal=causal), pool)
 
 
 CAUSAL = text()

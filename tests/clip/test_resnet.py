@@ -26,7 +26,7 @@ PUBLISHED = {
 
 def sizes_of(image, text_width, embed_dim, context=77, vocabulary=49408, layers=12):
     text = architecture.Transformer(text_width, layers, text_width // 64, 4 * text_width, causal=True)
-    return architecture.Architecture(image, architecture.Text(vocabulary, context, text), embed_dim)
+    return architecture.Architecture(image, architecture.TextSizes(vocabulary, context, text), embed_dim)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -46,15 +46,15 @@ def sizes():
 @pytest.fixture(scope="module")
 def theta(sizes):
     inputs = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 9), int), jnp.zeros(1, int)
-    return tiny_clips.random(jax.eval_shape(towers.Towers(sizes).init, jax.random.key(0), *inputs))["params"]
+    return tiny_clips.random(jax.eval_shape(towers.ClipModel(sizes).init, jax.random.key(0), *inputs))["params"]
 
 
 def test_openai_names_round_trip_and_tell_the_sizes(tmp_path, sizes, theta):
     path = tmp_path / "w.safetensors"
-    weights.save(path, open_clip.scheme(sizes), theta)
+    weights.save_weights(path, open_clip.scheme(sizes), theta)
     found = tensors.index([path])
     assert open_clip.read_shapes({key: tensor.shape for key, tensor in found.items()}) == sizes
-    loaded = weights.load(open_clip.scheme(sizes), sizes, found, jnp.float32, "RN")
+    loaded = weights.load_weights(open_clip.scheme(sizes), sizes, found, jnp.float32, "RN")
     jax.tree.map(np.testing.assert_array_equal, loaded, theta)
 
 
@@ -72,7 +72,7 @@ def test_places_are_those_of_the_last_feature_map(image_size, sizes):
 def test_impossible_sizes_are_refused(change, sizes):
     image = dataclasses.replace(sizes.image, **change)
     with pytest.raises(InputError):
-        architecture.check(dataclasses.replace(sizes, image=image), known_activations=towers.ACTIVATIONS)
+        architecture.check_sizes(dataclasses.replace(sizes, image=image), known_activations=towers.ACTIVATIONS)
 
 
 def test_stages_are_the_tower(sizes, theta):

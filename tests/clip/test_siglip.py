@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parent.parent / "recordings" / "transformers_siglip"
 
 @pytest.fixture(scope="module")
 def clip():
-    return pretrained.load(str(FOLDER))
+    return pretrained.load_clip(str(FOLDER))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_every_class_is_encoded_whole(clip, built):
 
 @pytest.mark.parametrize("mode", evaluate.MODES)
 def test_zero_noise_is_the_plain_model(clip, text, mode):
-    noisy = Injector(clip.text_tower, sites.build(NOISE))
+    noisy = Injector(clip.text_tower, sites.build_noise(NOISE))
     silent = jax.tree.map(np.zeros_like, init(noisy, jax.random.key(0), clip.theta, text))
     features = np.random.default_rng(0).standard_normal((3, clip.embed_dim), np.float32)
 
@@ -83,7 +83,7 @@ def test_a_run_trains_it_and_says_what_it_costs(tmp_path, caplog):
         shots=1,
         views=1,
         num_draws=2,
-        noise=sites.with_defaults(NOISE),
+        noise=sites.noise_with_defaults(NOISE),
         optim=dataclasses.replace(config.Optim(), lr=0.1, epochs=4),
     )
     with caplog.at_level(logging.INFO):

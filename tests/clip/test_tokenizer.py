@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import bounds
 import pytest
 import sentencepiece
 import tiny_clips
@@ -68,7 +69,7 @@ def assert_same_ids(ours, theirs, texts):
 @needs_data
 def test_known_ids():
     """As OpenAI's own tokenizer makes them."""
-    clip = tokenizer.load(Path(DATA, "tokenizer"))
+    clip = tokenizer.load_tokenizer(Path(DATA, "tokenizer"))
     assert (clip.start_ids, clip.end_id, clip.pad_id, clip.vocab_size) == ((49406,), 49407, 49407, 49408)
     assert clip.encode("a photo of a cat.") == [49406, 320, 1125, 539, 320, 2368, 269, 49407]
 
@@ -129,7 +130,9 @@ def test_same_ids_as_transformers(files, tmp_path):
     copy(tmp_path, FILES[files])
     names = class_names()
     texts = [*TEXTS, *names, *(f"x x a photo of a {name.replace('_', ' ')}." for name in names)]
-    assert_same_ids(tokenizer.load(tmp_path), transformers.CLIPTokenizer.from_pretrained(tmp_path), texts)
+    assert_same_ids(
+        tokenizer.load_tokenizer(tmp_path), transformers.CLIPTokenizer.from_pretrained(tmp_path), texts
+    )
 
 
 @needs_data
@@ -137,7 +140,9 @@ def test_same_ids_as_transformers(files, tmp_path):
 def test_same_ids_as_transformers_from_unusual_folders(change, tmp_path):
     copy(tmp_path, ("tokenizer.json", *SETTINGS))
     CHANGES[change](tmp_path)
-    assert_same_ids(tokenizer.load(tmp_path), transformers.CLIPTokenizer.from_pretrained(tmp_path), TEXTS)
+    assert_same_ids(
+        tokenizer.load_tokenizer(tmp_path), transformers.CLIPTokenizer.from_pretrained(tmp_path), TEXTS
+    )
 
 
 @pytest.fixture
@@ -147,7 +152,7 @@ def folder(tmp_path):
 
 
 def test_ids_stand_between_start_and_end(folder):
-    clip, vocabulary = tokenizer.load(folder), tiny_clips.tokenizer().get_vocab()
+    clip, vocabulary = tokenizer.load_tokenizer(folder), tiny_clips.tokenizer().get_vocab()
     tokens = ("<|startoftext|>", "the</w>", "cat</w>", "<|endoftext|>")
     assert clip.encode("the CAT") == [vocabulary[token] for token in tokens]
     assert clip.encode("") == [*clip.start_ids, clip.end_id]
@@ -159,13 +164,13 @@ def test_no_text_is_cut_or_padded(folder):
     backend.enable_truncation(5)
     backend.enable_padding(length=77)
     backend.save(str(folder / "tokenizer.json"))
-    assert len(tokenizer.load(folder).encode("x " * 30)) == 32
-    assert len(tokenizer.load(folder).encode("x")) == 3
+    assert len(tokenizer.load_tokenizer(folder).encode("x " * 30)) == 32
+    assert len(tokenizer.load_tokenizer(folder).encode("x")) == 3
 
 
 def test_the_content_of_a_clip_tokenizer_is_its_file(folder):
     """It is part of fingerprints that older runs have recorded."""
-    assert tokenizer.load(folder).content == tiny_clips.tokenizer().to_str()
+    assert tokenizer.load_tokenizer(folder).content == tiny_clips.tokenizer().to_str()
 
 
 def test_open_clips_own_tokenizer_fills_with_zeros(folder):
@@ -173,7 +178,7 @@ def test_open_clips_own_tokenizer_fills_with_zeros(folder):
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": {"text_cfg": {"no_causal_mask": True}}})
     )
-    assert tokenizer.load(folder).pad_id == 0
+    assert tokenizer.load_tokenizer(folder).pad_id == 0
 
 
 # ---------------------------------------------------------------------------------------------------- SigLIP
@@ -206,14 +211,14 @@ def describe(folder, **settings):
 def test_siglip_from_its_sentencepiece_model(spiece, settings, tmp_path):
     shutil.copy(spiece / "spiece.model", tmp_path)
     describe(tmp_path, tokenizer_class="SiglipTokenizer", **settings)
-    ours, theirs = tokenizer.load(tmp_path), transformers.SiglipTokenizer.from_pretrained(tmp_path)
+    ours, theirs = tokenizer.load_tokenizer(tmp_path), transformers.SiglipTokenizer.from_pretrained(tmp_path)
     assert_same_ids(ours, theirs, TEXTS + SPECIAL)
     assert ours.start_ids == () and ours.encode("") == [ours.end_id]
 
 
 def test_siglip_fills_with_its_end_token(spiece):
     """Also where nothing beside the model says what it is."""
-    found = tokenizer.load(spiece)
+    found = tokenizer.load_tokenizer(spiece)
     assert (found.pad_id, found.end_id) == (1, 1)
 
 
@@ -230,7 +235,7 @@ def test_siglip_from_tokenizer_json(converted, siglip, name):
     describe(converted, tokenizer_class=name)
     # Joined emoji are cleaned another way by the library; where a folder has spiece.model, that is what is read.
     texts = [text for text in TEXTS if "\u200d" not in text]
-    assert_same_ids(tokenizer.load(converted), siglip, texts)
+    assert_same_ids(tokenizer.load_tokenizer(converted), siglip, texts)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +246,7 @@ def test_siglip_of_open_clip_is_cleaned_as_its_config_says(converted, clean, exp
     text = {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP", "tokenizer_kwargs": {"clean": clean}}
     (converted / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": text}}))
     backend = tokenizers.Tokenizer.from_file(str(converted / "tokenizer.json"))
-    ours = tokenizer.load(converted)
+    ours = tokenizer.load_tokenizer(converted)
     assert ours.encode(" Fine_Art  O'Clock!\n") == backend.encode(expected).ids
     assert (ours.start_ids, ours.end_id, ours.pad_id) == ((), 1, 1)
     assert clean in ours.content
@@ -251,11 +256,11 @@ def test_an_unknown_cleaning_is_refused(converted):
     text = {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP", "tokenizer_kwargs": {"clean": "scrub"}}
     (converted / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": text}}))
     with pytest.raises(InputError, match="'scrub'.*canonicalize"):
-        tokenizer.load(converted)
+        tokenizer.load_tokenizer(converted)
 
 
 def test_contents_tell_tokenizers_apart(spiece, converted):
-    contents = [tokenizer.load(folder).content for folder in (spiece, converted, spiece)]
+    contents = [tokenizer.load_tokenizer(folder).content for folder in (spiece, converted, spiece)]
     assert contents[0] == contents[2] != contents[1]
 
 
@@ -290,18 +295,18 @@ def test_siglip_2_is_lower_cased_by_any_class(siglip_2, name):
     theirs = transformers.Siglip2Tokenizer.from_pretrained(siglip_2)
     if name:
         describe(siglip_2, tokenizer_class=name, pad_token="<pad>", add_bos_token=False, add_eos_token=True)
-    ours = tokenizer.load(siglip_2)
+    ours = tokenizer.load_tokenizer(siglip_2)
     assert_same_ids(ours, theirs, TEXTS + SPECIAL)
     assert (ours.start_ids, ours.end_id, ours.pad_id) == ((), 1, 0)
     assert ours.encode("A CAT") == ours.encode("a cat")
 
 
 def test_siglip_2_that_lower_cases_by_itself(siglip_2):
-    expected = tokenizer.load(siglip_2)
+    expected = tokenizer.load_tokenizer(siglip_2)
     backend = gemma()
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), backend.normalizer])
     backend.save(str(siglip_2 / "tokenizer.json"))
-    found = tokenizer.load(siglip_2)
+    found = tokenizer.load_tokenizer(siglip_2)
     assert [found.encode(text) for text in TEXTS] == [expected.encode(text) for text in TEXTS]
 
 
@@ -359,7 +364,7 @@ DAMAGE = {
     "damaged": (lambda folder: (folder / "tokenizer.json").write_text('{"version": '), "cannot be read"),
     "damaged pair": (damaged_pair, "vocab.json"),
     "damaged model": (damaged_model, "spiece.model cannot be read"),
-    "damaged settings": (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "cannot be read"),
+    "damaged settings": (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "is no valid JSON"),
     "settings of a list": (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "no JSON object"),
     "foreign": (foreign, "is not CLIP's"),
     "foreign of the class": (foreign_of_the_class, r"is not CLIP's: it has no <\|startoftext\|>"),
@@ -376,5 +381,77 @@ def test_what_is_no_known_tokenizer_is_one_clear_error(folder, damage):
     do, words = DAMAGE[damage]
     do(folder)
     with pytest.raises(InputError, match=words) as error:
-        tokenizer.load(folder)
+        tokenizer.load_tokenizer(folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------ hostile files
+
+
+def steps(**changed):
+    return lambda folder: edit(folder / "tokenizer.json", **changed)
+
+
+def replace(pattern, content):
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def sparse(name):
+    def write(folder):
+        with open(folder / name, "wb") as file:
+            file.truncate(1 << 40)
+
+    return write
+
+
+def many_words(folder):
+    words = b",".join(b'"%x":%d' % (i, i) for i in range(tokenizer.TEXTS + 1))
+    (folder / "tokenizer.json").write_bytes(b'{"model":{"vocab":{' + words + b"}}}")
+
+
+DOUBLED = {"type": "Sequence", "normalizers": 40 * [replace({"String": "a"}, "aa")]}
+HOSTILE = {
+    "a text that doubles and doubles": (steps(normalizer=DOUBLED), "its normaliser may make a text 1000 times"),
+    "a long replacement": (steps(normalizer=replace({"String": "a"}, "a" * 10**5)), "1000 times as long"),
+    "a long beginning": (steps(normalizer={"type": "Prepend", "prepend": "a" * 10**5}), "1000 times as long"),
+    "a table of letters that is none": (
+        steps(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        "cannot be read",
+    ),
+    "a text many times": (
+        steps(post_processor={"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+              | {"single": 40_000 * [{"Sequence": {"id": "A", "type_id": 0}}]}),
+        "PostProcessor has more than 1,048,576 bytes|TemplateProcessing has more than",
+    ),
+    "brackets in brackets": (steps(model=json.loads("[" * 500 + "]" * 500)), "recursion limit exceeded"),
+    "more words than any": (many_words, "more than 2,097,152 texts"),
+    "a huge vocabulary": (sparse("tokenizer.json"), "at most 67,108,864 are read"),
+    "a huge model": (sparse("spiece.model"), "at most 16,777,216 are read"),
+    "huge merges": (sparse("merges.txt"), "at most 16,777,216 are read"),
+    "huge settings": (sparse("special_tokens_map.json"), "at most 4,194,304 are read"),
+    "a pipe": (lambda folder: os.mkfifo(folder / "added_tokens.json"), "added_tokens.json is no regular file"),
+    "a device": (lambda folder: (folder / "chat_template.jinja").symlink_to("/dev/zero"), "is no regular file"),
+    "settings in settings": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("[" * 10**6),
+        "objects and lists within each other",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_one_line(folder, kind):
+    do, words = HOSTILE[kind]
+    do(folder)
+    with bounds.bounded(memory=1 << 28), pytest.raises(InputError, match=words) as error:
+        tokenizer.load_tokenizer(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_an_expression_that_takes_for_ever_is_one_line(folder):
+    """The library gives up by itself, and panics."""
+    backend = tokenizers.Tokenizer(models.BPE({"<eos>": 0, "<pad>": 1, "a": 2, "b": 3}, []))
+    backend.normalizer = normalizers.Replace(tokenizers.Regex("(a|a|aa)+$"), "x")
+    backend.save(str(folder / "tokenizer.json"))
+    found = tokenizer.load_tokenizer(folder)
+    with bounds.bounded(memory=1 << 28), pytest.raises(InputError, match="'a+b' cannot be encoded.*retry-limit"):
+        found.encode("a" * 40 + "b")

@@ -22,29 +22,29 @@ def test_a_config_that_ships_is_found_by_name_from_any_folder(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert {"ablation", "digits", "features", "paper", "structured"} <= set(config_file.shipped())
     assert "__init__" not in config_file.shipped()
-    assert config_file.load("digits").dataset == "digits"
-    assert config_file.load("digits:shots=4,optim.lr=0.5").optim.lr == 0.5
+    assert config_file.load_config("digits").dataset == "digits"
+    assert config_file.load_config("digits:shots=4,optim.lr=0.5").optim.lr == 0.5
 
 
 def test_those_that_build_on_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config_file.load("structured:path=x.npz").dataset == "features:x.npz"
-    assert config_file.load("ablation:base=paper,dataset=dtd").dataset == "dtd"
+    assert config_file.load_config("structured:path=x.npz").dataset == "features:x.npz"
+    assert config_file.load_config("ablation:base=paper,dataset=dtd").dataset == "dtd"
     with pytest.raises(InputError, match="no config file 'papre'; did you mean 'paper'"):
-        config_file.load("ablation:base=papre")
+        config_file.load_config("ablation:base=papre")
 
 
 def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
     """But a folder, such as that of the images, does not."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
-    assert config_file.load("digits").shots == 16
+    assert config_file.load_config("digits").shots == 16
     (tmp_path / "digits").rmdir()
     (tmp_path / "digits").write_text(OWN)
-    assert config_file.load("digits").shots == 3
+    assert config_file.load_config("digits").shots == 3
     (tmp_path / "my.py").write_text(OWN)
-    assert config_file.load("my.py:seed=7").seed == 7
-    assert config_file.load(f"{tmp_path}/my.py").shots == 3
+    assert config_file.load_config("my.py:seed=7").seed == 7
+    assert config_file.load_config(f"{tmp_path}/my.py").shots == 3
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_what_is_not_there_is_told(tmp_path, monkeypatch, name, message):
     """A path that does not exist stands for nothing else, not even for what ships under its name."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as error:
-        config_file.load(name)
+        config_file.load_config(name)
     assert message in str(error.value)
 
 
@@ -78,7 +78,7 @@ def test_a_file_that_fails_is_told_with_its_line(tmp_path, monkeypatch, program,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.py").write_text(program)
     with pytest.raises(InputError) as error:
-        config_file.load("my.py")
+        config_file.load_config("my.py")
     assert message in str(error.value)
 
 
@@ -86,7 +86,7 @@ def test_a_file_may_define_dataclasses(tmp_path):
     """They look their own module up."""
     head = "from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n"
     (tmp_path / "my.py").write_text(head + OWN)
-    assert config_file.load(str(tmp_path / "my.py")).shots == 3
+    assert config_file.load_config(str(tmp_path / "my.py")).shots == 3
 
 
 def parse(monkeypatch, *arguments):

@@ -43,7 +43,7 @@ def test_the_core_trains_and_predicts_alone(tmp_path):
     done = core_alone("pini_jax.main", FEW, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0 and "zero-shot CLIP" in done.stdout, done.stderr
     image = tmp_path / "three.png"
-    image.write_bytes(digits.load().test[0].source)
+    image.write_bytes(digits.load_digits().test[0].source)
     done = core_alone("pini_jax.predict", f"--workdir={tmp_path / 'run'}", image)
     assert done.returncode == 0 and done.stdout.startswith(f"{image}\t"), done.stderr
 

@@ -27,7 +27,7 @@ import jax, jax.numpy as jnp, numpy as np
 from pini_jax.core import mesh, rng
 from pini_jax.noise.gaussian import Gaussian, sample
 
-devices = mesh.make()
+devices = mesh.make_mesh()
 gaussian = mesh.shard(devices, Gaussian(jnp.zeros((1, 16, 24)), jnp.ones((1, 16, 24))), axis=1)
 draws = jax.jit(sample, static_argnums=2)(rng.stream(rng.root(3), "train", 5), gaussian, 4)
 print(jax.device_count(), hashlib.sha256(np.asarray(draws).tobytes()).hexdigest())
@@ -100,7 +100,7 @@ runtime.prepare()
 def section(width, heads):
     return dict(hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width, num_hidden_layers=2)
 
-sizes = hugging_face.read_config(dict(
+sizes = hugging_face.read_hugging_face_config(dict(
     model_type="clip",
     projection_dim=1024,
     text_config=section(1024, 16) | dict(vocab_size=64, max_position_embeddings=8),
@@ -114,15 +114,15 @@ def draw(path, shape):
 
 drawn = {path: draw(path, shape) for path, shape in weights.parameter_shapes(sizes).items()}
 file = Path("FILE")
-weights.save(file, hugging_face.CLIP, unflatten_dict(drawn, sep="/"))
+weights.save_weights(file, hugging_face.CLIP, unflatten_dict(drawn, sep="/"))
 pixels, ids = rng.random((8, 28, 28, 3), np.float32), rng.integers(0, 64, (6, 8))
 image = towers.image_tower(sizes, jnp.float32)
 text = towers.TextTower(sizes.text, sizes.embed_dim, jnp.float32)
 forward = jax.jit(lambda tower, theta, *inputs: tower.apply({"params": theta}, *inputs), static_argnums=0)
 expected = None
 for shards in (1, 4, 8):
-    devices = mesh.make(shards)
-    theta = weights.load(hugging_face.CLIP, sizes, tensors.index([file]), jnp.float32, "H/14", devices)
+    devices = mesh.make_mesh(shards)
+    theta = weights.load_weights(hugging_face.CLIP, sizes, tensors.index([file]), jnp.float32, "H/14", devices)
     for path, value in flatten_dict(theta, sep="/").items():
         parts = shards if "model" in sharding.spec(devices, path, value.shape) else 1
         assert [x.data.nbytes * parts for x in value.addressable_shards] == [value.nbytes] * 8, path
@@ -161,7 +161,7 @@ from pini_jax.task.frozen import FrozenTowers
 from pini_jax.train import lanes as program
 from pini_jax.train.step import Constants, init_state
 
-clip, devices, injector = tiny_clips.load(), mesh.make(), tiny_clips.make_injector()
+clip, devices, injector = tiny_clips.load(), mesh.make_mesh(), tiny_clips.make_injector()
 names = [f"cat of the {i}" for i in range(50)]
 placed = FrozenTowers(clip, devices).prompts("x x the {}.", "digits", names)
 text = Text(np.zeros((1, 50, clip.embed_dim), np.float32), placed)
@@ -213,18 +213,18 @@ def test_batch_must_divide():
 
 def test_devices_must_divide():
     with pytest.raises(InputError, match="model_shards=3 does not divide the number of devices, 1"):
-        mesh.make(3)
+        mesh.make_mesh(3)
 
 
 def test_towers_must_divide():
     sizes = tiny_clips.sizes(heads=2)  # and 96 hidden channels in the image tower, 48 in that of text
-    sharding.check(Mesh(4, 2), sizes)
+    sharding.check_shards(Mesh(4, 2), sizes)
     with pytest.raises(InputError, match="model_shards=4 does not divide the 2 heads of the text tower"):
-        sharding.check(Mesh(2, 4), sizes)
+        sharding.check_shards(Mesh(2, 4), sizes)
     wide = dataclasses.replace(sizes.image.transformer, mlp_width=97)
     sizes = dataclasses.replace(sizes, image=dataclasses.replace(sizes.image, transformer=wide))
     with pytest.raises(InputError, match="model_shards=2 does not divide the 97 MLP channels of the image tower"):
-        sharding.check(Mesh(4, 2), sizes)
+        sharding.check_shards(Mesh(4, 2), sizes)
 
 
 def test_every_split_is_one_of_a_parameter():

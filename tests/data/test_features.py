@@ -41,7 +41,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def encoder(clip):
-    return features.make_encoder(clip, mesh.make())
+    return features.make_encoder(clip, mesh.make_mesh())
 
 
 class Counting:
@@ -86,7 +86,7 @@ def test_training_views_are_numbered_by_image(clip, encode):
 
 def test_a_fresh_view_is_the_cached_view_of_the_same_number(clip, encode):
     """In any batch, with repeats as they are in padding."""
-    frozen, views = FrozenTowers(clip, mesh.make()), cached_views(Config(views=3, seed=5))
+    frozen, views = FrozenTowers(clip, mesh.make_mesh()), cached_views(Config(views=3, seed=5))
     images = np.array([4, 0, 6, 0])
     cached = [frozen.images(RECORDS, "features", view) for view in views]
     fresh = frozen.images(RECORDS, "features", views[2], kept=False)

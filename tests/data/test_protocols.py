@@ -50,7 +50,7 @@ def base_to_new(tmp_path_factory):
 
 def test_base_classes_are_the_first_half(base_to_new):
     result, workdir, _ = base_to_new
-    selected = fewshot.select(digits.load(), shots=1, seed=1)
+    selected = fewshot.select(digits.load_digits(), shots=1, seed=1)
     base = classes.restrict(selected, range(5))
     assert (result["num_classes"], result["num_train"], result["num_test"]) == (5, 5, len(base.test))
     assert result["selection_sha256"] == records.list_hash(base.train + base.val)
@@ -62,7 +62,7 @@ def test_base_classes_are_the_first_half(base_to_new):
 def test_new_classes_and_other_datasets_are_tested_by_the_same_noise(base_to_new):
     result, _, other = base_to_new
     new, transferred = result["unseen"]["new"], result["unseen"][other]
-    assert new["num_test"] == sum(record.label >= 5 for record in digits.load().test)
+    assert new["num_test"] == sum(record.label >= 5 for record in digits.load_digits().test)
     assert transferred["num_classes"] == 3
     for task in (new, transferred):
         assert set(task["test"]) == {"mean", "sample", "marginal"}

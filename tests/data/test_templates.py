@@ -49,7 +49,7 @@ def test_every_dataset_is_covered():
 def test_templates_of_the_papers(dataset):
     released, ordinary = PROMPTS[dataset]
     name = next((n for n in NAMES if n in ordinary), "tench")
-    ((ours,), (theirs,)) = (templates.find(which, dataset) for which in ("released", "coop"))
+    ((ours,), (theirs,)) = (templates.find_templates(which, dataset) for which in ("released", "coop"))
     assert ours.replace("{}", name) == X + released
     assert theirs.replace("{}", name) == ordinary
 
@@ -75,19 +75,19 @@ def test_templates_of_the_papers(dataset):
 )
 def test_ensembles_are_openais(name, num, first, last, sha256):
     """The hash is of the templates in the notebook's order, a line each."""
-    ensemble = templates.find(name, "imagenet")
+    ensemble = templates.find_templates(name, "imagenet")
     assert (len(set(ensemble)), ensemble[0], ensemble[-1]) == (num, first, last)
     assert all(template.count("{}") == 1 for template in ensemble)
     assert hashlib.sha256("\n".join(ensemble).encode()).hexdigest() == sha256
 
 
 def test_the_seven_are_among_the_eighty():
-    assert set(templates.find("imagenet_7", "dtd")) < set(templates.find("imagenet_80", "dtd"))
+    assert set(templates.find_templates("imagenet_7", "dtd")) < set(templates.find_templates("imagenet_80", "dtd"))
 
 
 @pytest.mark.parametrize("template", ["{}", "a photo of the digit {}.", "coop {}"])
 def test_text_with_a_place_for_the_name_is_a_template(template):
-    assert templates.find(template, "digits") == (template,)
+    assert templates.find_templates(template, "digits") == (template,)
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_text_with_a_place_for_the_name_is_a_template(template):
 )
 def test_what_is_no_template_is_refused(name, message):
     with pytest.raises(InputError, match=message):
-        templates.find(name, "digits")
+        templates.find_templates(name, "digits")

@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+import bounds
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,6 +13,7 @@ from PIL import Image
 
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.core import rng
+from pini_jax.core.errors import InputError
 from pini_jax.data import transforms
 from pini_jax.data.transforms import Augment
 
@@ -87,6 +89,36 @@ def test_a_huge_image_as_transformers(file):
     assert_same_view(processor_of(preprocessing.to_hugging_face()), preprocessing, huge)
 
 
+@pytest.mark.parametrize("file", ["CLIP", "CLIP, bilinear", "odd crop", "padding", "odd padding"])
+def test_slivers_as_transformers(file, monkeypatch):
+    """Resized only where the crop is: as if the whole had been."""
+    processor, preprocessing = processor_of(FILES[file]), Preprocessing.from_hugging_face(FILES[file])
+    monkeypatch.setattr(transforms, "WHOLE", 0)
+    for size in [*SIZES, (1, 500), (500, 1), (2, 333), (401, 3), (7, 9), (1, 2), (27, 27), (29, 31)]:
+        assert_same_view(processor, preprocessing, picture(size))
+
+
+@pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (2, 99999), (30000, 7)], ids=str)
+def test_slivers_take_the_memory_of_what_is_kept(size):
+    """The whole of the first would be 224 x 4,480,000 pixels."""
+    with bounds.bounded(memory=1 << 26, seconds=5):
+        assert transforms.test_view(picture(size), Preprocessing()).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("resample", [0, 1, 4, 5])
+def test_slivers_for_other_filters_are_refused(resample):
+    with pytest.raises(InputError, match="resized for this CLIP it would be 224 x 4480000 pixels"):
+        transforms.test_view(picture((1, 20000)), Preprocessing(resample=resample))
+
+
+def test_a_preprocessor_cannot_ask_for_any_memory():
+    with bounds.bounded(memory=1 << 28):
+        view = transforms.test_view(picture((50, 40)), Preprocessing(size=16384, crop=224))
+        assert view.shape == (224, 224, 3)
+        with pytest.raises(InputError, match="16384 x 16384"):
+            transforms.test_view(picture((20000, 1)), Preprocessing(size=16384, crop=16384, squash=True))
+
+
 def test_thousands_of_sizes_as_transformers():
     """Sizes alone, of images that need no memory."""
     theirs = pytest.importorskip("transformers.image_transforms").get_resize_output_image_size
@@ -124,6 +156,15 @@ def test_a_crop_larger_than_the_image_is_black_around_it():
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA", "YCbCr", "HSV"])
 def test_modes_as_transformers(mode):
     assert_same_view(processor_of(CLIP_FILE), CLIP, picture((50, 41), mode))
+
+
+def test_transparency_is_put_on_white_in_strips(monkeypatch):
+    images = [picture((50, 41), mode) for mode in ("RGBA", "LA", "P")]
+    images[2].info["transparency"] = 3
+    whole = [transforms.to_rgb(image) for image in images]
+    monkeypatch.setattr(transforms, "STRIP", 120)  # two rows and a bit
+    for image, expected in zip(images, whole, strict=True):
+        np.testing.assert_array_equal(transforms.to_rgb(image), expected)
 
 
 def test_transparency_is_on_white():

@@ -163,5 +163,3 @@ def test_the_site_is_built_strictly(tmp_path):
     assert "<math" in built and "arithmatex" not in built
     fetched = re.findall(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(https?:[^"]*)"', built)
     assert not [address for address in fetched if "canonical" not in address]
-
-

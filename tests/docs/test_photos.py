@@ -25,7 +25,11 @@ def test_the_notebook_runs(environment, tmp_path, monkeypatch):
 def test_the_walk_runs(environment, tmp_path):
     drawing = next(block for block in pages.blocks(ROOT / "docs" / "photos.md") if block.language == "python")
     subprocess.run([sys.executable, "-c", drawing.content], cwd=tmp_path, env=environment, check=True)
-    quick = ["--config.optim.epochs=2", "--config.views=1"]
+    quick = [
+        "--config.optim.epochs=2",
+        "--config.views=1",
+        '--config.noise={"image_features": {"generator": "mlp"}}',
+    ]
     done = subprocess.run(
         [ROOT / "examples" / "photos.sh", "photos", *quick],
         cwd=tmp_path,

@@ -157,7 +157,7 @@ EVERYWHERE = {
 @pytest.fixture(scope="module")
 def of_pixels(clip, text):
     """Noise at all sites, by random parameters and statistics, and images for it."""
-    method = Injector(clip.text_tower, sites.build(EVERYWHERE), image_tower=clip.image_tower)
+    method = Injector(clip.text_tower, sites.build_noise(EVERYWHERE), image_tower=clip.image_tower)
     shapes = jax.eval_shape(lambda key: method.init(key, clip.theta, text), jax.random.key(0))
     side = clip.image_tower.sizes.image_size
     pixels = np.random.default_rng(1).standard_normal((NUM_IMAGES, side, side, 3), np.float32)
@@ -182,7 +182,7 @@ def test_pixels_without_noise_are_plain_clip(clip, text):
     """Of an attention whose heads are zero at all sites of the images."""
     attention = {"generator": "cross_attention"}
     noise = {site.name: attention for site in sites.SITES.values() if site.side == "image"}
-    method = Injector(generators=sites.build(noise), image_tower=clip.image_tower)
+    method = Injector(generators=sites.build_noise(noise), image_tower=clip.image_tower)
     classes = Text(text.features)
     shapes = jax.eval_shape(lambda key: method.init(key, clip.theta, classes), jax.random.key(0))
     silent = jax.tree.map_with_path(

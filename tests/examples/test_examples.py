@@ -43,7 +43,7 @@ def test_a_run_with_a_plug_in_is_made_and_predicts_in_a_new_process(name, tmp_pa
     assert 0 < result["test"]["mean"]["accuracy"] <= 1
     provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert set(provenance["plugins"]) == {f"examples/{name}.py"}
-    (tmp_path / "digit.png").write_bytes(digits.load().test[0].source)
+    (tmp_path / "digit.png").write_bytes(digits.load_digits().test[0].source)
     printed = run("-m", "pini_jax.predict", f"--workdir={tmp_path / 'run'}", str(tmp_path / "digit.png"))
     assert printed.split("\t")[1] in digits.CLASS_NAMES
 
@@ -61,7 +61,7 @@ def test_ones_own_training_loop_learns():
 
 def test_a_changed_plug_in_is_named(caplog):
     name = str(ROOT / "examples" / "new_generator.py")
-    plugins.warn_of_changes(plugins.load([name]), "then")
+    plugins.warn_of_changes(plugins.load_plugins([name]), "then")
     assert not caplog.text
     plugins.warn_of_changes({name: "ab" * 32}, "then")
     assert f"the plug-in {name} has changed since then" in caplog.text
@@ -79,7 +79,7 @@ def test_what_is_no_plug_in(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("broken.py").write_text("1 / 0")
     with pytest.raises(InputError, match=WRONG[name]):
-        plugins.load([name])
+        plugins.load_plugins([name])
 
 
 def test_names_are_registered_once():

@@ -321,7 +321,7 @@ def test_a_run_with_towers(name, tmp_path):
     assert result["method"] == name and result["steps"] == 3
     assert result["test"]["mean"] == result["test"]["sample"] == result["test"]["marginal"]
     assert (tmp_path / "run" / "classes.safetensors").exists() == (name == "coop")
-    classifier = predict.load(tmp_path / "run")
+    classifier = predict.load_classifier(tmp_path / "run")
     assert type(classifier.method) is registry.METHODS[name]
     assert dataclasses.asdict(classifier.config) == dataclasses.asdict(config.resolve(settings))
 

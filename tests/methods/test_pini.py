@@ -142,7 +142,7 @@ def test_without_generators_it_is_zero_shot_clip(zero_shot, clip, prompts, text,
 
 @pytest.mark.parametrize(("site", "lead"), [("prompt_tokens", (1, 3)), ("image_features", (2, 1))])
 def test_a_site_may_be_alone(phi, clip, text, features, zero_shot, site, lead):
-    injector = Injector(clip.text_tower, sites.build({site: tiny_clips.NOISE[site]}))
+    injector = Injector(clip.text_tower, sites.build_noise({site: tiny_clips.NOISE[site]}))
     assert set(jax.eval_shape(injector.init, KEY, clip.theta, text).phi) == {site}
     draw = draw_fresh(KEY, {"image_features": 2, "prompt_tokens": 3})
     forward = jax.jit(lambda phi: stages.forward(injector, Variables(phi), clip.theta, text, features, draw)[0])
@@ -173,7 +173,7 @@ def bidirectional(clip):
 def test_noise_of_bidirectional_text_by_hand(bidirectional, clip):
     """Whole sequences, with noise on all that comes before the names."""
     tower, prompts = bidirectional
-    injector = Injector(tower, sites.build({"prompt_tokens": tiny_clips.NOISE["prompt_tokens"]}))
+    injector = Injector(tower, sites.build_noise({"prompt_tokens": tiny_clips.NOISE["prompt_tokens"]}))
     text = Text(encode_classes(tower, clip.theta, prompts), prompts)
     variables, theta, p = injector.init(KEY, clip.theta, text), clip.theta["text"], len(prompts.prefix)
     table = variables.phi["prompt_tokens"]
@@ -297,7 +297,7 @@ def learn(clip, text, features, pixels):
         return jax.eval_shape(lambda key: injector.init(key, clip.theta, given(injector, text), support), KEY)
 
     def learn(noise, num_samples=1):
-        injector = Injector(clip.text_tower, sites.build(noise), image_tower=clip.image_tower)
+        injector = Injector(clip.text_tower, sites.build_noise(noise), image_tower=clip.image_tower)
         variables = tiny_clips.random(shapes(injector))
         batch = Batch(
             pixels if injector.traits.reads == "pixels" else features, LABELS, np.ones(BATCH, np.float32)
@@ -348,12 +348,12 @@ def test_all_sites_learn_together(learn):
 @pytest.mark.parametrize("noise", [*({site: {"generator": name}} for site, name in PLACES), EVERYWHERE], ids=str)
 def test_num_samples_are_drawn_once(clip, text, features, pixels, noise):
     """Of the text features, or else of the first site of the images; the prompt's noise is one draw."""
-    injector = Injector(clip.text_tower, sites.build(noise), image_tower=clip.image_tower)
+    injector = Injector(clip.text_tower, sites.build_noise(noise), image_tower=clip.image_tower)
     assert_shape(injector, clip.theta, given(injector, text), features, pixels, num_samples=3)
 
 
 def test_one_sample_is_one_draw_of_everything(clip, text, features, pixels):
-    injector = Injector(clip.text_tower, sites.build(EVERYWHERE), image_tower=clip.image_tower)
+    injector = Injector(clip.text_tower, sites.build_noise(EVERYWHERE), image_tower=clip.image_tower)
     assert_shape(injector, clip.theta, text, features, pixels, num_samples=1)
 
 
@@ -382,7 +382,7 @@ def residual(clip):
 @pytest.mark.parametrize(("site", "name"), [x for x in PLACES if x[0] in ("pixels", "patch_tokens")])
 def test_noise_of_a_residual_tower_s_images(residual, text, features, site, name):
     tower, theta = residual
-    injector = Injector(generators=sites.build({site: {"generator": name}}), image_tower=tower)
+    injector = Injector(generators=sites.build_noise({site: {"generator": name}}), image_tower=tower)
     assert_shape(injector, theta, Text(text.features), features, np.zeros((BATCH, 32, 32, 3)), num_samples=3)
 
 
@@ -390,7 +390,7 @@ def test_places_of_a_residual_tower_ask_for_their_squares(residual, text):
     """One of its 8 x 8 places sees 7 pixels around it, and its noise falls on 4 x 4 of them."""
     tower, theta = residual
     noise = {"pixels": {"generator": "cross_attention", "control": "mean_only"}}
-    injector = Injector(generators=sites.build(noise), image_tower=tower)
+    injector = Injector(generators=sites.build_noise(noise), image_tower=tower)
     shapes = jax.eval_shape(lambda key: injector.init(key, theta, Text(text.features)), KEY)
     variables = tiny_clips.random(shapes)
 
@@ -413,7 +413,7 @@ def test_places_of_a_residual_tower_ask_for_their_squares(residual, text):
 
 def test_noise_is_added_before_the_patches_and_behind_their_first_norm(clip, text, pixels):
     noise = {"pixels": {"generator": "cross_attention"}, "patch_tokens": {"generator": "mlp"}}
-    injector, theta = Injector(None, sites.build(noise), image_tower=clip.image_tower), clip.theta
+    injector, theta = Injector(None, sites.build_noise(noise), image_tower=clip.image_tower), clip.theta
     shapes = jax.eval_shape(lambda key: injector.init(key, theta, Text(text.features)), KEY)
     variables = tiny_clips.random(shapes)
 
@@ -443,7 +443,7 @@ def test_noise_is_added_before_the_patches_and_behind_their_first_norm(clip, tex
 
 def test_text_noise_is_drawn_for_all_images(clip, text, features):
     """Added to what the text tower makes, before anything is normalised."""
-    injector = Injector(clip.text_tower, sites.build({"text_features": {"generator": "table"}}))
+    injector = Injector(clip.text_tower, sites.build_noise({"text_features": {"generator": "table"}}))
     chance = np.random.default_rng(5)
     mean, scale = chance.standard_normal((2, CLASSES, clip.embed_dim), np.float32)
     normals = chance.standard_normal((2, 1, CLASSES, clip.embed_dim), np.float32)
@@ -475,7 +475,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("noise", "needs", "properties"), KINDS, ids=range(len(KINDS)))
 def test_what_follows_from_the_noise(noise, needs, properties):
-    injector = Injector(generators=sites.build(noise))
+    injector = Injector(generators=sites.build_noise(noise))
     traits = injector.traits
     assert (traits.is_fitted, traits.is_per_class, traits.is_random, traits.moves_images) == properties
     assert tiny_clips.needs(injector) == needs

@@ -13,23 +13,25 @@ RELEASED = {
 
 
 def test_build_makes_the_released_generators():
-    built = sites.build(RELEASED)
+    built = sites.build_noise(RELEASED)
     assert dict(built) == {"prompt_tokens": Table(), "image_features": CrossAttention(reduction=4)}
-    assert hash(built) == hash(sites.build(RELEASED))  # jit needs it
-    assert not sites.build({})
+    assert hash(built) == hash(sites.build_noise(RELEASED))  # jit needs it
+    assert not sites.build_noise({})
 
 
 def test_a_control_may_leave_a_site_out():
     noise = {"prompt_tokens": {"generator": "table", "control": "none"}, "text_features": {"generator": "table"}}
-    assert set(sites.build(noise)) == {"text_features"}
+    assert set(sites.build_noise(noise)) == {"text_features"}
 
 
 def test_every_option_of_every_generator_is_written_out():
     for site, value in sites.SITES.items():
         for name in value.generators:
-            full = sites.with_defaults({site: {"generator": name, "control": "mean_only"}})
+            full = sites.noise_with_defaults({site: {"generator": name, "control": "mean_only"}})
             assert full[site]["control"] == "mean_only" and full[site]["level"] == 0.0
-            assert sites.build(full) == sites.build({site: {"generator": name, "control": "mean_only"}})
+            assert sites.build_noise(full) == sites.build_noise(
+                {site: {"generator": name, "control": "mean_only"}}
+            )
 
 
 WRONG = {
@@ -59,7 +61,7 @@ WRONG = {
 def test_unknown_names_are_refused(wrong):
     noise, message = WRONG[wrong]
     with pytest.raises(InputError, match=message):
-        sites.build(noise)
+        sites.build_noise(noise)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +84,4 @@ def test_unknown_names_are_refused(wrong):
 )
 def test_impossible_options_are_refused(noise):
     with pytest.raises(InputError, match=next(iter(noise))):
-        sites.build(noise)
+        sites.build_noise(noise)

@@ -58,7 +58,7 @@ def by_hand(prior_shots, shrinkage, support=SUPPORT):
 
 
 def injector(**noise):
-    return Injector(None, sites.build(noise))
+    return Injector(None, sites.build_noise(noise))
 
 
 def start(method, support=SUPPORT):
@@ -122,8 +122,8 @@ def test_a_kl_pulls_to_the_start_and_fixed_noise_has_none():
         "image_features": {"generator": "residual", "control": "random"},
         "text_features": {"generator": "discriminant", "control": "mean_only"},
     }
-    method = Injector(None, sites.build(noise), loss_settings=Objective(kl_weight=2.0, kl_scale=0.5))
-    plain = Injector(None, sites.build(noise))
+    method = Injector(None, sites.build_noise(noise), loss_settings=Objective(kl_weight=2.0, kl_scale=0.5))
+    plain = Injector(None, sites.build_noise(noise))
     variables, batch = start(method), Batch(IMAGES, jnp.zeros(5, jnp.int32), jnp.ones(5))
 
     def loss(method, phi):
@@ -159,7 +159,7 @@ def test_draws_of_the_text_meet_draws_of_their_own():
 @pytest.mark.parametrize(("option", "value"), [("shrinkage", 1.5), ("prior_shots", 0.0), ("centre", -0.1)])
 def test_impossible_options_are_refused(option, value):
     with pytest.raises(InputError, match=f"image_features.{option}"):
-        sites.build({"image_features": {"generator": "residual", option: value}})
+        sites.build_noise({"image_features": {"generator": "residual", option: value}})
 
 
 def test_they_are_tables_of_their_classes():

@@ -53,7 +53,7 @@ def runs(tmp_path):
 
 
 def test_runs_are_named_by_what_differs_in_the_order_of_the_population(runs):
-    groups = collection.by_label(collection.read([runs]))
+    groups = collection.by_label(collection.read_runs([runs]))
     labels = ["second, optim.lr=0.1", "second, optim.lr=0.2", "first, optim.lr=0.1", "first, optim.lr=0.2"]
     assert list(groups) == labels
     by_shots = collection.by_shots(groups["first, optim.lr=0.1"], "test", "mean", "accuracy")
@@ -63,15 +63,15 @@ def test_runs_are_named_by_what_differs_in_the_order_of_the_population(runs):
 def test_a_run_alone_is_named_by_its_method_and_folders_are_told_apart(tmp_path):
     write(tmp_path / "a", result(1, 1, 0.6, method="gda"))
     write(tmp_path / "b", result(1, 1, 0.7))
-    assert [entry.label for entry in collection.read([tmp_path / "a"])] == ["gda"]
-    both = collection.read([tmp_path / "a", tmp_path / "b"])
+    assert [entry.label for entry in collection.read_runs([tmp_path / "a"])] == ["gda"]
+    both = collection.read_runs([tmp_path / "a", tmp_path / "b"])
     assert [entry.label for entry in both] == ["a: gda", "b: pini"]
 
 
 def test_of_a_comparison_only_the_chosen_count(runs):
     chosen = {"first-0.1-1-1": {"contender": "noise"}, "second-0.2-16-1": {"contender": "rival"}}
     (runs / "comparison.json").write_text(json.dumps(chosen))
-    assert [(x.folder.name, x.label) for x in collection.read([runs])] == [
+    assert [(x.folder.name, x.label) for x in collection.read_runs([runs])] == [
         ("first-0.1-1-1", "noise"),
         ("second-0.2-16-1", "rival"),
     ]
@@ -79,14 +79,14 @@ def test_of_a_comparison_only_the_chosen_count(runs):
 
 def test_what_cannot_be_collected_is_one_clear_error(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
-        collection.read([tmp_path])
+        collection.read_runs([tmp_path])
     write(tmp_path / "old", result(1, 1, 0.5))
     (tmp_path / "old" / "result.json").write_text(json.dumps(result(1, 1, 0.5)))
     with pytest.raises(InputError, match="earlier version"):
-        collection.read([tmp_path])
+        collection.read_runs([tmp_path])
     (tmp_path / "old" / "result.json").write_text("{")
     with pytest.raises(InputError, match="no valid JSON"):
-        collection.read([tmp_path])
+        collection.read_runs([tmp_path])
 
 
 def test_nothing_is_pooled_but_seeds(tmp_path):
@@ -98,14 +98,14 @@ def test_nothing_is_pooled_but_seeds(tmp_path):
         write(tmp_path / str(i), base | {"seed": seed}, **own)
     write(tmp_path / "4", base | {"clip_sha256": "ab" * 32}, dataset="a")
     write(tmp_path / "5", base, dataset="a")  # once more the first
-    groups = collection.by_label(collection.read([tmp_path]))
+    groups = collection.by_label(collection.read_runs([tmp_path]))
     assert {label: len(group) for label, group in groups.items()} == {
         "gda, dataset=a, views=None, weights=": 2,
         "gda, dataset=b, views=None, weights=": 1,
         "gda, dataset=a, views=8, weights=": 1,
         "gda, dataset=a, views=None, weights=abababab": 1,
     }
-    rows = report.markdown(collection.read([tmp_path])).split("\n\n")[0].splitlines()[2:]
+    rows = report.markdown(collection.read_runs([tmp_path])).split("\n\n")[0].splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows if "zero-shot" in row] == [
         "zero-shot, dataset=a, weights=",
         "zero-shot, dataset=b, weights=",
@@ -114,7 +114,7 @@ def test_nothing_is_pooled_but_seeds(tmp_path):
 
 
 def test_tables_are_means_and_spreads_by_mode(runs):
-    text = report.markdown(collection.read([runs]))
+    text = report.markdown(collection.read_runs([runs]))
     tables = [[row.strip("| ").split(" | ") for row in table.splitlines()] for table in text.split("\n\n")]
     modes = [f"accuracy, % ({mode})" for mode in ("mean", "sample", "marginal")]
     assert [table[0][0] for table in tables] == [*modes, "usable information, nats"]
@@ -129,4 +129,4 @@ def test_tables_are_means_and_spreads_by_mode(runs):
 
 def test_one_table_where_nothing_is_drawn(tmp_path):
     write(tmp_path / "a", result(1, 1, 0.6, method="gda"))
-    assert report.markdown(collection.read([tmp_path])).count("accuracy, %") == 1
+    assert report.markdown(collection.read_runs([tmp_path])).count("accuracy, %") == 1

@@ -37,7 +37,7 @@ def run(tmp_path_factory):
 
 
 def test_every_figure_of_a_run_is_drawn(run, tmp_path):
-    drawn = figures.draw(collection.read([run]), tmp_path)
+    drawn = figures.draw(collection.read_runs([run]), tmp_path)
     assert drawn == list(figures.FIGURES)
     for name in drawn:
         assert len(np.unique(np.asarray(Image.open(tmp_path / name).convert("L")))) > 10
@@ -46,13 +46,13 @@ def test_every_figure_of_a_run_is_drawn(run, tmp_path):
 def test_runs_without_towers_have_no_maps(tmp_path):
     for seed in (1, 2):
         write(tmp_path / str(seed), result(4, seed, 0.5 + seed / 10))
-    drawn = figures.draw(collection.read([tmp_path]), tmp_path)
+    drawn = figures.draw(collection.read_runs([tmp_path]), tmp_path)
     assert drawn == ["accuracy.png", "reliability.png", "information.png"]
 
 
 def test_the_noise_shown_is_that_of_the_run(run):
     """The table of the prompt is the trained one; noise of pixels depends on the image."""
-    classifier = predict.load(run)
+    classifier = predict.load_classifier(run)
     size = classifier.frozen.clip.preprocessing.crop
     images = np.random.default_rng(0).standard_normal((2, size, size, 3), np.float32)
     found = figures.gaussians(classifier, images)
@@ -65,7 +65,7 @@ def test_the_noise_shown_is_that_of_the_run(run):
 
 
 def test_words_stand_over_their_first_tokens(run):
-    classifier = predict.load(run)
+    classifier = predict.load_classifier(run)
     words = figures._words(classifier)
     assert [word for word in words if word] == ["x", "x", "a", "photo", "of", "the", "digit"]
     assert len(words) == len(classifier.text.prompts.prefix)

@@ -26,12 +26,12 @@ NAMES = ("cat", "naïve 猫")
 
 @pytest.fixture
 def path(tmp_path):
-    export.save(tmp_path / "injector.safetensors", VARIABLES, CONFIG, NAMES, "ab" * 32)
+    export.save_injector(tmp_path / "injector.safetensors", VARIABLES, CONFIG, NAMES, "ab" * 32)
     return tmp_path / "injector.safetensors"
 
 
 def test_round_trip(path):
-    found = export.load(path)
+    found = export.load_injector(path)
     assert jax.tree.structure(found.variables) == jax.tree.structure(VARIABLES)
     jax.tree.map(np.testing.assert_array_equal, found.variables, VARIABLES)
     assert (found.config, found.class_names, found.clip_sha256) == (CONFIG, NAMES, "ab" * 32)
@@ -40,23 +40,23 @@ def test_round_trip(path):
 def test_a_transposed_parameter_keeps_its_order(tmp_path):
     """safetensors writes memory as it lies, so a view must be made contiguous."""
     phi = {"site": {"mean": np.arange(6, dtype=np.float32).reshape(2, 3).T}}
-    export.save(tmp_path / "i", Variables(phi), CONFIG, NAMES, "")
-    found = export.load(tmp_path / "i").variables
+    export.save_injector(tmp_path / "i", Variables(phi), CONFIG, NAMES, "")
+    found = export.load_injector(tmp_path / "i").variables
     np.testing.assert_array_equal(found.phi["site"]["mean"], phi["site"]["mean"])
     assert found.buffers == {}
 
 
 def test_a_number_stays_one(tmp_path):
     """An array of no axes, as a method's factor is."""
-    export.save(tmp_path / "i", Variables({"factor": np.array(0.25, np.float32)}), CONFIG, NAMES, "")
-    found = export.load(tmp_path / "i").variables.phi["factor"]
+    export.save_injector(tmp_path / "i", Variables({"factor": np.array(0.25, np.float32)}), CONFIG, NAMES, "")
+    found = export.load_injector(tmp_path / "i").variables.phi["factor"]
     assert found.shape == () and found == 0.25
 
 
 def test_nothing_else_is_left_in_the_folder(path):
-    export.save(path, VARIABLES, CONFIG, NAMES, "cd" * 32)
+    export.save_injector(path, VARIABLES, CONFIG, NAMES, "cd" * 32)
     assert list(path.parent.iterdir()) == [path]
-    assert export.load(path).clip_sha256 == "cd" * 32
+    assert export.load_injector(path).clip_sha256 == "cd" * 32
 
 
 def test_a_failed_write_leaves_the_file_before_it(path):
@@ -65,7 +65,7 @@ def test_a_failed_write_leaves_the_file_before_it(path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
     try:
         with pytest.raises(OSError):
-            export.save(path, VARIABLES, CONFIG, NAMES, "cd" * 32)
+            export.save_injector(path, VARIABLES, CONFIG, NAMES, "cd" * 32)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
@@ -99,4 +99,4 @@ DAMAGE = {
 def test_what_is_no_injector_is_one_clear_error(path, damage):
     DAMAGE[damage](path)
     with pytest.raises(InputError):
-        export.load(path)
+        export.load_injector(path)

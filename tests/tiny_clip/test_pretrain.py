@@ -63,13 +63,13 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def trained(recipe, tokenizer):
-    return pretrain.train(recipe, tokenizer)
+    return pretrain.run_recipe(recipe, tokenizer)
 
 
 @pytest.fixture(scope="module")
 def folder(recipe, tokenizer, trained, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pretrain") / "tiny_clip"
-    pretrain.export(folder, recipe, tokenizer, trained[0])
+    pretrain.export_clip(folder, recipe, tokenizer, trained[0])
     return folder
 
 
@@ -96,27 +96,29 @@ def test_loss_falls(trained):
 
 
 def test_same_seed_same_weights(recipe, tokenizer, trained):
-    again, losses = pretrain.train(recipe, tokenizer)
+    again, losses = pretrain.run_recipe(recipe, tokenizer)
     jax.tree.map(np.testing.assert_array_equal, again, trained[0])
     assert losses == trained[1]
 
 
 def test_another_seed_other_weights(recipe, tokenizer):
-    model = towers.Towers(recipe.architecture(tokenizer.vocab_size))
-    one, other = (pretrain.initial_state(dataclasses.replace(recipe, seed=seed), model).theta for seed in range(2))
+    model = towers.ClipModel(recipe.architecture(tokenizer.vocab_size))
+    one, other = (
+        pretrain.initial_pretraining(dataclasses.replace(recipe, seed=seed), model).theta for seed in range(2)
+    )
     assert not np.array_equal(one["image"]["position"], other["image"]["position"])
 
 
 def test_held_out_fonts_are_never_trained_on(recipe, tokenizer, monkeypatch):
     banks, trained_on = {}, []
-    load_bank, train_step = glyphs.load_bank, pretrain.train_step
+    load_bank, train_step = glyphs.load_bank, pretrain.pretraining_step
     monkeypatch.setattr(glyphs, "load_bank", lambda fonts: banks.setdefault(tuple(fonts), load_bank(fonts)))
     monkeypatch.setattr(
         pretrain,
         "train_step",
         lambda state, bank, *rest, **kwargs: trained_on.append(bank) or train_step(state, bank, *rest, **kwargs),
     )
-    pretrain.train(recipe, tokenizer)
+    pretrain.run_recipe(recipe, tokenizer)
     kept = tuple(font for font in glyphs.FONTS if font not in recipe.held_out_fonts)
     assert banks.keys() == {kept, recipe.held_out_fonts}
     assert len(trained_on) == recipe.steps and all(bank is banks[kept] for bank in trained_on)
@@ -136,7 +138,7 @@ def test_loss_spreads_over_all_captions_of_a_name():
 
 
 def test_exported_folder_has_the_trained_features(recipe, trained, folder):
-    clip = pretrained.load(str(folder))
+    clip = pretrained.load_clip(str(folder))
     pixels = random_pixels(clip)
     image, text = features(clip, pixels, TEXTS)
     direct = dataclasses.replace(clip, theta=trained[0])
@@ -148,7 +150,7 @@ def test_exported_folder_has_the_trained_features(recipe, trained, folder):
 def test_export_replaces_an_older_folder(recipe, tokenizer, trained, tmp_path):
     (tmp_path / "tiny_clip").mkdir()
     (tmp_path / "tiny_clip" / "stale").touch()
-    pretrain.export(tmp_path / "tiny_clip", recipe, tokenizer, trained[0])
+    pretrain.export_clip(tmp_path / "tiny_clip", recipe, tokenizer, trained[0])
     assert [path.name for path in tmp_path.iterdir()] == ["tiny_clip"]
     assert not (tmp_path / "tiny_clip" / "stale").exists()
 
@@ -179,7 +181,7 @@ def test_a_wrong_recipe_is_refused(change, message):
 
 def test_captions_must_fit(recipe, tokenizer):
     with pytest.raises(InputError, match="context_length"):
-        pretrain.train(dataclasses.replace(recipe, context_length=8), tokenizer)
+        pretrain.run_recipe(dataclasses.replace(recipe, context_length=8), tokenizer)
 
 
 def test_bundled_folder_is_complete_and_small():
@@ -197,7 +199,7 @@ def test_bundled_folder_is_complete_and_small():
 
 def test_bundled_folder_is_what_the_recipe_makes(tokenizer):
     """Sizes, tokenizer and pre-processing; the weights differ between machines."""
-    clip = pretrained.load("tiny_clip")
+    clip = pretrained.load_clip("tiny_clip")
     recipe = pretrain.Recipe.from_config(bundled_config())
     sizes = recipe.architecture(tokenizer.vocab_size)
     assert (clip.image_tower.sizes, clip.text_tower.sizes) == (sizes.image, sizes.text)
@@ -207,7 +209,7 @@ def test_bundled_folder_is_what_the_recipe_makes(tokenizer):
 
 def test_bundled_clip_reads_handwriting_as_documented():
     documented = re.search(r'three.": ([\d.]+) %; with sixteen `x` before it: ([\d.]+) %', CONFIG_FILE.read_text())
-    clip, dataset = pretrained.load("tiny_clip"), digits.load()
+    clip, dataset = pretrained.load_clip("tiny_clip"), digits.load_digits()
     views = [transforms.test_view(records.open_image(record), clip.preprocessing) for record in dataset.val]
     label = np.array([record.label for record in dataset.val])
     prompts = [f"a photo of the digit {name}." for name in dataset.class_names]
@@ -225,7 +227,7 @@ def test_transformers_agrees(folder, bundled):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     source = hub.BUNDLED if bundled else folder
-    clip = pretrained.load(str(source))
+    clip = pretrained.load_clip(str(source))
     theirs = transformers.CLIPModel.from_pretrained(source).eval()
     tokenizer = transformers.CLIPTokenizer.from_pretrained(source)
     for text in TEXTS:

@@ -235,8 +235,8 @@ def test_a_damaged_checkpoint_does_not_stop_later_ones(folder):
 
 def test_the_released_configuration_on_vit_b_16_stays_under_20_mb():
     """By shapes alone: 512 channels in the text tower and in the joint space, 25 prompt tokens, 37 classes."""
-    sizes = hugging_face.read_config({"model_type": "clip"}).text
-    inject = injector.Injector(towers.TextTower(sizes, 512), sites.build(configs.Config().noise))
+    sizes = hugging_face.read_hugging_face_config({"model_type": "clip"}).text
+    inject = injector.Injector(towers.TextTower(sizes, 512), sites.build_noise(configs.Config().noise))
     rows = (37, 6)
     built = prompts.Prompts(*(np.zeros(shape, np.int32) for shape in (1, 25, rows, rows, rows, 37)))
     constants = Constants(np.uint32(0), configs.Optim(), np.int32(5))

@@ -16,7 +16,7 @@ from pini_jax.train import lanes as program
 from pini_jax.train import memory
 from pini_jax.train.step import Constants, init_state, train_step
 
-MESH = mesh.make()
+MESH = mesh.make_mesh()
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +120,13 @@ def test_what_is_kept_is_about_what_the_compiler_keeps(deep, text, never_and_alw
 def test_layers_of_the_image_tower_count_where_pixels_are_read(clip, text):
     """For every image and draw, the class token included."""
     noise = {"patch_tokens": {"generator": "mlp"}, "image_features": {"generator": "mlp"}}
-    method = Injector(clip.text_tower, sites.build(noise), image_tower=clip.image_tower)
+    method = Injector(clip.text_tower, sites.build_noise(noise), image_tower=clip.image_tower)
     sizes = clip.image_tower.sizes.transformer
     token = sizes.layers * (9 * sizes.width + 4 * sizes.mlp_width) * 4
     assert memory.kept_bytes(method, Text(text.features), images=10) == 10 * (9 + 1) * token
-    of_features = dataclasses.replace(method, generators=sites.build({"image_features": noise["image_features"]}))
+    of_features = dataclasses.replace(
+        method, generators=sites.build_noise({"image_features": noise["image_features"]})
+    )
     assert memory.kept_bytes(of_features, Text(text.features), images=10) == 0
 
 

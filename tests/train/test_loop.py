@@ -49,7 +49,7 @@ def run(settings, tmp_path_factory):
 def test_cosines_with_the_written_embeddings_are_the_mean_s_prediction(run, settings):
     """With nothing else of this project than a CLIP's image features."""
     _, workdir = run
-    classifier = predict.load(workdir)
+    classifier = predict.load_classifier(workdir)
     with safe_open(workdir / "classes.safetensors", framework="np") as file:
         embeddings, scale = file.get_tensor("embeddings"), float(file.get_tensor("logit_scale"))
         names = json.loads(file.metadata()[export.KEY])["class_names"]

@@ -25,13 +25,13 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(workdir):
-    return predict.load(workdir)
+    return predict.load_classifier(workdir)
 
 
 @pytest.fixture(scope="module")
 def test_images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    records = digits.load().test
+    records = digits.load_digits().test
     for i, record in enumerate(records):
         (folder / f"{i:04d}.png").write_bytes(record.source)
     return sorted(folder.iterdir()), np.array([record.label for record in records])
@@ -66,6 +66,6 @@ def test_command_prints_a_line_per_image(workdir, test_images):
 
 def test_missing_injector_and_image(classifier, tmp_path):
     with pytest.raises(InputError, match="there is no injector"):
-        predict.load(tmp_path)
+        predict.load_classifier(tmp_path)
     with pytest.raises(InputError, match="nothing.png cannot be read"):
         classifier([tmp_path / "nothing.png"])

@@ -1,27 +1,29 @@
-"""PyTorch's zip archives (`pytorch_model.bin`, TorchScript `.pt`), read without running anything that is in them.
+"""PyTorch's zip archives (`pytorch_model.bin`, TorchScript `.pt`, Lightning's `.ckpt`), of which nothing is run.
 
-The pickle of an archive may name any function of any module, and unpickling would call it. Here it gets a table of
+The pickle of an archive may name any function of any module. Here `pickles` reads it as data, with a table of
 harmless stand-ins, and every other name is refused. What it says of its tensors is checked against the bytes that
-are there before any is read.
+are there before any is read, and they hold no more bytes than the file: time and memory follow from its size.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
 import io
+import itertools
 import math
-import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from pini_jax.clip.checkpoints import pickles
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import plain, quoted
 
 DTYPES = {
     "DoubleStorage": np.float64,
@@ -35,17 +37,27 @@ DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+DIRECTORY = 1 << 22  # bytes of the list of entries; that of the largest CLIP has a few hundred thousand
+TENSORS = 1 << 16
+AXES = 8
+DEPTH, LETTERS = 64, 1000  # parts and letters of a tensor's name
 
 
 # key -> (shape, function that reads the tensor, or rows start to stop of it)
 Index = dict[str, tuple[tuple[int, ...], Callable[..., np.ndarray]]]
 
 
-class Stored(NamedTuple):
-    """Where a tensor lies: `size` elements at steps of `stride`, from `offset` on, in the entry data/`key`."""
+class Storage(NamedTuple):
+    """Numbers of one dtype in the entry data/`key`."""
 
     key: str
     dtype: Any
+
+
+class Stored(NamedTuple):
+    """Where a tensor lies: `size` elements at steps of `stride`, from `offset` on, in a storage."""
+
+    storage: Storage
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -56,81 +68,90 @@ class Stored(NamedTuple):
         span = sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         return 0 if 0 in self.size else 1 + span
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return np.dtype(self.storage.dtype).itemsize
 
-class _Module:
-    """Stands for any class of a TorchScript archive: holds attributes, runs nothing."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return math.prod(self.size) * self.itemsize
 
 
-def _rebuild_tensor(storage: tuple[str, Any], offset: int, size: tuple, stride: tuple, *_) -> Stored:
-    return Stored(*storage, offset, tuple(size), tuple(stride))
+# ------------------------------------------------------------------------------------------------ the pickle
 
 
-HARMLESS: Mapping[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
-    ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
+def _dictionary() -> dict[str, Any]:
+    return {}
+
+
+def _same(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stored:
+    if type(storage) is not Storage or any(type(x) is not tuple or len(x) > AXES for x in (size, stride)):
+        raise ValueError("it has a tensor without a storage, a size or strides")
+    return Stored(storage, offset, size, stride)
+
+
+NAMES: Mapping[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): pickles.Function(_dictionary),
+    ("torch._utils", "_rebuild_tensor_v2"): pickles.Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): pickles.Function(_same),
+    ("torch.jit._pickle", "restore_type_tag"): pickles.Function(_same),
+    **{("torch.jit._pickle", f"build_{x}list"): pickles.Function(_same) for x in ("int", "double", "bool")},
+    ("torch.jit._pickle", "build_tensorlist"): pickles.Function(_same),
     **{("torch", name): dtype for name, dtype in DTYPES.items()},
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        # What is made here is for one use: a pickle can set attributes of it.
-        if module == "__torch__" or module.startswith("__torch__."):
-            return type("Module", (_Module,), {})
-        if (module, name) not in HARMLESS:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no weights need")
-        found = HARMLESS[module, name]
-        return found if isinstance(found, type) else functools.partial(found)
-
-    def persistent_load(self, pid: Any) -> tuple[str, Any]:
-        _, dtype, key, *_ = pid
-        return key, dtype
+def _find(module: str, name: str) -> Any:
+    if module == "__torch__" or module.startswith("__torch__."):
+        return pickles.Object
+    if (module, name) not in NAMES:
+        raise ValueError(f"it names {quoted(f'{module}.{name}')}, which no weights need")
+    return NAMES[module, name]
 
 
-def index(path: Path) -> Index:
-    """Every tensor of an archive.
-
-    Raises:
-        InputError: the file is no archive or no checkpoint, or its pickle names something that could run, or
-            tensors that the file does not hold.
-    """
-    try:
-        file = zipfile.ZipFile(path)
-    except Exception as error:  # as below
-        raise InputError(
-            f"weight file {path} is neither a safetensors file nor a whole archive of PyTorch ({error}); "
-            "save its tensors as model.safetensors"
-        ) from None
-    try:
-        with file:
-            (name,) = (name for name in file.namelist() if name.split("/", 1)[-1] == "data.pkl")
-            entry = _entry(path, file, name)
-            pickled = np.fromfile(path, np.uint8, entry.length, offset=entry.start)
-            stored = dict(_flatten(_Unpickler(io.BytesIO(pickled.tobytes())).load(), "", set()))
-            folder = name.removesuffix("data.pkl") + "data/"
-            positions = {key: _position(path, file, folder, x, key) for key, x in stored.items()}
-    except Exception as error:  # a hostile or damaged archive raises whatever its bytes lead to
-        raise InputError(
-            f"weight file {path} is refused ({error}); save its tensors as model.safetensors on a machine "
-            "that may trust it"
-        ) from None
-    return {key: (x.size, functools.partial(_read, path, positions[key], x)) for key, x in stored.items()}
+def _locate(reference: Any) -> Storage:
+    """What ("storage", dtype, key, device, count) names; how many numbers there are, the entry itself says."""
+    if type(reference) is not tuple or len(reference) != 5:
+        raise ValueError("it refers to what is no storage")
+    _, dtype, key, *_ = reference
+    if type(dtype) is not type or type(key) is not str or dtype not in DTYPES.values():
+        raise ValueError("it has a storage, but its storage is no known one")
+    return Storage(key, dtype)
 
 
-def _flatten(node: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Stored]]:
+def _tensors(node: Any, names: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, Stored]]:
     """Tensors by their path; a part that is there twice counts where it is first."""
+    if sum(map(len, names)) > LETTERS or len(names) > DEPTH:
+        raise ValueError(f"it has names of more than {DEPTH} parts or {LETTERS} letters")
     if isinstance(node, Stored):
-        yield prefix, node
+        yield ".".join(names), node
         return
-    if id(node) in seen:
+    children = node.state if isinstance(node, pickles.Object) else node
+    if type(children) is not dict or id(children) in seen:
         return
-    seen.add(id(node))
-    children = node if isinstance(node, dict) else vars(node) if isinstance(node, _Module) else {}
+    seen.add(id(children))
     for name, child in children.items():
-        yield from _flatten(child, f"{prefix}.{name}" if prefix else str(name), seen)
+        yield from _tensors(child, (*names, str(name)), seen)
+
+
+def _collect(root: Any) -> dict[str, Stored]:
+    found: dict[str, Stored] = {}
+    for key, stored in _tensors(root, (), set()):
+        if key in found:
+            raise ValueError(f"it has two tensors of the name {quoted(key)}")
+        if len(found) == TENSORS:
+            raise ValueError(f"it has more than {TENSORS:,} tensors")
+        found[key] = stored
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ the zip file
 
 
 class _Entry(NamedTuple):
@@ -140,38 +161,137 @@ class _Entry(NamedTuple):
     length: int
 
 
-def _entry(path: Path, file: zipfile.ZipFile, name: str) -> _Entry:
-    found = file.getinfo(name)
-    if found.compress_type != zipfile.ZIP_STORED or found.compress_size != found.file_size or found.flag_bits & 1:
-        raise ValueError(f"its {name} is compressed or encrypted, which PyTorch never does")
-    # The local header: 30 bytes, the last four of which are the lengths of a name and of more that follow.
-    header = np.fromfile(path, np.uint8, 30, offset=found.header_offset).tobytes()
-    start = found.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
-    if not header.startswith(b"PK\x03\x04") or start + found.file_size > path.stat().st_size:
-        raise ValueError(f"its {name} is not where the archive says")
-    return _Entry(start, found.file_size)
+class _Directory(io.FileIO):
+    """The file, of which zipfile reads the list of entries: not more at once than such a list has."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > DIRECTORY:
+            raise ValueError(f"its list of entries has {size:,} bytes, at most {DIRECTORY:,} are read")
+        return super().read(size)
 
 
-def _position(path: Path, file: zipfile.ZipFile, folder: str, stored: Stored, key: str) -> int:
-    """Where in the file a tensor starts, once all that the pickle says of it has been checked."""
+class _Zip:
+    """Entries of an archive by name, all of them bytes as they are.
+
+    Raises:
+        Exception: the file is no zip file, or a damaged one; of any type.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.size = path, path.stat().st_size
+        with _Directory(path) as file, zipfile.ZipFile(file) as opened:
+            self.entries = {entry.filename: entry for entry in opened.infolist()}
+            if len(self.entries) != len(opened.infolist()):
+                raise ValueError("it has two entries of one name")
+        self.find = functools.cache(self._find)
+
+    def _find(self, name: str) -> _Entry:
+        if (found := self.entries.get(name)) is None:
+            raise ValueError(f"it has no {name}")
+        stored = found.compress_type == zipfile.ZIP_STORED and found.compress_size == found.file_size
+        if not stored or found.flag_bits & 1:
+            raise ValueError(f"its {name} is compressed or encrypted, which PyTorch never does")
+        with open(self.path, "rb") as file:
+            file.seek(found.header_offset)
+            header = file.read(30)  # the last four bytes are the lengths of a name and of more that follow
+            lengths = struct.unpack("<HH", header[26:])
+            again = file.read(lengths[0]).decode("utf-8" if found.flag_bits & 0x800 else "cp437")
+        start = found.header_offset + 30 + sum(lengths)
+        whole = header[:4] == b"PK\x03\x04" and start + found.file_size <= self.size
+        if not whole or again != found.orig_filename:
+            raise ValueError(f"its {name} is not where the archive says")
+        return _Entry(start, found.file_size)
+
+    def read(self, name: str, most: int) -> bytes:
+        """The bytes of an entry, which its checksum covers unless PyTorch was told to leave that out."""
+        start, length = self.find(name)
+        if length > most:
+            raise ValueError(f"its {name} has {length:,} bytes, at most {most:,} are read")
+        content = np.fromfile(self.path, np.uint8, length, offset=start).tobytes()
+        if (checksum := self.entries[name].CRC) and checksum != zlib.crc32(content):
+            raise ValueError(f"its {name} is damaged: it does not match its checksum")
+        return content
+
+
+def index_archive(path: Path) -> Index:
+    """Every tensor of an archive.
+
+    Raises:
+        InputError: the file is no archive or no checkpoint, or its pickle names something that could run, or
+            tensors that the file does not hold.
+    """
+    try:
+        file = _Zip(path)
+    except Exception as error:  # as below
+        raise InputError(
+            f"weight file {path} is no whole archive of PyTorch ({plain(error)}); save its tensors as "
+            "model.safetensors"
+        ) from None
+    _check_kind(path, file.entries)
+    try:
+        return _index(file)
+    except Exception as error:  # a hostile or damaged archive raises whatever its bytes lead to
+        raise InputError(
+            f"weight file {path} is refused ({plain(error) or type(error).__name__}); save its tensors as "
+            "model.safetensors on a machine that may trust it"
+        ) from None
+
+
+def _check_kind(path: Path, names: Mapping[str, Any]) -> None:
+    if names and all(name.endswith(".npy") for name in names):
+        raise InputError(
+            f"weight file {path} is an archive of NumPy (.npz), as big_vision writes them: take the same model "
+            "from the Hugging Face hub, or save its tensors as model.safetensors with Hugging Face's names"
+        )
+
+
+def _index(file: _Zip) -> Index:
+    pickled = [name for name in file.entries if name.split("/", 1)[-1] == "data.pkl"]
+    if len(pickled) != 1:
+        raise ValueError(f"it has {len(pickled)} entries data.pkl, not one")
+    folder = pickled[0].removesuffix("data.pkl")
+    if (order := f"{folder}byteorder") in file.entries and file.read(order, 16) != b"little":
+        raise ValueError("its numbers are those of a big-endian machine")
+    tensors = _collect(pickles.load(file.read(pickled[0], pickles.BYTES), _find, _locate))
+    entries = {key: file.find(f"{folder}data/{stored.storage.key}") for key, stored in tensors.items()}
+    for key, stored in tensors.items():
+        _check_place(key, stored, entries[key].length)
+    _check_apart({file.find(pickled[0]), *entries.values()})
+    if sum(stored.nbytes for stored in tensors.values()) > file.size:
+        raise ValueError("its tensors hold more bytes than the file: several are the same ones")
+    return {
+        key: (stored.size, functools.partial(_read, file.path, entries[key].start, stored))
+        for key, stored in tensors.items()
+    }
+
+
+def _check_place(key: str, stored: Stored, length: int) -> None:
+    """All that the pickle says of a tensor, against the bytes of its entry."""
     numbers = stored.offset, *stored.size, *stored.stride
-    if stored.dtype not in DTYPES.values() or any(type(x) is not int or x < 0 for x in numbers):
-        raise ValueError(f"tensor {key} lies outside its storage, or its storage is no known one")
-    entry = _entry(path, file, f"{folder}{stored.key}")
-    itemsize = np.dtype(stored.dtype).itemsize
-    # The elements are counted too: with a stride of 0 a small storage would make an array of any size.
-    if max(stored.offset + stored.extent, math.prod(stored.size)) > entry.length // itemsize:
+    if any(type(x) is not int or x < 0 for x in numbers) or len(stored.size) != len(stored.stride):
         raise ValueError(f"tensor {key} lies outside its storage")
-    return entry.start + stored.offset * itemsize
+    # The elements are counted too: with a stride of 0 a small storage would make an array of any size.
+    if max(stored.offset + stored.extent, math.prod(stored.size)) > length // stored.itemsize:
+        raise ValueError(f"tensor {key} lies outside its storage")
 
 
-def _read(path: Path, position: int, stored: Stored, start: int = 0, stop: int | None = None) -> np.ndarray:
-    itemsize = np.dtype(stored.dtype).itemsize
+def _check_apart(entries: Iterable[_Entry]) -> None:
+    for one, next_one in itertools.pairwise(sorted(entries)):
+        if one.start + one.length > next_one.start:
+            raise ValueError("two of its entries are the same bytes")
+
+
+# ------------------------------------------------------------------------------------------------ a tensor
+
+
+def _read(path: Path, entry: int, stored: Stored, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """The tensor, or rows of it, from an entry that starts there."""
     if stop is not None:
-        position += start * stored.stride[0] * itemsize
-        stored = stored._replace(size=(stop - start, *stored.size[1:]))
-    base = np.fromfile(path, stored.dtype, stored.extent, offset=position)
+        offset = stored.offset + start * stored.stride[0]
+        stored = stored._replace(offset=offset, size=(stop - start, *stored.size[1:]))
+    base = np.fromfile(path, stored.storage.dtype, stored.extent, offset=entry + stored.offset * stored.itemsize)
     if len(base) != stored.extent:  # as_strided would read other memory
         raise InputError(f"weight file {path} has become shorter since it was opened")
-    strides = [step * itemsize for step in stored.stride]
+    # Nothing is at more than one place along an axis of one element: its step may be any number.
+    strides = [step * stored.itemsize if n > 1 else 0 for n, step in zip(stored.size, stored.stride, strict=True)]
     return np.lib.stride_tricks.as_strided(base, stored.size, strides, writeable=False)

@@ -12,7 +12,7 @@ from types import ModuleType
 from pini_jax.clip.checkpoints import tensors
 from pini_jax.core import extras
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import ASSETS
+from pini_jax.core.paths import ASSETS, refuse_scheme
 
 BUNDLED = ASSETS / "tiny_clip"
 CONFIGS = ("config.json", "open_clip_config.json")
@@ -37,6 +37,7 @@ def locate(source: str, tokenizer: bool = True) -> Path:
     """
     if source == BUNDLED.name:
         return BUNDLED
+    refuse_scheme("clip", source)
     path = Path(os.path.expanduser(source))
     if source and path.exists():
         return path
@@ -47,7 +48,7 @@ def locate(source: str, tokenizer: bool = True) -> Path:
 
 def _is_hub_id(source: str) -> bool:
     """Whether it may be an owner and a name; a mistyped path is none where it starts or ends as paths do."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) or source.endswith(tensors.SUFFIXES):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) or source.lower().endswith(tensors.SUFFIXES):
         return False
     try:
         _client(".utils").validate_repo_id(source)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pini_jax.clip.architecture import Architecture, Image, Text, Transformer
+from pini_jax.clip.architecture import PIXELS, Architecture, Image, TextSizes, Transformer, check_number
 from pini_jax.clip.checkpoints.weights import (
     LINEAR,
     LINEAR_OUT,
@@ -21,6 +21,7 @@ from pini_jax.clip.checkpoints.weights import (
     norm,
 )
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import quoted
 
 # ------------------------------------------------------------------------------------------------ names
 
@@ -116,7 +117,7 @@ KINDS = {
 }
 
 
-def kind(config: Mapping) -> Kind:
+def kind(config: Mapping[str, Any]) -> Kind:
     """What a `config.json` describes.
 
     Raises:
@@ -124,11 +125,11 @@ def kind(config: Mapping) -> Kind:
     """
     name = config.get("model_type")
     if name not in KINDS:
-        raise InputError(f"config.json describes a {name!r} model, none of {', '.join(KINDS)}")
+        raise InputError(f"config.json describes a {quoted(name)} model, none of {', '.join(KINDS)}")
     return KINDS[name]
 
 
-def read_config(config: Mapping) -> Architecture:
+def read_hugging_face_config(config: Mapping[str, Any]) -> Architecture:
     """Reads the sizes from a `config.json`.
 
     Raises:
@@ -147,13 +148,13 @@ def read_config(config: Mapping) -> Architecture:
     return _siglip_sizes(text, image, fixed=found.scheme is SIGLIP)
 
 
-def _section(config: Mapping, name: str) -> Mapping:
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The older of two keys replaces the newer one, as in transformers."""
     older = config.get(f"{name}_dict")
     return (config.get(name) or {}) if older is None else older
 
 
-def _transformer(section: Mapping, causal: bool = False) -> Transformer:
+def _transformer(section: Mapping[str, Any], causal: bool = False) -> Transformer:
     return Transformer(
         width=section["hidden_size"],
         layers=section["num_hidden_layers"],
@@ -165,19 +166,24 @@ def _transformer(section: Mapping, causal: bool = False) -> Transformer:
     )
 
 
-def _clip_sizes(config: Mapping, text: Mapping, image: Mapping) -> Architecture:
+def _clip_sizes(config: Mapping[str, Any], text: Mapping[str, Any], image: Mapping[str, Any]) -> Architecture:
     return Architecture(
         image=Image(image["image_size"], image["patch_size"], _transformer(image)),
-        text=Text(text["vocab_size"], text["max_position_embeddings"], _transformer(text, causal=True)),
+        text=TextSizes(text["vocab_size"], text["max_position_embeddings"], _transformer(text, causal=True)),
         embed_dim=config.get("projection_dim", 512),
     )
 
 
-def _siglip_sizes(text: Mapping, image: Mapping, fixed: bool) -> Architecture:
+def _siglip_sizes(text: Mapping[str, Any], image: Mapping[str, Any], fixed: bool) -> Architecture:
     if not image["vision_use_head"]:
         raise InputError("config.json: a SigLIP without vision_use_head has no feature for an image")
-    # SigLIP 2 with free aspect ratios says how many patches a square has.
-    side = image["image_size"] if fixed else math.isqrt(image["num_patches"]) * image["patch_size"]
+    if fixed:
+        side = image["image_size"]
+    else:
+        # SigLIP 2 with free aspect ratios says how many patches a square has.
+        check_number("num_patches", image["num_patches"], PIXELS**2)
+        check_number("patch_size", image["patch_size"], PIXELS)
+        side = math.isqrt(image["num_patches"]) * image["patch_size"]
     return Architecture(
         image=Image(
             image_size=side,
@@ -190,7 +196,7 @@ def _siglip_sizes(text: Mapping, image: Mapping, fixed: bool) -> Architecture:
             projection=False,
             filter="bicubic" if fixed else "linear",
         ),
-        text=Text(
+        text=TextSizes(
             vocab_size=text["vocab_size"],
             context_length=text["max_position_embeddings"],
             transformer=_transformer(text),
@@ -202,14 +208,14 @@ def _siglip_sizes(text: Mapping, image: Mapping, fixed: bool) -> Architecture:
     )
 
 
-def write_config(architecture: Architecture, start_id: int, end_id: int) -> dict:
+def write_config(architecture: Architecture, start_id: int, end_id: int) -> dict[str, Any]:
     """Writes the sizes of a CLIP as its `config.json`; inverse of `read_config`.
 
     Raises:
         InputError: the towers are no CLIP that Hugging Face has.
     """
 
-    def section(transformer: Transformer) -> dict:
+    def section(transformer: Transformer) -> dict[str, Any]:
         return dict(
             hidden_size=transformer.width,
             intermediate_size=transformer.mlp_width,
@@ -239,6 +245,6 @@ def write_config(architecture: Architecture, start_id: int, end_id: int) -> dict
             pad_token_id=end_id,
         ),
     )
-    if read_config(written) != architecture:
+    if read_hugging_face_config(written) != architecture:
         raise InputError("these towers are not those of Hugging Face's CLIP")
     return written

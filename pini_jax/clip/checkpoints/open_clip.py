@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pini_jax.clip.architecture import Architecture, Image, ResNet, Text, Transformer
+from pini_jax.clip.architecture import Architecture, Image, ResNet, TextSizes, Transformer
 from pini_jax.clip.checkpoints.weights import (
     CONV,
     LINEAR_OUT,
@@ -21,6 +21,7 @@ from pini_jax.clip.checkpoints.weights import (
     norm,
 )
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import plain, quoted
 
 # ------------------------------------------------------------------------------------------------ names
 
@@ -141,7 +142,8 @@ def read_shapes(shapes: Mapping[str, Shape]) -> Architecture:
         if key not in shapes:
             raise InputError(f"no CLIP with OpenAI's parameter names: tensor {key!r} is missing")
         if len(shapes[key]) != axes:
-            raise InputError(f"no CLIP with OpenAI's parameter names: {key!r} has shape {list(shapes[key])}")
+            found = quoted(list(shapes[key]))
+            raise InputError(f"no CLIP with OpenAI's parameter names: {key!r} has shape {found}")
         return shapes[key]
 
     def transformer(prefix: str, width: int, causal: bool) -> Transformer:
@@ -169,7 +171,7 @@ def read_shapes(shapes: Mapping[str, Shape]) -> Architecture:
     text_width, embed_dim = shape("text_projection", 2)
     return Architecture(
         image=resnet() if "visual.attnpool.positional_embedding" in shapes else vit(),
-        text=Text(
+        text=TextSizes(
             shape("token_embedding.weight", 2)[0],
             shape("positional_embedding", 2)[0],
             transformer("transformer", text_width, causal=True),
@@ -263,11 +265,14 @@ def _section(name: str, given: Any, defaults: Mapping[str, Any]) -> dict[str, An
     for key, value in given.items():
         known = key in defaults or key in HARMLESS or (key in NOT_BUILT and value in (NOT_BUILT[key], ""))
         if not known:
-            raise InputError(f"open_clip_config.json: {name}.{key}={value!r} is not supported")
+            raise InputError(f"open_clip_config.json: {name}.{plain(key)}={quoted(value)} is not supported")
+        # A text or a list times a number would be as long as that number says.
+        if type(defaults.get(key)) in (int, float) and isinstance(value, str | list) and key != "layers":
+            raise InputError(f"open_clip_config.json: {name}.{key} must be a number, not {quoted(value)}")
     return {**defaults, **given}
 
 
-def read_config(config: Mapping) -> Architecture:
+def read_open_clip_config(config: Mapping[str, Any]) -> Architecture:
     """Reads the sizes from an `open_clip_config.json`.
 
     Raises:
@@ -280,10 +285,10 @@ def read_config(config: Mapping) -> Architecture:
     text = _section("text_cfg", model.get("text_cfg"), TEXT)
     activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
     if text["pool_type"] not in TEXT_POOLS:
-        raise InputError(f"open_clip_config.json: text_cfg.pool_type={text['pool_type']!r} is not supported")
+        raise InputError(f"open_clip_config.json: text_cfg.pool_type={quoted(text['pool_type'])} is not supported")
     return Architecture(
         image=_image(image, activation),
-        text=Text(
+        text=TextSizes(
             vocab_size=text["vocab_size"],
             context_length=text["context_length"],
             transformer=_transformer(text, text["heads"], activation, causal=not text["no_causal_mask"]),
@@ -295,7 +300,7 @@ def read_config(config: Mapping) -> Architecture:
     )
 
 
-def _transformer(section: Mapping, heads: int, activation: str, causal: bool = False) -> Transformer:
+def _transformer(section: Mapping[str, Any], heads: int, activation: str, causal: bool = False) -> Transformer:
     options = section["act_kwargs"] or {}
     if activation == "gelu" and options.get("approximate") == "tanh":
         activation = "gelu_pytorch_tanh"
@@ -310,7 +315,7 @@ def _transformer(section: Mapping, heads: int, activation: str, causal: bool = F
     )
 
 
-def _image(section: Mapping, activation: str) -> Image | ResNet:
+def _image(section: Mapping[str, Any], activation: str) -> Image | ResNet:
     if section["timm_model_name"]:
         return _trunk(section["timm_model_name"], section["image_size"])
     if isinstance(section["layers"], Sequence):
@@ -324,7 +329,7 @@ def _image(section: Mapping, activation: str) -> Image | ResNet:
     }
     pool = section["pool_type"], bool(section["final_ln_after_pool"])
     if pool not in pools:
-        raise InputError(f"open_clip_config.json: vision_cfg.pool_type={pool[0]!r} is not supported")
+        raise InputError(f"open_clip_config.json: vision_cfg.pool_type={quoted(pool[0])} is not supported")
     return Image(
         image_size=section["image_size"],
         patch_size=section["patch_size"],
@@ -337,7 +342,7 @@ def _image(section: Mapping, activation: str) -> Image | ResNet:
 def _trunk(name: str, image_size: int) -> Image:
     found = [prefix for prefix in TRUNKS if name == prefix or re.fullmatch(rf"{prefix}(_\d+)?", name)]
     if not found:
-        raise InputError(f"open_clip_config.json: the timm model {name!r} is none of SigLIP's")
+        raise InputError(f"open_clip_config.json: the timm model {quoted(name)} is none of SigLIP's")
     trunk = TRUNKS[max(found, key=len)]
     return Image(
         image_size=image_size,

@@ -39,7 +39,7 @@ def of(mesh: Mesh | None, path: str, shape: tuple[int, ...]) -> NamedSharding | 
     return None if mesh is None else NamedSharding(mesh, spec(mesh, path, shape))
 
 
-def check(mesh: Mesh | None, sizes: Architecture) -> None:
+def check_shards(mesh: Mesh | None, sizes: Architecture) -> None:
     """Raises InputError unless the towers can be split over the `model` axis."""
     shards = 1 if mesh is None else mesh.shape["model"]
     towers = {"text": sizes.text.transformer}

@@ -8,10 +8,11 @@ passed over. The tables are in `hugging_face` and `open_clip`.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,11 @@ from pini_jax.clip.checkpoints import sharding
 from pini_jax.clip.checkpoints.tensors import Tensors
 from pini_jax.core import mesh as meshes
 from pini_jax.core.errors import InputError
+from pini_jax.core.shapes import Parameters
+from pini_jax.core.wording import listed
+
+LOG = logging.getLogger(__name__)
+SCALES = (0.5, 9.0)  # of logit_scale; training starts at 2.7, and every published CLIP lies between 4 and 5
 
 Shape = tuple[int, ...]
 
@@ -122,7 +128,7 @@ def parameter_shapes(sizes: Architecture) -> dict[str, Shape]:
     side = sizes.image.image_size
     pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     ids, end = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, sizes.text.context_length), (1,)))
-    tree = jax.eval_shape(towers.Towers(sizes).init, jax.random.key(0), pixels, ids, end)["params"]
+    tree = jax.eval_shape(towers.ClipModel(sizes).init, jax.random.key(0), pixels, ids, end)["params"]
     return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
@@ -168,17 +174,17 @@ def _check(scheme: Scheme, slots: Sequence[_Slot], tensors: Tensors, name: str) 
     problems += [f"unknown tensor {key}" for key in sorted(present - expected.keys())]
     problems += wrong
     if problems:
-        raise InputError(f"{name} does not hold this CLIP ({len(problems)} problems): " + "; ".join(problems))
+        raise InputError(f"{name} does not hold this CLIP ({len(problems)} problems): {listed(problems, '; ')}")
 
 
-def load(
+def load_weights(
     scheme: Scheme,
     sizes: Architecture,
     tensors: Tensors,
     dtype: jnp.dtype,
     name: str,
     mesh: Mesh | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Reads the parameters of a CLIP, one at a time from file to device.
 
     Args:
@@ -187,10 +193,10 @@ def load(
         mesh: over which the parameters are placed as `sharding` says; None for JAX's default device.
 
     Raises:
-        InputError: a tensor is missing, unknown or of another shape; the message lists all of them. Or the mesh
-            cannot split these towers.
+        InputError: a tensor is missing, unknown or of another shape; the message lists them. Or one is not finite,
+            or the temperature is no logarithm. Or the mesh cannot split these towers.
     """
-    sharding.check(mesh, sizes)
+    sharding.check_shards(mesh, sizes)
     shapes = parameter_shapes(sizes)
     slots = list(_slots(scheme, shapes))
     _check(scheme, slots, tensors, name)
@@ -201,6 +207,8 @@ def load(
         for slot in (slot for slot in slots if slot.row.parameter == parameter):
             for key, part in _views(slot, value).items():
                 tensors[key].copy_to(part)
+                if parameter == "logit_scale":
+                    _check_scale(float(value), tensors[key].name)
         return value
 
     # The greatest first: a device that does not share the host's memory has its copy before the host's is freed.
@@ -210,6 +218,18 @@ def load(
         where = sharding.of(mesh, parameter, shapes[parameter])
         placed[parameter] = meshes.put(read(parameter), where).block_until_ready()
     return unflatten_dict(placed, sep="/")
+
+
+def _check_scale(scale: float, name: str) -> None:
+    """Logits are cosines times exp(scale); some store exp(scale), or exp(-scale), in its place."""
+    least, most = SCALES
+    if scale > most:
+        raise InputError(
+            f"{name} is {scale:g}, and logits would be cosines times exp({scale:g}): it looks like exp(s), stored "
+            f"in place of s; save its logarithm, {math.log(scale):.4f}"
+        )
+    if scale < least:
+        LOG.warning("%s is %g: cosines times %.3g leave all classes as likely", name, scale, math.exp(scale))
 
 
 def _views(slot: _Slot, value: np.ndarray) -> dict[str, np.ndarray]:
@@ -231,7 +251,7 @@ def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def save(path: Path, scheme: Scheme, theta: Mapping) -> None:
+def save_weights(path: Path, scheme: Scheme, theta: Parameters) -> None:
     """Writes parameters as a safetensors file of the given scheme; inverse of `load`."""
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(theta, sep="/").items()}
     tensors = {

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import plain
 from pini_jax.data.datasets.findings import Findings, suffix_counts
-from pini_jax.data.datasets.records import Dataset, Record, read
+from pini_jax.data.datasets.records import Dataset, Record, read_image
 from pini_jax.data.datasets.unreadable import BATCH
 from pini_jax.data.transforms import to_rgb
 
@@ -61,7 +61,7 @@ class Report(NamedTuple):
         return tuple(look for look in self.images if look.error)
 
 
-def check(dataset: Dataset) -> Report:
+def look_at_dataset(dataset: Dataset) -> Report:
     """Reads and decodes every image, with a bar on stderr."""
     images = tuple(_look_at_all(dataset))
     groups: dict[str, list[Look]] = defaultdict(list)
@@ -93,7 +93,7 @@ def _look_at(split: str, record: Record) -> Look:
         return Look(split, record, error=f"image {plain(record.id)} cannot be read ({reason})")
     digest = hashlib.sha256(content).hexdigest()
     try:
-        mode, size = read(record._replace(source=content), _decode)
+        mode, size = read_image(record._replace(source=content), _decode)
     except InputError as error:
         return Look(split, record, digest, error=str(error))
     return Look(split, record, digest, mode, size)

@@ -55,7 +55,7 @@ class Found(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class CoopLayout:
     """Where a dataset lies, and how it is read.
 
     Attributes:
@@ -72,7 +72,7 @@ class Layout:
     classes: int
     folder: str
     images: str
-    read: Callable[[Layout, Path], Found]
+    read: Callable[[CoopLayout, Path], Found]
     lists: tuple[str, ...] = ()
     places: tuple[str, ...] = ("",)
     rename: Callable[[str], str] = str
@@ -84,7 +84,7 @@ class Layout:
         return tuple(f"{PurePosixPath(self.images, place)}/" for place in self.places) + self.lists
 
 
-def load(name: str, root: Path) -> Dataset:
+def load_coop(name: str, root: Path) -> Dataset:
     """Dataset `name`, of `LAYOUTS`, from its folder under `root`.
 
     ImageNet has an empty `val`; the four shifts have only `test`.
@@ -92,10 +92,10 @@ def load(name: str, root: Path) -> Dataset:
     Raises:
         InputError: the dataset is unknown, or not all there, or contradicts itself; all problems are named.
     """
-    return find(name, root).accepted()
+    return find_coop(name, root).accepted()
 
 
-def find(name: str, root: Path) -> Findings:
+def find_coop(name: str, root: Path) -> Findings:
     """As `load`, but what is wrong with its lists and images becomes the problems of the findings.
 
     Raises:
@@ -135,7 +135,7 @@ def imagenet_names() -> Mapping[str, str]:
     return {synset: name for synset, _, name in pairs}
 
 
-def _layout(name: str) -> Layout:
+def _layout(name: str) -> CoopLayout:
     if name not in LAYOUTS:
         raise InputError(f"there is no dataset {name!r}{did_you_mean(name, LAYOUTS)}")
     return LAYOUTS[name]
@@ -144,7 +144,7 @@ def _layout(name: str) -> Layout:
 # ------------------------------------------------------------------------------------------------ readers
 
 
-def _read_json(layout: Layout, folder: Path) -> Found:
+def _read_json(layout: CoopLayout, folder: Path) -> Found:
     images = folder / layout.images
     found = _parse(layout, _text(folder / layout.lists[0]), images, _categories(folder, layout.categories))
     return found._replace(problems=found.problems + _missing_images(images, found))
@@ -161,7 +161,7 @@ def _categories(folder: Path, file: str) -> Mapping[int, str]:
         raise InputError(f"{folder / file} is no JSON of category and name") from None
 
 
-def _parse(layout: Layout, text: str, images: Path, categories: Mapping[int, str]) -> Found:
+def _parse(layout: CoopLayout, text: str, images: Path, categories: Mapping[int, str]) -> Found:
     """{"train": [[path, label, name], ...], "val": ..., "test": ...}."""
     try:
         content = json.loads(text)
@@ -181,7 +181,7 @@ def _parse(layout: Layout, text: str, images: Path, categories: Mapping[int, str
     return Found(first, splits, problems + _same_names(first))
 
 
-def _read_aircraft(layout: Layout, folder: Path) -> Found:
+def _read_aircraft(layout: CoopLayout, folder: Path) -> Found:
     """variants.txt, whose lines are the classes; in images_variant_*.txt lines of image and variant."""
     images = folder / layout.images
     variants, *lists = (_lines(folder / name) for name in layout.lists)
@@ -199,15 +199,15 @@ def _records(images: Path, rows: Iterable[Sequence[Any]]) -> list[Record]:
     return [Record(id, images / id, label) for id, label in rows]
 
 
-def _read_imagenet(layout: Layout, folder: Path) -> Found:
+def _read_imagenet(layout: CoopLayout, folder: Path) -> Found:
     return _read_folders(folder / layout.images, {"train": "train", "test": "val"}, imagenet_names())
 
 
-def _read_shift(layout: Layout, folder: Path) -> Found:
+def _read_shift(layout: CoopLayout, folder: Path) -> Found:
     return _read_folders(folder / layout.images, {"test": ""}, imagenet_names())
 
 
-def _read_numbered_shift(layout: Layout, folder: Path) -> Found:
+def _read_numbered_shift(layout: CoopLayout, folder: Path) -> Found:
     names = {str(label): name for label, name in enumerate(imagenet_names().values())}
     return _read_folders(folder / layout.images, {"test": ""}, names)
 
@@ -394,11 +394,11 @@ _AIRCRAFT = ("variants.txt", *(f"images_variant_{split}.txt" for split in SPLITS
 _V2 = "imagenetv2-matched-frequency-format-val"
 
 
-def _json(classes: int, folder: str, images: str, split: str, **more: Any) -> Layout:
-    return Layout(classes, folder, images, _read_json, (f"split_zhou_{split}.json",), **more)
+def _json(classes: int, folder: str, images: str, split: str, **more: Any) -> CoopLayout:
+    return CoopLayout(classes, folder, images, _read_json, (f"split_zhou_{split}.json",), **more)
 
 
-LAYOUTS: Mapping[str, Layout] = {
+LAYOUTS: Mapping[str, CoopLayout] = {
     "caltech101": _json(100, "caltech-101", "101_ObjectCategories", "Caltech101", rename=_look_up(CALTECH)),
     "oxford_pets": _json(37, "oxford_pets", "images", "OxfordPets", rename=str.lower),
     "stanford_cars": _json(
@@ -406,14 +406,14 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "oxford_flowers": _json(102, "oxford_flowers", "jpg", "OxfordFlowers", categories="cat_to_name.json"),
     "food101": _json(101, "food-101", "images", "Food101"),
-    "fgvc_aircraft": Layout(100, "fgvc_aircraft", "images", _read_aircraft, _AIRCRAFT),
+    "fgvc_aircraft": CoopLayout(100, "fgvc_aircraft", "images", _read_aircraft, _AIRCRAFT),
     "sun397": _json(397, "sun397", "SUN397", "SUN397", rename=_reversed_path),
     "dtd": _json(47, "dtd", "images", "DescribableTextures"),
     "eurosat": _json(10, "eurosat", "2750", "EuroSAT", rename=_look_up(EUROSAT)),
     "ucf101": _json(101, "ucf101", "UCF-101-midframes", "UCF101", rename=_words),
-    "imagenet": Layout(1000, "imagenet", "images", _read_imagenet, places=("train", "val")),
-    "imagenetv2": Layout(1000, "imagenetv2", _V2, _read_numbered_shift),
-    "imagenet_sketch": Layout(1000, "imagenet-sketch", "images", _read_shift),
-    "imagenet_a": Layout(200, "imagenet-adversarial", "imagenet-a", _read_shift),
-    "imagenet_r": Layout(200, "imagenet-rendition", "imagenet-r", _read_shift),
+    "imagenet": CoopLayout(1000, "imagenet", "images", _read_imagenet, places=("train", "val")),
+    "imagenetv2": CoopLayout(1000, "imagenetv2", _V2, _read_numbered_shift),
+    "imagenet_sketch": CoopLayout(1000, "imagenet-sketch", "images", _read_shift),
+    "imagenet_a": CoopLayout(200, "imagenet-adversarial", "imagenet-a", _read_shift),
+    "imagenet_r": CoopLayout(200, "imagenet-rendition", "imagenet-r", _read_shift),
 }

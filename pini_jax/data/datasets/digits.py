@@ -21,7 +21,7 @@ CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "e
 TRAIN, VAL = 0.30, 0.14
 
 
-def load() -> Dataset:
+def load_digits() -> Dataset:
     """The digits in a fixed, stratified split: each class in the order of its records' SHA-256, then cut."""
     with np.load(IMAGES) as file:
         images, labels = file["images"], file["labels"]

@@ -15,9 +15,7 @@ from pini_jax.data.datasets.records import Dataset, Record
 
 LOG = logging.getLogger(__name__)
 # Numbers, with or without a word that only counts, and ids of WordNet.
-_SILENT = re.compile(
-    r"((class|cls|label|category|group|id|no|nr)?[ .:#-]*)[-+]?\d+([.,]\d+)?(e[-+]?\d+)?|n\d{8}"
-)
+_SILENT = re.compile(r"((class|cls|label|category|group|id|no|nr)?[ .:#-]*)[-+]?\d+([.,]\d+)?(e[-+]?\d+)?|n\d{8}")
 
 
 class Problem(NamedTuple):

@@ -20,23 +20,23 @@ from pini_jax.core.wording import plain
 from pini_jax.data.datasets import findings, formats, split_folders, splits
 from pini_jax.data.datasets.findings import Findings, Problem
 from pini_jax.data.datasets.records import Dataset, Record
-from pini_jax.data.datasets.split_folders import Layout, join
+from pini_jax.data.datasets.split_folders import FolderLayout, join
 from pini_jax.data.datasets.tree import Tree, scan
 
 TREE = "{0}/CLASS/IMAGE.jpg, or {0}/train/CLASS/IMAGE.jpg with {0}/test/ and perhaps {0}/val/ beside it"
 LOG = logging.getLogger(__name__)
 
 
-def load(path: Path, seed: int) -> Dataset:
+def load_folder(path: Path, seed: int) -> Dataset:
     """The images under `path`, sorted by their ids; class names are the names of the folders, sorted.
 
     Raises:
         InputError: there is no such folder, or not all in it is as it should be; all problems are named.
     """
-    return find(path, seed).accepted()
+    return find_folder(path, seed).accepted()
 
 
-def find(path: Path, seed: int) -> Findings:
+def find_folder(path: Path, seed: int) -> Findings:
     """As `load`, but what can be mended becomes the problems of the findings.
 
     Raises:
@@ -49,7 +49,7 @@ def find(path: Path, seed: int) -> Findings:
     if not tree.images:
         unread = f" that can be read ({'; '.join(formats.counted(tree.left_out))})" if tree.left_out else ""
         raise InputError(f"{path} holds no image{unread}; expected {TREE.format(path)}")
-    layout = split_folders.find(tree, path.resolve().name)
+    layout = split_folders.find_splits(tree, path.resolve().name)
     _log(path, layout)
     classes = sorted({place[1] for folder in tree.folders if (place := _place(f"{folder}/", layout))})
     labels = {name: label for label, name in enumerate(classes)}
@@ -66,7 +66,7 @@ def find(path: Path, seed: int) -> Findings:
     return findings.inspect(dataset, records if layout.named else {}, problems, tree.ignored, notes)
 
 
-def _log(path: Path, layout: Layout) -> None:
+def _log(path: Path, layout: FolderLayout) -> None:
     """Says where the classes lie, if that is not where they should."""
     if set(layout.places) != {""} and any(folder.lower() not in splits.SPLITS for folder in layout.places):
         places = layout.places.items()
@@ -74,7 +74,7 @@ def _log(path: Path, layout: Layout) -> None:
         LOG.info("%s: its classes are the folders in %s", path, plain(read))
 
 
-def _place(id: str, layout: Layout) -> tuple[str, str] | None:
+def _place(id: str, layout: FolderLayout) -> tuple[str, str] | None:
     """Split and class of an image, if it lies in a class folder."""
     for folder, split in layout.places.items():
         start = join(folder, "")
@@ -84,7 +84,7 @@ def _place(id: str, layout: Layout) -> tuple[str, str] | None:
     return None
 
 
-def _of_tree(tree: Tree, layout: Layout, stray: list[str]) -> Iterator[Problem]:
+def _of_tree(tree: Tree, layout: FolderLayout, stray: list[str]) -> Iterator[Problem]:
     if stray:
         folders = ", ".join(f"{folder}/" for folder in layout.places if folder)
         yield Problem(f"images outside of a class folder{f' within {folders}' if folders else ''}", tuple(stray))
@@ -104,7 +104,7 @@ def _notes_of_tree(tree: Tree) -> Iterator[Problem]:
 
 
 def _of_split_folders(
-    layout: Layout, records: dict[str, list[Record]], class_names: list[str]
+    layout: FolderLayout, records: dict[str, list[Record]], class_names: list[str]
 ) -> Iterator[Problem]:
     if not layout.named:
         return

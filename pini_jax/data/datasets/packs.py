@@ -55,7 +55,7 @@ class Pack(NamedTuple):
     sha256: str
 
 
-def load(path: Path) -> Pack:
+def load_pack(path: Path) -> Pack:
     """Reads a pack; features of unit norm, in float32.
 
     Raises:
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
         raise InputError(f"there is no feature pack {path}; expected a .npz file with {', '.join(NEEDED)}")
     try:
-        return npz.read(path, KEYS)
+        return npz.read_npz(path, KEYS)
     except ValueError as error:
         raise InputError(f"feature pack {path} cannot be read ({plain(error)})") from None
 
@@ -155,7 +155,7 @@ def _misshapen_split(arrays: Mapping[str, np.ndarray], split: str, width: int) -
     yield from _unusable(f"{split}_x", x)
 
 
-def _unusable(key: str, features: Num[np.ndarray, "b e"]) -> Iterator[str]:
+def _unusable(key: str, features: np.ndarray) -> Iterator[str]:
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.linalg.norm(features.astype(np.float32), axis=-1)
     if len(bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))):

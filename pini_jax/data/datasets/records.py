@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from pini_jax.core import files
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import plain
+from pini_jax.data import limits
 from pini_jax.data.datasets.formats import FORMATS
 from pini_jax.data.transforms import to_rgb
 
 T = TypeVar("T")
+
+_ALONE = threading.Lock()  # for what takes most of the memory that one image may take
 
 
 class Record(NamedTuple):
@@ -44,15 +51,13 @@ class Dataset(NamedTuple):
 def open_image(record: Record) -> Image.Image:
     """Decodes a record, upright and in RGB, as the table of `pini_jax.data.transforms` says.
 
-    PIL's guard against decompression bombs holds: it warns above 89 million pixels and refuses above 178 million.
-
     Raises:
-        InputError: the image is missing, or cannot be decoded, or its values do not say what is white.
+        InputError: the image is missing, cannot be decoded, has too many pixels, or does not say what is white.
     """
-    return read(record, to_rgb)
+    return read_image(record, to_rgb)
 
 
-def read(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
+def read_image(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
     """What `decode` makes of the opened file, whose size PIL knows by then, but not its pixels.
 
     Raises:
@@ -60,13 +65,18 @@ def read(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
     """
     try:
         source = record.source() if callable(record.source) else record.source
+        if isinstance(source, Path):
+            files.check(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            return decode(image)
+            limits.check_scans(image)
+            alone = image.width * image.height > limits.LARGE
+            with _ALONE if alone else contextlib.nullcontext():
+                return decode(image)
     except UnidentifiedImageError:  # its own words would name an object in memory
-        raise InputError(f"image {record.id} cannot be read (no kind of image that PIL knows)") from None
+        raise InputError(f"image {plain(record.id)} cannot be read (no kind of image that PIL knows)") from None
     except Exception as error:  # a damaged file makes PIL's readers raise anything at all
-        reason = str(error) or type(error).__name__
-        raise InputError(f"image {record.id} cannot be read ({reason})") from None
+        reason = plain(error) or type(error).__name__
+        raise InputError(f"image {plain(record.id)} cannot be read ({reason})") from None
 
 
 def list_hash(records: Sequence[Record]) -> str:

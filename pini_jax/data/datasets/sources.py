@@ -42,27 +42,29 @@ def _data_dir(root: str) -> Path | None:
 
 
 def _table(name: str, root: str, seed: int) -> Findings:
-    return tables.find(_path(name, root), seed)
+    return tables.find_table(_path(name, root), seed)
 
 
 SOURCES = {
-    "digits": Source("(digits)", lambda name, root, seed: findings.inspect(digits.load(), {})),
+    "digits": Source("(digits)", lambda name, root, seed: findings.inspect(digits.load_digits(), {})),
     "folder:PATH": Source(
-        "folder:(.+)", lambda name, root, seed: folder.find(_path(name, root), seed), cut=True, own=True
+        "folder:(.+)", lambda name, root, seed: folder.find_folder(_path(name, root), seed), cut=True, own=True
     ),
-    "tfds:NAME": Source("tfds:(.+)", lambda name, root, seed: tfds.find(name, _data_dir(root), seed), cut=True),
+    "tfds:NAME": Source(
+        "tfds:(.+)", lambda name, root, seed: tfds.find_tfds(name, _data_dir(root), seed), cut=True
+    ),
     "features:PATH.npz": Source(
-        "features:(.+)", lambda name, root, seed: packs.load(_path(name, root)).findings, has_images=False
+        "features:(.+)", lambda name, root, seed: packs.load_pack(_path(name, root)).findings, has_images=False
     ),
     "PATH.csv": Source(r"(.+\.(?i:csv))", _table, cut=True, own=True),
     "PATH.jsonl": Source(r"(.+\.(?i:jsonl))", _table, cut=True, own=True),
 }
 # The datasets of the papers, each in its folder under the root.
-_PAPERS = Source(f"({'|'.join(coop.LAYOUTS)})", lambda name, root, seed: coop.find(name, Path(root)))
+_PAPERS = Source(f"({'|'.join(coop.LAYOUTS)})", lambda name, root, seed: coop.find_coop(name, Path(root)))
 SOURCES |= dict.fromkeys(coop.LAYOUTS, _PAPERS)
 
 
-def open(name: str, root: str, seed: int = 0) -> Dataset:
+def load_dataset(name: str, root: str, seed: int = 0) -> Dataset:
     """The dataset of that name.
 
     Args:
@@ -74,25 +76,25 @@ def open(name: str, root: str, seed: int = 0) -> Dataset:
     Raises:
         InputError: there is no such dataset, or something is wrong with it; all problems are named.
     """
-    return find(name, root, seed).accepted()
+    return find_dataset(name, root, seed).accepted()
 
 
-def find(name: str, root: str, seed: int = 0) -> Findings:
+def find_dataset(name: str, root: str, seed: int = 0) -> Findings:
     """As `open`, but what can be mended becomes the problems of the findings.
 
     Raises:
         InputError: there is no such dataset.
     """
-    source, rest = of(name)
+    source, rest = kind_of(name)
     return source.find(rest, root, seed)
 
 
 def has_images(name: str) -> bool:
     """Whether the dataset of that name has images, and not features alone."""
-    return of(name)[0].has_images
+    return kind_of(name)[0].has_images
 
 
-def of(name: str) -> tuple[Source, str]:
+def kind_of(name: str) -> tuple[Source, str]:
     """The kind of a dataset, and what its loader wants to know.
 
     Raises:

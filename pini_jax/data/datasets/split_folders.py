@@ -39,7 +39,7 @@ _NEUTRAL = {
 _PIECES = {"fold", "folds", "part", "parts", "subset", "batch", "chunk", "shard"}  # of a whole, whatever it is
 
 
-class Layout(NamedTuple):
+class FolderLayout(NamedTuple):
     """How a folder is read.
 
     Attributes:
@@ -79,16 +79,19 @@ def join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def find(tree: Tree, name: str) -> Layout:
+def find_splits(tree: Tree, name: str) -> FolderLayout:
     """The layout of a folder called `name`."""
     folders = _folders(tree)
     top = _unwrapped(folders, name)
     holding, roles = folders.within[top], _roles(folders.all[top], folders.within[top])
     called = {roles[name] for name in holding}
     if holding and (None not in called or _is_whole(called)):
-        return Layout(_inner(folders, {join(top, name): split for name, split in roles.items() if split}), True)
+        return FolderLayout(
+            _inner(folders, {join(top, name): split for name, split in roles.items() if split}), True
+        )
     problems = tuple(_doubts(folders, top, roles))
-    return Layout({top: "train"}, False, problems, () if problems else tuple(_notes(folders, top, name)))
+    notes = () if problems else tuple(_notes(folders, top, name))
+    return FolderLayout({top: "train"}, False, problems, notes)
 
 
 def _folders(tree: Tree) -> _Folders:

@@ -35,7 +35,7 @@ NEEDED = ("path", "label")
 COLUMNS = (*NEEDED, "name", "split")
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """What a line of a table says.
 
     Attributes:
@@ -49,14 +49,14 @@ class Row(NamedTuple):
     fault: str = ""
 
 
-class Table(NamedTuple):
+class LabelTable(NamedTuple):
     """Rows, and the names of all columns, in lower case."""
 
     columns: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
 
 
-def load(path: Path, seed: int) -> Dataset:
+def load_table(path: Path, seed: int) -> Dataset:
     """The images that a table lists, sorted by their ids.
 
     Ids are relative to the table's folder if all images lie in it, else to the deepest folder that they share.
@@ -64,17 +64,17 @@ def load(path: Path, seed: int) -> Dataset:
     Raises:
         InputError: the table cannot be read, or not all in it is as it should be; all problems are named.
     """
-    return find(path, seed).accepted()
+    return find_table(path, seed).accepted()
 
 
-def find(path: Path, seed: int) -> Findings:
+def find_table(path: Path, seed: int) -> Findings:
     """As `load`, but what can be mended becomes the problems of the findings.
 
     Raises:
         InputError: the table cannot be read, or lacks a column, or has no rows.
     """
-    table = read(path)
-    images: dict[str, list[Row]] = defaultdict(list)
+    table = read_table(path)
+    images: dict[str, list[TableRow]] = defaultdict(list)
     faults: dict[str, list[str]] = defaultdict(list)
     disk = Disk()
     for row in table.rows:
@@ -101,7 +101,7 @@ def find(path: Path, seed: int) -> Findings:
 # ------------------------------------------------------------------------------------------------ rows
 
 
-def read(path: Path) -> Table:
+def read_table(path: Path) -> LabelTable:
     """The rows of a table.
 
     Raises:
@@ -129,7 +129,7 @@ def read(path: Path) -> Table:
     return table
 
 
-def _read_csv(text: str) -> Table:
+def _read_csv(text: str) -> LabelTable:
     columns: list[str] | None = None
     rows = []
     for line, cells in _csv_lines(text):
@@ -140,8 +140,8 @@ def _read_csv(text: str) -> Table:
             continue
         fits = len(cells) == len(columns)
         fault = f"rows of {len(cells)} fields under a header of {len(columns)} (quote what holds a comma)"
-        rows.append(Row(line, _clean(dict(zip(columns, cells, strict=False))), "" if fits else fault))
-    return Table(columns or [], rows)
+        rows.append(TableRow(line, _clean(dict(zip(columns, cells, strict=False))), "" if fits else fault))
+    return LabelTable(columns or [], rows)
 
 
 def _csv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -164,24 +164,24 @@ def _csv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
         raise csv.Error(f"{where}: {error}") from None
 
 
-def _read_json_lines(text: str) -> Table:
+def _read_json_lines(text: str) -> LabelTable:
     lines = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     rows = [_json_row(number, line) for number, line in lines]
-    return Table([*dict.fromkeys(column for row in rows for column in row.values)], rows)
+    return LabelTable([*dict.fromkeys(column for row in rows for column in row.values)], rows)
 
 
-def _json_row(number: int, line: str) -> Row:
+def _json_row(number: int, line: str) -> TableRow:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        return Row(number, {}, "lines that are no JSON object")
+        return TableRow(number, {}, "lines that are no JSON object")
     values = {key.strip().lower(): value for key, value in content.items()}
     odd = any(not _is_cell(values[column]) for column in COLUMNS if column in values)
     if odd:
-        return Row(number, {}, "rows with a value that is neither text nor a whole number")
-    return Row(number, _clean({column: _cell(values, column) for column in values}))
+        return TableRow(number, {}, "rows with a value that is neither text nor a whole number")
+    return TableRow(number, _clean({column: _cell(values, column) for column in values}))
 
 
 def _cell(values: Mapping[str, Any], column: str) -> str:
@@ -206,7 +206,7 @@ def _clean(values: dict[str, str]) -> dict[str, str]:
     return values
 
 
-READERS: Mapping[str, Callable[[str], Table]] = {".csv": _read_csv, ".jsonl": _read_json_lines}
+READERS: Mapping[str, Callable[[str], LabelTable]] = {".csv": _read_csv, ".jsonl": _read_json_lines}
 
 
 def _fault(values: Mapping[str, str], columns: Sequence[str]) -> str:
@@ -226,7 +226,7 @@ def _fault(values: Mapping[str, str], columns: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------ images, classes
 
 
-def _of_images(images: Mapping[str, Sequence[Row]], disk: Disk) -> Iterator[Problem]:
+def _of_images(images: Mapping[str, Sequence[TableRow]], disk: Disk) -> Iterator[Problem]:
     for column in ("label", "split"):
         several = {image: rows for image, rows in images.items() if len({r.values.get(column) for r in rows}) > 1}
         if several:
@@ -239,14 +239,14 @@ def _of_images(images: Mapping[str, Sequence[Row]], disk: Disk) -> Iterator[Prob
             yield Problem(what, where)
 
 
-def _notes(images: Mapping[str, Sequence[Row]], left_out: Sequence[str]) -> Iterator[Problem]:
+def _notes(images: Mapping[str, Sequence[TableRow]], left_out: Sequence[str]) -> Iterator[Problem]:
     if left_out:
         yield Problem(f"{len(left_out)} pictures are left out", formats.counted(left_out))
     if repeated := sum(len(rows) - 1 for rows in images.values()):
         yield Problem(f"{repeated} rows list an image again; each image counts once")
 
 
-def _of_names(images: Mapping[str, Sequence[Row]]) -> Iterator[Problem]:
+def _of_names(images: Mapping[str, Sequence[TableRow]]) -> Iterator[Problem]:
     names: dict[str, set[str]] = defaultdict(set)
     for rows in images.values():
         for row in rows:
@@ -258,7 +258,7 @@ def _of_names(images: Mapping[str, Sequence[Row]]) -> Iterator[Problem]:
         )
 
 
-def _class_names(images: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+def _class_names(images: Mapping[str, Sequence[TableRow]]) -> dict[str, str]:
     """{label: name}, in the order of the labels."""
     rows = [rows[0] for rows in images.values()]
     names = {row.values["label"]: row.values.get("name", row.values["label"]) for row in rows}

@@ -68,7 +68,7 @@ class Example:
         return self.examples[self.index][self.key]
 
 
-def load(name: str, data_dir: Path | None, seed: int) -> Dataset:
+def load_tfds(name: str, data_dir: Path | None, seed: int) -> Dataset:
     """Dataset `name[/config][:version]` of TFDS; ids are `split/index`, in TFDS's order.
 
     Args:
@@ -79,10 +79,10 @@ def load(name: str, data_dir: Path | None, seed: int) -> Dataset:
     Raises:
         InputError: TFDS does not have it, or it is not prepared, or damaged, or no image classification.
     """
-    return find(name, data_dir, seed).accepted()
+    return find_tfds(name, data_dir, seed).accepted()
 
 
-def find(name: str, data_dir: Path | None, seed: int) -> Findings:
+def find_tfds(name: str, data_dir: Path | None, seed: int) -> Findings:
     """As `load`, but what can be mended becomes the problems of the findings."""
     info = _prepared(name, data_dir)
     image, label = _keys(name, info)

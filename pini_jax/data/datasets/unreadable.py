@@ -19,7 +19,7 @@ from pini_jax.core.paths import cache_folder
 from pini_jax.core.wording import listed
 from pini_jax.data import cache
 from pini_jax.data.datasets import findings, formats
-from pini_jax.data.datasets.records import Dataset, Record, read, stamp
+from pini_jax.data.datasets.records import Dataset, Record, read_image, stamp
 from pini_jax.data.transforms import to_rgb
 
 LOG = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def _look_at(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
 
 def _error(record: Record) -> str:
     try:
-        read(record, _decode)
+        read_image(record, _decode)
     except InputError as error:
         return str(error)
     return ""

@@ -1,17 +1,17 @@
 """PyTorch's archives give up their tensors, and nothing in them runs."""
 
-import contextlib
 import os
 import pickle
 import shutil
 import zipfile
 
 import archives
+import bounds
 import numpy as np
 import pytest
 
 from pini_jax.clip import pretrained
-from pini_jax.clip.checkpoints import archive, hub, tensors
+from pini_jax.clip.checkpoints import hub, pickles, tensors
 from pini_jax.core.errors import InputError
 
 
@@ -74,7 +74,7 @@ def test_no_memory_beside_the_storage_is_read(tmp_path, offset, size, stride):
     [
         (dict(compress=("s",)), "data/s is compressed"),
         (dict(compress=("data.pkl",)), "data.pkl is compressed"),
-        (dict(entry="other"), "no item named 'archive/data/other'"),
+        (dict(entry="other"), "it has no archive/data/other"),
         (dict(storage=b"X\x01\x00\x00\x00O"), "its storage is no known one"),  # NumPy's name for any object
         (dict(storage=b"ccollections\nOrderedDict\n"), "its storage is no known one"),
     ],
@@ -110,11 +110,11 @@ def test_parts_that_hold_each_other_or_themselves_come_to_an_end(tmp_path):
 
 
 def test_a_pickle_leaves_nothing_behind(tmp_path):
-    """BUILD sets attributes of what the pickle names."""
+    """BUILD sets the state of what the pickle names."""
     build = b"\x80\x02c__torch__.M\nModule\n}X\x08\x00\x00\x00pollutedK\x01sb."
-    with contextlib.suppress(InputError):
+    with pytest.raises(InputError, match="gives a state to what has none"):
         tensors.index([archives.write(tmp_path / "a.pt", build)])
-    assert not hasattr(archive._Module, "polluted")
+    assert pickles.Object.state is None
 
 
 def test_scripted_modules_are_read(tmp_path):
@@ -153,29 +153,35 @@ def test_a_hostile_archive_runs_nothing(tmp_path, function, protocol):
     bomb = pickle.dumps({"visual.conv1.weight": Hostile(function, argument)}, protocol)
     path = archives.write(tmp_path / "hostile.pt", bomb)
     with pytest.raises(InputError, match=r"refused .* which no weights need"):
-        pretrained.load(str(path))
+        pretrained.load_clip(str(path))
     assert not mark.exists()
     pickle.loads(bomb)  # the bomb is a real one
     assert mark.exists()
 
 
+@pytest.mark.parametrize("content", [b"PK\x03\x04 cut off", b"PK\x05\x06" + bytes(9)], ids=["cut", "only an end"])
+def test_what_is_no_whole_archive_is_refused(tmp_path, content):
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(InputError, match=r"pytorch_model.bin is no whole archive of PyTorch .* model.safetensors"):
+        read(tmp_path / "pytorch_model.bin")
+
+
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"no archive", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."],
-    ids=["empty", "text", "cut", "pickle"],
+    ("names", "words"),
+    [
+        ((), "0 entries data.pkl"),
+        (("archive/other",), "0 entries data.pkl"),
+        (("a/data.pkl", "b/data.pkl"), "2 entries data.pkl"),
+        (("a.npy", "b/c.npy"), r"archive of NumPy \(.npz\), as big_vision writes them"),
+    ],
+    ids=["nothing", "another zip file", "two checkpoints", "NumPy"],
 )
-def test_what_is_no_archive_is_refused(tmp_path, content):
-    path = tmp_path / "pytorch_model.bin"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"neither a safetensors file nor a whole archive .* model.safetensors"):
-        read(path)
-
-
-def test_what_holds_no_pickle_is_refused(tmp_path):
+def test_other_zip_files_are_named(tmp_path, names, words):
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as file:
-        file.writestr("archive/other", b"")
-    with pytest.raises(InputError, match="refused"):
-        read(tmp_path / "a.pt")
+        for name in names:
+            file.writestr(name, b"")
+    with pytest.raises(InputError, match=words):
+        tensors.index([tmp_path / "a.pt"])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
@@ -195,7 +201,7 @@ def test_a_folder_with_pytorch_model_bin(tmp_path, dtype):
         np.testing.assert_array_equal(
             found[key].read().astype(np.float32), value.detach().to(torch.float32).numpy()
         )
-    assert pretrained.load(str(tmp_path / "clip")).theta["logit_scale"].shape == ()
+    assert pretrained.load_clip(str(tmp_path / "clip")).theta["logit_scale"].shape == ()
 
 
 def test_an_archive_without_checksums(tmp_path):
@@ -207,3 +213,122 @@ def test_an_archive_without_checksums(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     np.testing.assert_array_equal(read(tmp_path / "a.bin"), STORED)
+
+
+# ------------------------------------------------------------------------------------------------ what lies
+
+
+def refused(path, words):
+    with bounds.bounded(memory=1 << 28, seconds=5), pytest.raises(InputError, match=words) as error:
+        tensors.index([path])
+    assert "\n" not in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
+def edited(path, change):
+    content = bytearray(path.read_bytes())
+    change(content)
+    path.write_bytes(content)
+    return path
+
+
+def test_the_directory_and_the_entries_must_agree(tmp_path):
+    """Two tensors whose places in the directory are exchanged would be each other."""
+    items = [archives.item(0, (6,), (1,), key=key, entry=key) for key in "ab"]
+    path = archives.write(tmp_path / "a.bin", archives.pickled(*items), a=STORED.tobytes(), b=bytes(24))
+
+    def exchange(content):
+        places = [content.rindex(f"archive/data/{key}".encode()) - 4 for key in "ab"]
+        one, other = (bytes(content[place : place + 4]) for place in places)
+        for place, new in zip(places, (other, one), strict=True):
+            content[place : place + 4] = new
+
+    refused(edited(path, exchange), "data/a is not where the archive says")
+
+
+def test_a_flipped_bit_of_the_pickle_is_noticed(tmp_path):
+    path = one_tensor(tmp_path, 0, (2, 2), (2, 1))
+
+    def flip(content):
+        content[content.index(b"J\x02\0\0\0J\x01\0\0\0") + 1] ^= 3  # strides 1 and 1
+
+    refused(edited(path, flip), "data.pkl is damaged: it does not match its checksum")
+
+
+def test_entries_are_named_once(tmp_path):
+    path = one_tensor(tmp_path, 0, (6,), (1,))
+    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate"):
+        file.writestr("archive/data/s", bytes(24))
+    refused(path, "two entries of one name")
+
+
+def test_tensors_are_named_once(tmp_path):
+    """A key with a dot, and a part of a part."""
+    item = archives.item(0, (2,), (1,), key="b")
+    nested = b"X\x01\0\0\0a}" + item + b"s"
+    pickled = archives.pickled(nested, archives.item(0, (2,), (1,), key="a.b"))
+    refused(archives.write(tmp_path / "a.bin", pickled, s=STORED.tobytes()), "two tensors of the name 'a.b'")
+
+
+def test_few_bytes_are_not_many_tensors(tmp_path):
+    """A thousand names of one storage would be a model of any size."""
+    items = [archives.item(0, (6,), (1,), key=str(i)) for i in range(1000)]
+    path = archives.write(tmp_path / "a.bin", archives.pickled(*items), s=STORED.tobytes())
+    assert len(tensors.index([path])) == 1000  # 24 bytes each, in a file of more
+    large = [archives.item(0, (2**18,), (1,), key=str(i)) for i in range(1000)]
+    path = archives.write(tmp_path / "b.bin", archives.pickled(*large), s=bytes(2**20))
+    refused(path, "more bytes than the file")
+
+
+def test_numbers_of_another_byte_order_are_refused(tmp_path):
+    path = one_tensor(tmp_path, 0, (6,), (1,))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("archive/byteorder", b"big")
+    refused(path, "big-endian")
+
+
+def test_a_huge_directory_is_not_read(tmp_path):
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w") as file:
+        for i in range(60_000):
+            file.writestr(f"archive/data/{i:060}", b"")
+    refused(path, "its list of entries has .* bytes")
+
+
+def test_overlapping_entries_are_refused(tmp_path):
+    """The pickle in the storage of a tensor."""
+    path = one_tensor(tmp_path, 0, (2,), (1,))
+
+    def grow(content):
+        """data/s, which comes last, starts where it does and is as long as the rest; data.pkl reaches into it."""
+        for signature, place in ((b"PK\x03\x04", 18), (b"PK\x01\x02", 20)):
+            start = content.index(signature) + place
+            length = int.from_bytes(content[start : start + 4], "little") + 100
+            content[start : start + 8] = 2 * length.to_bytes(4, "little")
+            content[start - 4 : start] = bytes(4)  # no checksum
+
+    refused(edited(path, grow), "two of its entries are the same bytes")
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("a" * 2000, "names of more than 64 parts or 1000"), ("a\x1b[31m", r"name is no name: 'a\\x1b\[31m'")],
+    ids=["long", "control characters"],
+)
+def test_names_are_names(tmp_path, key, words):
+    pickled = archives.pickled(archives.item(0, (2,), (1,), key=key))
+    refused(archives.write(tmp_path / "a.bin", pickled, s=STORED.tobytes()), words)
+
+
+@pytest.mark.parametrize("module", ["posix\x1b[2J", "a" * 10**6], ids=["control characters", "long"])
+def test_what_a_pickle_says_is_cut_in_messages(tmp_path, module):
+    pickled = b"\x80\x02c" + module.encode() + b"\nsystem\n."
+    refused(archives.write(tmp_path / "a.bin", pickled), "which no weights need|refused")
+
+
+@pytest.mark.parametrize(("size", "stride"), [((1, 6), (2**62, 1)), ((6, 1), (1, 2**62))])
+def test_the_step_of_an_axis_of_one_element_is_any(tmp_path, size, stride):
+    """Numbers of 64 bits, which archives.item does not write."""
+    numbers = [b"(" + b"".join(b"\x8a\x08" + x.to_bytes(8, "little") for x in xs) + b"t" for xs in (size, stride)]
+    item = archives.item(0, (), ()).replace(b"(t(t", b"".join(numbers))
+    path = archives.write(tmp_path / "a.bin", archives.pickled(item), s=STORED.tobytes())
+    np.testing.assert_array_equal(read(path), STORED.reshape(size))

@@ -112,7 +112,7 @@ def test_a_tokenizer_named_apart_need_not_be_there(cache, files):
 PROGRAM = """
 import json, sys, time
 from pini_jax.clip import pretrained
-from pini_jax.errors import InputError
+from pini_jax.core.errors import InputError
 print(json.dumps(pretrained.load("owner/some-clip").fingerprint))
 start = time.monotonic()
 try:
@@ -276,6 +276,7 @@ def test_without_a_network_it_fails_at_once(cache, monkeypatch, offline):
     ["", "tiny-clip", "./owner/clip", "/owner/clip", "~/clip", "~nobody/clip", "a/b/c", "runs/clip.safetensors"]
     + [
         "runs/ViT-B-16.pt",
+        "runs/last.CKPT",
         "owner/",
         "/clip",
         "owner/-clip",

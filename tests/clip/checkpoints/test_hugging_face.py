@@ -30,7 +30,7 @@ def transformers_sizes(settings):
     text, image = config.text_config, config.vision_config
     return architecture.Architecture(
         architecture.Image(image.image_size, image.patch_size, transformer(image, causal=False)),
-        architecture.Text(text.vocab_size, text.max_position_embeddings, transformer(text, causal=True)),
+        architecture.TextSizes(text.vocab_size, text.max_position_embeddings, transformer(text, causal=True)),
         config.projection_dim,
     )
 
@@ -53,7 +53,7 @@ def transformers_sizes(settings):
     ],
 )
 def test_what_is_left_out_is_what_transformers_takes(settings):
-    ours = hugging_face.read_config(settings | {"model_type": "clip"})
+    ours = hugging_face.read_hugging_face_config(settings | {"model_type": "clip"})
     assert ours == transformers_sizes(settings)
 
 
@@ -67,7 +67,7 @@ def test_round_trip(activation):
         ),
     )
     written = hugging_face.write_config(sizes, start_id=7, end_id=8)
-    assert hugging_face.read_config(written) == sizes
+    assert hugging_face.read_hugging_face_config(written) == sizes
     assert transformers_sizes(written) == sizes
 
 
@@ -90,7 +90,7 @@ def test_siglip_s_defaults_are_those_of_transformers(kind, settings):
     transformers = pytest.importorskip("transformers")
     config_class = {"siglip": transformers.SiglipConfig, "siglip2": transformers.Siglip2Config}[kind]
     config = config_class(**copy.deepcopy(settings))
-    ours = hugging_face.read_config(settings | {"model_type": kind})
+    ours = hugging_face.read_hugging_face_config(settings | {"model_type": kind})
     for section, tower in ((config.text_config, ours.text), (config.vision_config, ours.image)):
         assert tower.transformer == architecture.Transformer(
             section.hidden_size,
@@ -110,10 +110,12 @@ def test_siglip_s_defaults_are_those_of_transformers(kind, settings):
 
 def test_a_siglip_without_a_head_is_refused():
     with pytest.raises(InputError, match="vision_use_head"):
-        hugging_face.read_config({"model_type": "siglip", "vision_config": {"vision_use_head": False}})
+        hugging_face.read_hugging_face_config(
+            {"model_type": "siglip", "vision_config": {"vision_use_head": False}}
+        )
 
 
 @pytest.mark.parametrize("settings", [{"model_type": "blip"}, {}], ids=["blip", "none"])
 def test_other_models_are_refused(settings):
     with pytest.raises(InputError, match=str(settings.get("model_type"))):
-        hugging_face.read_config(settings)
+        hugging_face.read_hugging_face_config(settings)

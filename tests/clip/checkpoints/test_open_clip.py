@@ -36,7 +36,7 @@ def test_openai_sizes(name):
     sizes = open_clip.read_shapes(openai_shapes(*given))
     assert sizes == architecture.Architecture(
         architecture.Image(pixels, patch, architecture.Transformer(width, layers, heads, 4 * width)),
-        architecture.Text(
+        architecture.TextSizes(
             49408, 77, architecture.Transformer(text_width, text_layers, text_heads, 4 * text_width, causal=True)
         ),
         embed_dim,
@@ -84,17 +84,19 @@ def config(image, text, embed_dim, **others):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_sizes_of_a_config(name):
     image, text, embed_dim, image_transformer, text_transformer = CONFIGS[name]
-    sizes = open_clip.read_config(config(image, text, embed_dim))
+    sizes = open_clip.read_open_clip_config(config(image, text, embed_dim))
     assert sizes == architecture.Architecture(
-        architecture.Image(224, 14, image_transformer), architecture.Text(49408, 77, text_transformer), embed_dim
+        architecture.Image(224, 14, image_transformer),
+        architecture.TextSizes(49408, 77, text_transformer),
+        embed_dim,
     )
-    quick = open_clip.read_config(config(image, text, embed_dim, quick_gelu=True))
+    quick = open_clip.read_open_clip_config(config(image, text, embed_dim, quick_gelu=True))
     assert quick.image.transformer.activation == quick.text.transformer.activation == "quick_gelu"
 
 
 def test_a_residual_tower():
     image = dict(image_size=288, layers=[4, 6, 10, 6], width=80, patch_size=None)
-    sizes = open_clip.read_config(config(image, dict(width=640, heads=10), 640))
+    sizes = open_clip.read_open_clip_config(config(image, dict(width=640, heads=10), 640))
     assert sizes.image == architecture.ResNet(288, 80, (4, 6, 10, 6), 40)
 
 
@@ -111,7 +113,7 @@ def test_a_residual_tower():
 def test_siglip_by_the_name_of_its_trunk(name, expected):
     image = dict(image_size=256, timm_model_name=name, timm_pool="map", timm_proj="none")
     text = dict(context_length=64, no_causal_mask=True, proj_bias=True, pool_type="last")
-    sizes = open_clip.read_config(config(image, text, 768, init_logit_bias=-10))
+    sizes = open_clip.read_open_clip_config(config(image, text, 768, init_logit_bias=-10))
     trunk = sizes.image.transformer
     assert (sizes.image.patch_size, trunk.width, trunk.heads, trunk.activation) == expected
     assert (sizes.image.pool, sizes.image.class_token, trunk.epsilon) == ("attention", False, 1e-6)
@@ -136,10 +138,10 @@ def test_what_is_not_built_is_named(section, key, value):
     settings = config({}, {}, 512)
     settings["model_cfg"][section][key] = value
     with pytest.raises(InputError, match=f"open_clip_config.json: .*{value}"):
-        open_clip.read_config(settings)
+        open_clip.read_open_clip_config(settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"model_cfg": []}, {"model_cfg": {"vision_cfg": 3}}])
 def test_a_file_that_is_no_config_is_refused(settings):
     with pytest.raises(InputError, match="open_clip_config.json"):
-        open_clip.read_config(settings)
+        open_clip.read_open_clip_config(settings)

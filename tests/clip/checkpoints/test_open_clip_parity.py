@@ -28,7 +28,7 @@ def test_recordings(folder, monkeypatch):
     monkeypatch.setitem(open_clip.TRUNKS, "vit_tiny_patch4_siglip", trunk)
     with np.load(folder / "features.npz") as file:
         recorded = dict(file)
-    clip = pretrained.load(str(folder))
+    clip = pretrained.load_clip(str(folder))
     images = stage(clip.image_tower, "__call__", clip.theta["image"], recorded["pixels"])
     texts = stage(clip.text_tower, "__call__", clip.theta["text"], recorded["ids"], recorded["end"])
     for name, ours in (("images", images), ("texts", texts)):

@@ -1,12 +1,10 @@
 """Weight files: which of a folder are chosen, and that reading them takes the memory of what they become."""
 
-import ctypes
-import gc
 import json
-import re
-from pathlib import Path
+import os
 
 import archives
+import bounds
 import jax
 import numpy as np
 import pytest
@@ -94,6 +92,88 @@ def test_what_numpy_cannot_hold_is_named(tmp_path):
         tensors.index([tmp_path / "a.safetensors"])["a"].copy_to(np.zeros(4))
 
 
+ENDINGS = ["model.safetensors", "pytorch_model.bin", "ViT-B-32.PT", "last.ckpt", "model.pth.tar-50", "clip"]
+
+
+@pytest.mark.parametrize("write", [archives.write_tensors, lambda path, values: save_file(values, path)])
+@pytest.mark.parametrize("name", ENDINGS)
+def test_the_first_bytes_say_what_a_file_is(tmp_path, name, write):
+    write(tmp_path / name, {"a": np.arange(6, dtype=np.float32)})
+    np.testing.assert_array_equal(tensors.index([tmp_path / name])["a"].read(), np.arange(6))
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "PyTorch wrote before 1.6"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x93NUMPY\x01\0", "array of NumPy"),
+        (b"<!DOCTYPE html>", "web page"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"GGUF\x03", "GGUF"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ],
+)
+def test_other_files_are_said_to_be_what_they_are(tmp_path, name, start, words):
+    (tmp_path / name).write_bytes(start + bytes(1000))
+    with pytest.raises(InputError, match=f"{name} is .*{words}.* model.safetensors"):
+        tensors.index([tmp_path / name])
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [pipe, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+def test_only_regular_files_are_opened(tmp_path, make):
+    make(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="model.safetensors is no regular file"):
+        tensors.index([tmp_path / "model.safetensors"])
+
+
+def header(tmp_path, content, data=b"", length=None):
+    """A safetensors file with this header."""
+    content = content if isinstance(content, bytes) else json.dumps(content).encode()
+    length = len(content) if length is None else length
+    (tmp_path / "a").write_bytes(length.to_bytes(8, "little") + content + data)
+    return tmp_path / "a"
+
+
+def entry(start=0, stop=4, shape=(1,), dtype="F32"):
+    return dict(dtype=dtype, shape=list(shape), data_offsets=[start, stop])
+
+
+LIES = {
+    "a header of 2^32 bytes": (b"{}", b"", 2**32 - 1, "at most 4,194,304 are read"),
+    "a header of 2^63 bytes": (b"{}", b"", 2**63 - 1, "truncated"),
+    "a header that is longer than the file": (b"{}", b"", 100, "truncated"),
+    "bytes beyond the file": ({"a": entry(0, 400, (100,))}, bytes(4), None, "truncated"),
+    "bytes that nobody names": ({"a": entry()}, bytes(400), None, "truncated"),
+    "overlapping bytes": ({"a": entry(0, 8, (2,)), "b": entry(4, 12, (2,))}, bytes(12), None, "truncated"),
+    "the same bytes twice": ({"a": entry(), "b": entry()}, bytes(4), None, "truncated"),
+    "a hole": ({"a": entry(), "b": entry(8, 12)}, bytes(12), None, "truncated"),
+    "the end before the start": ({"a": entry(4, 0)}, bytes(4), None, "truncated"),
+    "a shape of more bytes": ({"a": entry(0, 4, (2**20, 2**20))}, bytes(4), None, "truncated"),
+    "a shape that overflows": ({"a": entry(0, 4, (2**62, 4))}, bytes(4), None, "truncated"),
+    "a negative shape": ({"a": entry(0, 4, (-1, -1))}, bytes(4), None, "truncated"),
+    "an unknown dtype": ({"a": entry(dtype="Z" * 10**6)}, bytes(4), None, "truncated"),
+    "brackets in brackets": (b'{"a":' + b"[" * 10**6, b"", None, "truncated"),
+    "no JSON": (b"{" + bytes(100), b"", None, "truncated"),
+    "control characters": ({"a\x1b[2J": entry()}, bytes(4), None, "name is no name"),
+    "a long name": ({"a" * 2000: entry()}, bytes(4), None, "name is no name"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_headers_that_lie_are_refused(tmp_path, lie):
+    content, data, length, words = LIES[lie]
+    path = header(tmp_path, content, data, length)
+    with bounds.bounded(memory=1 << 27, seconds=5), pytest.raises(InputError, match=words) as error:
+        tensors.index([path])
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
 def test_a_scalar_may_have_an_axis(tmp_path):
     save_file({"a": np.ones(1, np.float32), "b": np.full((), 2, np.float32)}, tmp_path / "a")
     found = tensors.index([tmp_path / "a"])
@@ -103,20 +183,6 @@ def test_a_scalar_may_have_an_axis(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ memory
-
-
-def resident(line):
-    """Of this process, in bytes: VmRSS now, or VmHWM at most since `forget_peak`."""
-    return int(re.search(rf"{line}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-
-
-def forget_peak():
-    gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what others have freed is there to be used again
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        pytest.skip("only Linux tells the greatest memory of a part of a process")
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +204,10 @@ def test_a_clip_goes_to_the_device_in_one_copy(large, tmp_path, stored):
     else:
         save_file({key: x.astype(stored) for key, x in weights.items()}, folder / "model.safetensors")
     del weights
-    forget_peak()
-    before = resident("VmRSS")
-    theta = pretrained.load(str(folder)).theta
+    bounds.trim()
+    bounds.forget_peak()
+    before = bounds.resident("VmRSS")
+    theta = pretrained.load_clip(str(folder)).theta
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(theta))
     assert size > 80e6
-    assert resident("VmHWM") - before < 1.25 * size
+    assert bounds.resident("VmHWM") - before < 1.25 * size

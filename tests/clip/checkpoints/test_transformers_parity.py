@@ -21,7 +21,7 @@ def assert_close(ours, theirs, name):
 
 
 def assert_same(folder, recorded):
-    clip = pretrained.load(str(folder))
+    clip = pretrained.load_clip(str(folder))
     images = stage(clip.image_tower, "__call__", clip.theta["image"], recorded["pixels"])
     texts = stage(clip.text_tower, "__call__", clip.theta["text"], recorded["ids"], recorded["end"])
     logits = cosine_logits(clip.theta, images[None, None], texts[None])[0, 0]
@@ -31,7 +31,7 @@ def assert_same(folder, recorded):
 
 def assert_same_at(folder, recorded, side):
     """With interpolated positions."""
-    clip = pretrained.load(str(folder), image_size=side)
+    clip = pretrained.load_clip(str(folder), image_size=side)
     assert clip.preprocessing.crop == clip.image_tower.sizes.image_size == side
     images = stage(clip.image_tower, "__call__", clip.theta["image"], recorded[f"pixels_{side}"])
     assert_close(images, recorded[f"images_{side}"], f"images of {side} pixels")

@@ -32,12 +32,12 @@ def scheme(request):
 
 
 def saved(path, scheme, theta):
-    weights.save(path, scheme, theta)
+    weights.save_weights(path, scheme, theta)
     return path
 
 
 def load(scheme, sizes, *paths, dtype=jnp.float32):
-    return weights.load(scheme, sizes, tensors.index(paths), dtype, name="CLIP")
+    return weights.load_weights(scheme, sizes, tensors.index(paths), dtype, name="CLIP")
 
 
 def assert_equal(a, b):
@@ -148,7 +148,7 @@ def test_temperature_with_or_without_an_axis(tmp_path, scheme, sizes, theta, sha
 def test_half_precision_files_load_as_float32(tmp_path, scheme, sizes, theta, stored):
     path = tmp_path / "w"
     half = jax.tree.map(lambda x: np.asarray(x).astype(jnp.dtype(stored)), theta)
-    weights.save(path, scheme, half)
+    weights.save_weights(path, scheme, half)
     loaded = load(scheme, sizes, path)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("float32")}
     assert_equal(loaded, jax.tree.map(lambda x: x.astype(np.float32), half))
@@ -158,8 +158,61 @@ def test_quantised_weights_are_refused(tmp_path, scheme, sizes, theta):
     """Cast to floats they would be a CLIP of whole numbers."""
     path = saved(tmp_path / "w", scheme, theta)
     edit(path, lambda tensors: tensors.update({key: x.astype(np.int8) for key, x in tensors.items()}))
-    with pytest.raises(InputError, match="weights of int8 are quantised"):
+    with pytest.raises(InputError, match=r"tensor .*token_embedding.weight of .*w is quantised \(int8\)"):
         load(scheme, sizes, path)
+
+
+def test_long_lists_of_problems_are_cut(tmp_path, scheme, sizes, theta):
+    path = saved(tmp_path / "w", scheme, theta)
+    edit(path, lambda content: [content.update({f"x.{key}": content.pop(key)}) for key in list(content)])
+    with pytest.raises(InputError, match=r"\(\d{2,} problems\)") as error:
+        load(scheme, sizes, path)
+    assert str(error.value).count("missing tensor") == 10 and str(error.value).endswith("more")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, -1])
+@pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16", "float64"])
+def test_a_tensor_that_is_not_finite_is_named(tmp_path, scheme, sizes, theta, value, place, stored):
+    """Wherever it is, also where the whole is read block by block."""
+    path = saved(tmp_path / "w", scheme, jax.tree.map(lambda x: np.asarray(x).astype(jnp.dtype(stored)), theta))
+    keys = sorted(load_file(path))
+    key = keys[(place * 7) % len(keys)]
+
+    def change(content):
+        array = content[key].copy()
+        array.flat[place if array.size > 1 else 0] = value
+        content[key] = array
+
+    edit(path, change)
+    with pytest.raises(InputError, match=rf"tensor {key} of weight file .*w is not finite"):
+        load(scheme, sizes, path)
+
+
+def test_what_leaves_float32_is_not_finite(tmp_path, scheme, sizes, theta):
+    path = saved(tmp_path / "w", scheme, theta)
+    key = "logit_scale"
+    edit(path, lambda content: content.update({key: np.full((), 1e300)}))
+    with pytest.raises(InputError, match=f"{key} .* is not finite"):
+        load(scheme, sizes, path)
+
+
+@pytest.mark.parametrize("value", [10.0, 14.2857, 100.0, 1000.0])
+def test_a_temperature_stored_as_its_exponential_is_recognised(tmp_path, scheme, sizes, theta, value):
+    path = saved(tmp_path / "w", scheme, theta)
+    edit(path, lambda content: content.update(logit_scale=np.full((), value, np.float32)))
+    words = f"tensor logit_scale .*w is {value:g}.* save its logarithm, {np.log(value):.4f}"
+    with pytest.raises(InputError, match=words):
+        load(scheme, sizes, path)
+
+
+@pytest.mark.parametrize(("value", "warned"), [(0.01, True), (0.07, True), (0.0, True), (2.7, False), (4.7, 0)])
+def test_a_temperature_that_tells_nothing_is_named(tmp_path, scheme, sizes, theta, caplog, value, warned):
+    """Such as its inverse, 0.01 for 100."""
+    path = saved(tmp_path / "w", scheme, theta)
+    edit(path, lambda content: content.update(logit_scale=np.full((), value, np.float32)))
+    assert load(scheme, sizes, path)["logit_scale"] == np.float32(value)
+    assert ("logit_scale" in caplog.text) == warned
 
 
 def test_temperature_stays_in_float32(tmp_path, scheme, sizes, theta):
@@ -178,8 +231,10 @@ def truncated(path):
 DAMAGE = {
     "truncated": (truncated, "truncated"),
     "no header": (lambda path: path.write_bytes(path.read_bytes()[:20]), "truncated"),
-    "empty": (lambda path: path.write_bytes(b""), "truncated"),
-    "text": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n" * 9), "no safetensors"),
+    "a few bytes": (lambda path: path.write_bytes(path.read_bytes()[:5]), "truncated"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n" * 9), "git lfs pull"),
+    "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "neither a safetensors file nor an arch"),
     "missing": (lambda path: path.unlink(), "does not exist"),
 }
 
@@ -212,6 +267,14 @@ def test_shards_are_one_checkpoint(sharded, sizes, theta):
     files = tensors.files_of(sharded)
     assert [file.name for file in files] == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert_equal(load(hugging_face.CLIP, sizes, *files), theta)
+
+
+def test_a_tensor_of_two_shards_is_named(sharded):
+    files = tensors.files_of(sharded)
+    key, value = next(iter(load_file(files[0]).items()))
+    edit(files[1], lambda content: content.update({key: value}))
+    with pytest.raises(InputError, match=f"two tensors {key}, one of them in .*2-of-00002"):
+        tensors.index(files)
 
 
 def test_a_missing_shard_is_named(sharded, sizes):

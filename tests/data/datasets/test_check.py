@@ -35,8 +35,8 @@ def small(root):
 
 
 def checked(root, seed=1):
-    found = folder.find(root, seed)
-    report = check.check(found.dataset)
+    found = folder.find_folder(root, seed)
+    report = check.look_at_dataset(found.dataset)
     return report, check.text(found, report)
 
 
@@ -78,13 +78,13 @@ def test_missing_images_are_listed(tmp_path):
     (tmp_path / "data.csv").write_text(
         "path,label\n" + "".join(f"{c}{i}.jpg,{c}\n" for c in "ab" for i in range(20))
     )
-    found = sources.find(str(tmp_path / "data.csv"), "", 1)
-    report = check.check(found.dataset)
+    found = sources.find_dataset(str(tmp_path / "data.csv"), "", 1)
+    report = check.look_at_dataset(found.dataset)
     text = check.text(found, report)
     assert "image a13.jpg cannot be read (No such file or directory)" in text
     assert text.count("cannot be read (") == 40
     with pytest.raises(InputError, match=r"missing: a0.jpg, .* and 30 more"):
-        sources.open(str(tmp_path / "data.csv"), "", 1)
+        sources.load_dataset(str(tmp_path / "data.csv"), "", 1)
 
 
 def test_duplicates(tmp_path):
@@ -123,14 +123,14 @@ def test_sources_that_read_when_called():
         raise RuntimeError("a line\nand another")
 
     rows.append(Record("x/4", damaged, 0))
-    report = check.check(Dataset("toys", ("a", "b"), tuple(rows[:2]), (), tuple(rows[2:])))
+    report = check.look_at_dataset(Dataset("toys", ("a", "b"), tuple(rows[:2]), (), tuple(rows[2:])))
     assert [look.size for look in report.images] == [(8, 9)] * 4 + [(0, 0)]
     assert report.unreadable[0].error == "image x/4 cannot be read (a line and another)"
 
 
 def test_nothing_to_look_at():
     empty = Dataset("toys", (), (), (), ())
-    assert "toys: 0 classes, 0 images" in check.text(findings.inspect(empty, {}), check.check(empty))
+    assert "toys: 0 classes, 0 images" in check.text(findings.inspect(empty, {}), check.look_at_dataset(empty))
 
 
 def command(*arguments):
@@ -161,14 +161,18 @@ def test_the_command_refuses_in_a_line(tmp_path):
 
 
 def test_names_of_datasets(tmp_path):
-    assert sources.open("digits", "", 1) == digits.load()
+    assert sources.load_dataset("digits", "", 1) == digits.load_digits()
     small(tmp_path / "birds")
-    data = sources.open("folder:birds", str(tmp_path), 1)
-    assert data == sources.open(f"folder:{tmp_path}/birds", "/elsewhere", 1) == folder.load(tmp_path / "birds", 1)
+    data = sources.load_dataset("folder:birds", str(tmp_path), 1)
+    assert (
+        data
+        == sources.load_dataset(f"folder:{tmp_path}/birds", "/elsewhere", 1)
+        == folder.load_folder(tmp_path / "birds", 1)
+    )
     rows = [(r.id, split) for split in ("train", "val", "test") for r in getattr(data, split)]
     lines = ["path,label,split", *(f"birds/{id},{id.split('/')[1]},{split}" for id, split in rows)]
     (tmp_path / "birds.CSV").write_text("\n".join(lines))
-    table = sources.open("birds.CSV", str(tmp_path), 1)
+    table = sources.load_dataset("birds.CSV", str(tmp_path), 1)
     assert [r.source for r in table.test] == [r.source for r in data.test]
 
 
@@ -187,9 +191,9 @@ def test_names_of_datasets(tmp_path):
 def test_unknown_names_are_refused(tmp_path, name, expected):
     (tmp_path / "birds").mkdir()
     with pytest.raises(InputError, match=expected):
-        sources.open(name, str(tmp_path), 1)
+        sources.load_dataset(name, str(tmp_path), 1)
 
 
 def test_a_bare_folder_is_refused_with_its_name(tmp_path):
     with pytest.raises(InputError, match=f"write it as folder:{tmp_path}"):
-        sources.open(str(tmp_path), "", 1)
+        sources.load_dataset(str(tmp_path), "", 1)

@@ -17,7 +17,7 @@ SPLITS = {
 
 @pytest.fixture(scope="module")
 def data():
-    return digits.load()
+    return digits.load_digits()
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -16,7 +16,7 @@ from pini_jax.runs import experiment
 from pini_jax.use import classifier as predict
 
 DATA = os.environ.get("PINI_DATA_DIR")
-NOISE = sites.with_defaults({"image_features": {"generator": "cross_attention", "reduction": 4}})
+NOISE = sites.noise_with_defaults({"image_features": {"generator": "cross_attention", "reduction": 4}})
 
 
 def arrays(classes=3, per_class=8, width=16, seed=0):
@@ -50,7 +50,7 @@ def path(tmp_path):
 
 
 def test_features_have_unit_norm_and_single_precision(path):
-    pack = packs.load(path())
+    pack = packs.load_pack(path())
     data = pack.findings.accepted()
     assert (len(data.train), len(data.val), len(data.test)) == (24, 0, 15)
     images = np.stack([pack.images[record.id] for record in data.train])
@@ -64,7 +64,7 @@ def test_features_have_unit_norm_and_single_precision(path):
 
 def test_what_a_pack_may_say_besides(path):
     given = arrays(seed=1)
-    pack = packs.load(
+    pack = packs.load_pack(
         path(
             val_x=given["test_x"],
             val_y=given["test_y"],
@@ -121,21 +121,21 @@ DAMAGE = {
 def test_what_does_not_fit_is_named(path, damage):
     changes, words = DAMAGE[damage]
     with pytest.raises(InputError, match=words):
-        sources.open(f"features:{path(**changes)}", "")
+        sources.load_dataset(f"features:{path(**changes)}", "")
 
 
 def test_two_problems_are_one_error(path):
     with pytest.raises(InputError, match=r"train_y must be .*; test_x has shape"):
-        packs.load(path(train_y=arrays()["train_y"] / 2, test_x=arrays(width=9)["test_x"]))
+        packs.load_pack(path(train_y=arrays()["train_y"] / 2, test_x=arrays(width=9)["test_x"]))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"text"])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "pack.npz").write_bytes(content)
     with pytest.raises(InputError, match="pack.npz cannot be read"):
-        packs.load(tmp_path / "pack.npz")
+        packs.load_pack(tmp_path / "pack.npz")
     with pytest.raises(InputError, match="there is no feature pack"):
-        packs.load(tmp_path / "other.npz")
+        packs.load_pack(tmp_path / "other.npz")
 
 
 @pytest.mark.parametrize(
@@ -149,18 +149,20 @@ def test_a_damaged_file_is_named(tmp_path, content):
 )
 def test_classes_of_one_name_get_numbers(path, caplog, given, named):
     """Names are labels only here: ImageNet has two cranes."""
-    data = packs.load(path(classnames=np.array(given))).findings.accepted()
+    data = packs.load_pack(path(classnames=np.array(given))).findings.accepted()
     assert list(data.class_names) == named
     assert ("classes with one name, which are told apart by numbers" in caplog.text) == (given != named)
 
 
 def test_numbers_are_no_names_that_say_nothing(path, caplog):
-    assert packs.load(path(classnames=np.arange(3))).findings.accepted().class_names == ("0", "1", "2")
+    assert packs.load_pack(path(classnames=np.arange(3))).findings.accepted().class_names == ("0", "1", "2")
     assert not caplog.records
 
 
 def test_names_that_cannot_be_written_are_escaped(path):
-    names = packs.load(path(classnames=np.array([b"caf\xe9", b"bee", b"cow"]))).findings.accepted().class_names
+    names = (
+        packs.load_pack(path(classnames=np.array([b"caf\xe9", b"bee", b"cow"]))).findings.accepted().class_names
+    )
     assert names == ("caf\\xe9", "bee", "cow")
 
 
@@ -175,19 +177,19 @@ def test_a_bomb_is_refused(path, tmp_path, key):
     content = dict(arrays()) | {key: np.zeros((1 << 14, 1 << 14), np.uint8)}
     np.savez_compressed(tmp_path / "pack.npz", **content)
     with pytest.raises(InputError, match="pack.npz cannot be read .its arrays take .* at most"):
-        packs.load(tmp_path / "pack.npz")
+        packs.load_pack(tmp_path / "pack.npz")
 
 
 def test_a_bomb_that_nobody_reads_is_not_read(path, tmp_path):
     np.savez_compressed(tmp_path / "pack.npz", **arrays(), other=np.zeros((1 << 14, 1 << 14), np.uint8))
-    assert packs.load(tmp_path / "pack.npz").findings.accepted().class_names == ("ant", "bee", "cow")
+    assert packs.load_pack(tmp_path / "pack.npz").findings.accepted().class_names == ("ant", "bee", "cow")
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     for name in (tmp_path / "pipe.npz", Path("/dev/zero"), tmp_path, Path("x" * 5000)):
         with pytest.raises(InputError, match="there is no feature pack"):
-            packs.load(name)
+            packs.load_pack(name)
 
 
 SHAPES = [(), (0,), (3,), (24,), (3, 16), (24, 16), (15, 16), (24, 0), (3, 4, 4), (1 << 12,)]
@@ -207,7 +209,7 @@ def test_any_arrays_are_a_pack_or_a_line(tmp_path, seed):
         content[key] = np.ndarray(shape, dtype, array.tobytes())
     np.savez(tmp_path / "pack.npz", **content)
     try:
-        pack = packs.load(tmp_path / "pack.npz")
+        pack = packs.load_pack(tmp_path / "pack.npz")
         data = pack.findings.accepted()
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 5000
@@ -221,7 +223,7 @@ def test_any_arrays_are_a_pack_or_a_line(tmp_path, seed):
 
 def test_the_selection_permutes_each_class(path):
     """By the rule written out: one generator, classes in order, train then validation."""
-    data = packs.load(path()).findings.accepted()
+    data = packs.load_pack(path()).findings.accepted()
     selected = fewshot.select_from_pack(data, shots=2, seed=5)
     rng, labels = np.random.default_rng(5), arrays()["train_y"]
     orders = [rng.permutation(np.flatnonzero(labels == c)) for c in range(3)]
@@ -248,7 +250,7 @@ def test_a_run_from_features_to_a_result(path, tmp_path):
     rows = json.loads((tmp_path / "run" / "selection.json").read_text())
     assert len(rows["train"]) == 6 and rows["selection_sha256"] == result["selection_sha256"]
     with pytest.raises(InputError, match="features made elsewhere"):
-        predict.load(tmp_path / "run")
+        predict.load_classifier(tmp_path / "run")
 
 
 def test_base_to_new_takes_the_texts_of_each_half(path, tmp_path):
@@ -269,7 +271,7 @@ def test_a_half_of_one_class_is_no_task(path, tmp_path):
 
 def test_names_of_images_that_repeat_are_numbered(path):
     """Files of different folders, without the folders."""
-    pack = packs.load(path(train_paths=np.array([f"{i % 8}.jpg" for i in range(24)])))
+    pack = packs.load_pack(path(train_paths=np.array([f"{i % 8}.jpg" for i in range(24)])))
     train = pack.findings.accepted().train
     assert len({record.id for record in train}) == 24
     expected = arrays()["train_x"][17].astype(np.float32)
@@ -277,12 +279,12 @@ def test_names_of_images_that_repeat_are_numbered(path):
 
 
 def test_a_scale_with_an_axis_and_names_of_bytes(path):
-    pack = packs.load(path(logit_scale=np.array([50.0]), classnames=np.array([b"ant", b"bee", b"cow"])))
+    pack = packs.load_pack(path(logit_scale=np.array([50.0]), classnames=np.array([b"ant", b"bee", b"cow"])))
     assert (pack.logit_scale, pack.findings.dataset.class_names) == (50.0, ("ant", "bee", "cow"))
 
 
 def test_sites_that_need_towers_are_refused(path, tmp_path):
-    noise = sites.with_defaults({"prompt_tokens": {"generator": "table"}})
+    noise = sites.noise_with_defaults({"prompt_tokens": {"generator": "table"}})
     with pytest.raises(InputError, match="noise at prompt_tokens needs the towers, and a feature pack has none"):
         run(path(), tmp_path / "run", noise=noise)
     with pytest.raises(InputError, match="their text features are fixed"):

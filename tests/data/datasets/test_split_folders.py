@@ -49,7 +49,7 @@ SPLITS = {
 @pytest.mark.parametrize("case", SPLITS)
 def test_splits_are_read(tmp_path, case):
     folders, train, test = SPLITS[case]
-    data = folder.load(make(tmp_path, *folders), seed=1)
+    data = folder.load_folder(make(tmp_path, *folders), seed=1)
     classes = tuple(sorted({place.rpartition("/")[2] for place in folders}))
     assert (data.class_names, data.val) == (classes, ())
     for records, top in ((data.train, train), (data.test, test)):
@@ -59,7 +59,7 @@ def test_splits_are_read(tmp_path, case):
 
 def test_where_the_classes_lie_is_said(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    folder.load(make(tmp_path, *SPLITS["doubled"][0]), seed=1)
+    folder.load_folder(make(tmp_path, *SPLITS["doubled"][0]), seed=1)
     assert "its classes are the folders in seg_test/seg_test/ (test), seg_train/seg_train/ (train)" in caplog.text
 
 
@@ -72,7 +72,7 @@ def test_where_the_classes_lie_is_said(tmp_path, caplog):
     ],
 )
 def test_an_evaluation_is_the_test_unless_there_is_one(tmp_path, tops, val, test):
-    data = folder.load(make(tmp_path, *both(tops)), seed=1)
+    data = folder.load_folder(make(tmp_path, *both(tops)), seed=1)
     assert {r.id.split("/")[0] for r in data.val} == {val}
     assert {r.id.split("/")[0] for r in data.test} == {test}
 
@@ -103,7 +103,7 @@ CLASSES = {
 @pytest.mark.parametrize("case", CLASSES)
 def test_classes_are_read(tmp_path, case):
     folders, classes = CLASSES[case]
-    data = folder.load(make(tmp_path, *folders), seed=1)
+    data = folder.load_folder(make(tmp_path, *folders), seed=1)
     assert data.class_names == tuple(classes)
     records = data.train + data.val + data.test
     assert len(records) == 3 * len(folders)
@@ -112,11 +112,11 @@ def test_classes_are_read(tmp_path, case):
 
 def test_classes_with_the_same_folders_are_a_note(tmp_path, caplog):
     folders, _ = CLASSES["the same within"]
-    folder.load(make(tmp_path / "1", *folders), seed=1)
+    folder.load_folder(make(tmp_path / "1", *folders), seed=1)
     assert "classes that all hold back, front (if they are splits, name them train/" in caplog.text
     caplog.clear()
     for case in ("plain", "within some", "one within each", "within one folder"):
-        folder.load(make(tmp_path / case, *CLASSES[case][0]), seed=1)
+        folder.load_folder(make(tmp_path / case, *CLASSES[case][0]), seed=1)
     assert all(record.levelno == logging.INFO for record in caplog.records)
 
 
@@ -156,9 +156,9 @@ DOUBTS = {
 def test_what_may_be_either_is_refused(tmp_path, case):
     folders, words = DOUBTS[case]
     with pytest.raises(InputError) as caught:
-        folder.load(make(tmp_path, *folders), seed=1)
+        folder.load_folder(make(tmp_path, *folders), seed=1)
     assert words in str(caught.value) and "\n" not in str(caught.value)
-    found = folder.find(tmp_path, seed=1)
+    found = folder.find_folder(tmp_path, seed=1)
     text = check.text(found, check.Report((), (), Counter()))
     assert "wrong: " in text and "nothing is wrong" not in text
 
@@ -168,19 +168,19 @@ def test_an_empty_class_is_no_reason_to_look_through_another(tmp_path):
     make(tmp_path / "1", "cat/front", "cat/back")
     (tmp_path / "1" / "dog").mkdir()
     with pytest.raises(InputError, match="classes without a training image: dog"):
-        folder.load(tmp_path / "1", seed=1)
+        folder.load_folder(tmp_path / "1", seed=1)
     make(tmp_path / "2", "cat/front", "cat/back", "dog")
     for file in (tmp_path / "2" / "dog").iterdir():
         file.rename(file.with_suffix(".heic"))
     with pytest.raises(InputError, match="classes without a training image: dog"):
-        folder.load(tmp_path / "2", seed=1)
+        folder.load_folder(tmp_path / "2", seed=1)
 
 
 def test_what_lies_beside_a_folder_of_images(tmp_path):
     make(tmp_path, "images/cat", "images/dog")
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "classes.txt").touch()
-    assert folder.load(tmp_path, seed=1).class_names == ("cat", "dog")
+    assert folder.load_folder(tmp_path, seed=1).class_names == ("cat", "dog")
 
 
 def test_what_lies_beside_a_folder_of_splits(tmp_path):
@@ -200,7 +200,7 @@ def test_any_tree_is_read_or_refused(tmp_path, seed):
     chance = random.Random(seed)
     places = {"/".join(chance.choices(WORDS, k=chance.randint(1, 4))) for _ in range(chance.randint(1, 12))}
     make(tmp_path, "cat", *places, count=4)
-    found = folder.find(tmp_path, seed=1)
+    found = folder.find_folder(tmp_path, seed=1)
     data = found.dataset
     for problem in (*found.problems, *found.notes):
         assert str(problem).isprintable() and len(str(problem)) < 3000
