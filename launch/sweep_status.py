@@ -39,7 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     """Shows it once, or until nothing is left."""
     if len(folders) > 1:
-        raise UsageError("name one FOLDER; see pini sweep status --help")
+        raise UsageError("name one FOLDER")
     paths.refuse_scheme("FOLDER", folders[0])
     workdir = Path(folders[0])
     whole, store = plan.read_plan(Folder(workdir)), worker.claims_store(workdir)

@@ -61,8 +61,8 @@ class Folder(NamedTuple):
         found = {}
         with contextlib.suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
-                    with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError):
+                    if not entry.name.startswith(".") and entry.is_file():
                         found[entry.name] = entry.stat().st_mtime
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,7 +31,7 @@ class Progress(NamedTuple):
 
     Attributes:
         failed: {name: why} of those that nobody tries again unless asked to.
-        seconds_left: at the rate of all workers together until now; None before the first unit is finished.
+        seconds_left: at the rate of all workers together until now; None before two units are finished.
     """
 
     runs: int
@@ -55,7 +55,12 @@ def read_progress(plan: Plan, store: Store, lease: float = LEASE, retries: int =
     shards = [claims.shard_key(shard) for shard in range(claims.num_shards(len(plan.units)))]
     listed = _at_once(store.times, shards)
     known = {unit: own for times in listed for unit, own in claims.standings(times).items()}
-    ends = [written for times in listed for name, written in times.items() if name.endswith(".finished")]
+    ends = sorted(
+        (written, int(name.partition(".")[0]))
+        for times in listed
+        for name, written in times.items()
+        if name.endswith(".finished")
+    )
     now = max((written for times in listed for written in times.values()), default=0.0)
 
     finished = [unit for unit, own in known.items() if own.finished]
@@ -73,7 +78,7 @@ def read_progress(plan: Plan, store: Store, lease: float = LEASE, retries: int =
         waiting=len(plan.runs) - done - len(reasons) - sum(len(plan.units[unit]) for unit in running),
         failed=reasons,
         running=_at_once(lambda unit: _running(store, unit, known[unit]), running),
-        seconds_left=_seconds_left(plan, finished, failed, ends, now),
+        seconds_left=_seconds_left(plan, {*finished, *failed}, ends),
     )
 
 
@@ -99,18 +104,19 @@ def _reasons(store: Store, plan: Plan, failed: Mapping[int, Standing]) -> dict[s
     return found
 
 
-def _seconds_left(
-    plan: Plan, finished: Sequence[int], failed: Sequence[int], ends: Sequence[float], now: float
-) -> float | None:
-    """By the costs of what is finished and of what is not, if all goes on as since the first unit was finished."""
-    costs = {unit: sum(run.cost for run in runs) for unit, runs in enumerate(plan.units)}
-    over = {*finished, *failed}
-    left = sum(cost for unit, cost in costs.items() if unit not in over)
+def _seconds_left(plan: Plan, over: Set[int], ends: Sequence[tuple[float, int]]) -> float | None:
+    """By the costs of what is left and of what was finished after the first unit, if all goes on like that.
+
+    Args:
+        over: units that are finished or have failed.
+        ends: (when, unit) of those that are finished, in order.
+    """
+    costs = [sum(run.cost for run in runs) for runs in plan.units]
+    left = sum(cost for unit, cost in enumerate(costs) if unit not in over)
+    gone = sum(costs[unit] for unit in {unit for _, unit in ends[1:]})
     if not left:
         return 0.0
-    took = now - min(ends, default=now)
-    gone = sum(costs[unit] for unit in finished)
-    return left * took / gone if took > 0 and gone else None
+    return left * (ends[-1][0] - ends[0][0]) / gone if gone else None
 
 
 def as_dict(progress: Progress) -> dict[str, Any]:
