@@ -1,4 +1,4 @@
-"""Where workers that share nothing else find each other: small objects under keys, in a folder that all of them see.
+"""Where workers that share nothing else meet: small objects under keys, in a folder that all of them see.
 
 Four requests are all there is: create if absent, write, read, list. A key is a path such as `claims/0001/a.claim`.
 """

@@ -86,7 +86,7 @@ def split(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> tuple[dict
 
 
 def variations(base: Mapping[str, Any], population: Any) -> list[Variation]:
-    """One of every combination, where `population` is {key: (value, ...), ...}; or those of a list of {key: value}.
+    """One of every combination of {key: (value, ...), ...}, or those of a list of {key: value}.
 
     An entry {title: {name: {key: value, ...}, ...}} of `population` has named values, each of several settings.
 
@@ -97,7 +97,9 @@ def variations(base: Mapping[str, Any], population: Any) -> list[Variation]:
     if isinstance(population, (tuple, list)):
         return _listed_variations(population, known)
     if not isinstance(population, Mapping):
-        raise InputError(f"population={population!r} must be {{key: (value, ...), ...}}, or a list of {{key: value}}")
+        raise InputError(
+            f"population={population!r} must be {{key: (value, ...), ...}}, or a list of {{key: value}}"
+        )
     for key, values in population.items():
         if _is_named(values):
             continue

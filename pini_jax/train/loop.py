@@ -29,7 +29,9 @@ from pini_jax.train.step import Constants, TrainState, constants_of
 
 PREFETCH = 4
 Turns = Sequence[Turn | None]  # of every lane
-Watch = Callable[[int, int], None]  # is told the steps that runs have taken, and all they take; may raise to end it
+Watch = Callable[
+    [int, int], None
+]  # is told the steps that runs have taken, and all they take; may raise to end it
 LOG = logging.getLogger(__name__)
 
 
