@@ -11,6 +11,8 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from pini_jax.core.errors import InputError
+
 
 class Store(Protocol):
     """Objects under keys; each is whole or not there, and times are by the clock of the store alone."""
@@ -34,12 +36,21 @@ class Folder(NamedTuple):
     root: Path
 
     def create(self, key: str, content: bytes) -> bool:
-        """By a link to a file that is whole already."""
+        """By a link to a file that is whole already.
+
+        Raises:
+            InputError: the file system has no such links.
+        """
         partial = self._partial(key, content)
         try:
             os.link(partial, self.root / key)
         except FileExistsError:
             return False
+        except OSError as error:
+            raise InputError(
+                f"{self.root} has no hard links ({error.strerror}), by which workers tell who was first: a mounted "
+                "bucket has none, and a disk or NFS has them"
+            ) from None
         finally:
             partial.unlink()
         return True
