@@ -4,7 +4,7 @@
 
 Every worker is a task of Ray, in a process of its own that ends with it; Ray starts it again elsewhere where its
 machine is lost, and what it had claimed is taken over. The workdir is a folder that all machines see, and pini_jax
-is installed on all of them. `pip install 'pini_jax[ray]'` for the machine that starts them.
+is installed on all of them, as is Ray: `pip install ray`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from pini_jax.core import command, extras, paths
-from pini_jax.core.errors import InputError
+from pini_jax.core import command, paths
+from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.store import Folder
 from pini_jax.launch import sweep_run
 from pini_jax.runs import plan, worker
@@ -42,7 +42,10 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
         InputError: there is no plan; or some runs have failed for good.
     """
     paths.refuse_scheme("--workdir", values.workdir)
-    ray = extras.require("ray", "ray")
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(f"Ray cannot be imported ({last_line(error)}): pip install ray") from None
     units = len(plan.read_plan(Folder(Path(values.workdir))).units)
     count = min(values.workers, units)
     ray.init(address=values.address, log_to_driver=True)
@@ -58,7 +61,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
 
 
 def work(workdir: str, options: Options) -> str:
-    """A worker on a machine of the cluster; what it says of runs that failed, which is no reason to try it again."""
+    """A worker on a machine of the cluster; what it says of runs that failed, which Ray is not to try again."""
     try:
         worker.work(Path(workdir), options)
     except InputError as error:

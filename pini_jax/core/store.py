@@ -48,8 +48,8 @@ class Folder(NamedTuple):
             return False
         except OSError as error:
             raise InputError(
-                f"{self.root} has no hard links ({error.strerror}), by which workers tell who was first: a mounted "
-                "bucket has none, and a disk or NFS has them"
+                f"{self.root} has no hard links ({error.strerror}), by which workers tell who was first: a mounted"
+                " bucket has none, and a disk or NFS has them"
             ) from None
         finally:
             partial.unlink()

@@ -1,4 +1,4 @@
-"""The array of workers on a real SLURM, started here on this machine: munged, slurmctld and slurmd, without systemd."""
+"""The array of workers on a real SLURM, which starts here without systemd: munged, slurmctld and slurmd."""
 
 import contextlib
 import os

@@ -93,7 +93,7 @@ def test_sky_pilot_starts_again_what_was_stopped():
 @pytest.mark.long
 def test_a_sweep_on_ray(tmp_path):
     """On a cluster of this machine alone, which it starts itself."""
-    pytest.importorskip("ray", reason="needs pini_jax[ray]")
+    pytest.importorskip("ray", reason="Ray is not installed")
     store = Folder(tmp_path)
     settings = {"clip": "tiny_clip", "method": "zero_shot", "population": {"seed": (1, 2, 3)}}
     plan.write_plan(plan.make_plan(settings, together=1), store)
