@@ -55,7 +55,7 @@ def test_links_lead_somewhere(page):
 # ------------------------------------------------------------------------------------------------ blocks
 
 
-@pytest.mark.parametrize("page", map(long_but_for_the_readme, WITH_COMMANDS))
+@pytest.mark.parametrize("page", [long_but_for_the_readme(page) for page in WITH_COMMANDS])
 def test_blocks_run(page, environment, tmp_path):
     """Each in a process of its own, one after another in one empty folder."""
     printed = None
