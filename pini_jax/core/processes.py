@@ -18,12 +18,12 @@ from jax._src.distributed import global_state  # its client has no public name, 
 
 from pini_jax.core import stop
 from pini_jax.core.errors import InputError, last_line
+from pini_jax.core.wording import listed
 
 WAIT = 1800  # seconds until all have come: JAX's 300 are too few for a cold start of many hosts
 SILENCE = 30  # seconds without a sign of life, after which JAX takes a process for dead
 PATIENCE = 20  # seconds that a process which is to stop waits for others, which then stop too
 PERIOD = 1.0  # seconds between two looks whether a process was asked to stop
-SHOWN = 10  # processes in a message
 LOG = logging.getLogger(__name__)
 _peers: list[Peer] = []
 _kept: list[Any] = []  # what C holds on to
@@ -75,8 +75,7 @@ def _awaited(number: int | None, count: int | None) -> str:
         return "the other processes of this job"
     if number:
         return f"process 0 at {os.environ.get('JAX_COORDINATOR_ADDRESS')} and all others of {count}"
-    others = ", ".join(map(str, range(1, count)[:SHOWN])) + (" ..." if count - 1 > SHOWN else "")
-    return f"processes {others}"
+    return f"processes {listed(map(str, range(1, count)))}"
 
 
 # ------------------------------------------------------------------------------------------------ one is gone
@@ -113,7 +112,8 @@ def _meet() -> list[Peer]:
     _kept.append(server)
     client.key_value_set(f"pini_jax/peers/{number}", f"{socket.gethostname()} {own} {server.getsockname()[1]}")
     client.wait_at_barrier("pini_jax/peers", WAIT * 1000)
-    said = {int(key.rpartition("/")[2]): value.split() for key, value in client.key_value_dir_get("pini_jax/peers/")}
+    entries = client.key_value_dir_get("pini_jax/peers/")
+    said = {int(key.rpartition("/")[2]): value.split() for key, value in entries}
     # A host may know its own name by an address that is of use to nobody else.
     addresses = {i: (address, int(port)) for i, (_, address, port) in said.items()} | {0: coordinator}
     return [Peer(i, said[i][0], addresses[i]) for i in sorted(said) if i != number]
@@ -121,10 +121,9 @@ def _meet() -> list[Peer]:
 
 def _loss() -> str:
     """A line that names those who are gone; empty if all live."""
-    gone = [str(peer) for peer in _peers if not peer.lives]
-    named = ", ".join(gone[:SHOWN]) + (" ..." if len(gone) > SHOWN else "")
+    gone = listed(str(peer) for peer in _peers if not peer.lives)
     end = "is gone, and this one ends: the same command in all processes goes on from the last checkpoint"
-    return f"error: {named} {end}" if gone else ""
+    return f"error: {gone} {end}" if gone else ""
 
 
 def end_if_one_is_gone() -> None:
@@ -153,20 +152,20 @@ def _when_aborted(line: Callable[[], str]) -> None:
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
-# ------------------------------------------------------------------------------------------------ stopping together
+# ------------------------------------------------------------------------------------------- stopping together
 
 
 class Agreement:
     """At which of its questions every process stops: one that none of them has asked yet.
 
-    Once a process is asked to stop, all say how many questions they have asked, and none asks another one before all
-    have said it; the answer to the one after the highest number is yes.
+    Once a process is asked to stop, all say how many questions they have asked, and none asks another one before
+    all have said it; the answer to the one after the highest number is yes.
     """
 
     REQUESTS, NUMBERS = "pini_jax/stop_requests/", "pini_jax/stop_numbers/"
 
-    def __init__(self, client: Any, number: int, count: int):
-        self._client, self._number, self._count = client, number, count
+    def __init__(self, client: Any, number: int, count: int, asked: threading.Event = stop.asked):
+        self._client, self._number, self._count, self._asked = client, number, count, asked
         self._questions, self._last = 0, -1
         self._lock = threading.Lock()
         threading.Thread(target=self._agree, name="agreement").start()
@@ -181,7 +180,7 @@ class Agreement:
         with contextlib.suppress(Exception):  # of the connection: the job is over
             # No daemon, which might be in the middle of a call when the interpreter ends.
             while not (requested := self._requested()) and threading.main_thread().is_alive():
-                stop.asked.wait(PERIOD)
+                self._asked.wait(PERIOD)
             with self._lock:
                 # Who has come to its end says so too, lest others wait for it.
                 self._client.key_value_set(f"{self.NUMBERS}{self._number}", str(self._questions))
@@ -192,9 +191,9 @@ class Agreement:
 
     def _requested(self) -> bool:
         """Whether any process was asked."""
-        if stop.asked.is_set():
+        if self._asked.is_set():
             self._client.key_value_set(f"{self.REQUESTS}{self._number}", "stop", allow_overwrite=True)
-        return stop.asked.is_set() or bool(self._read(self.REQUESTS))
+        return self._asked.is_set() or bool(self._read(self.REQUESTS))
 
     def _read(self, folder: str) -> list[str]:
         return [value for _, value in self._client.key_value_dir_get(folder)]
