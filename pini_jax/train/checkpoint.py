@@ -99,9 +99,7 @@ class Checkpoints:
             self._orbax = self._open(folder)
 
     def _open(self, folder: Path) -> ocp.training.Checkpointer:
-        return ocp.training.Checkpointer(
-            folder.absolute(), preservation_policy=self, cleanup_tmp_directories=True
-        )
+        return ocp.training.Checkpointer(folder.absolute(), preservation_policy=self, cleanup_tmp_directories=True)
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -82,7 +82,11 @@ def undisturbed(tmp_path_factory):
 
 def test_one_signal_stops_both(undisturbed, tmp_path):
     """Whichever got it, before and in the training; what goes on from there ends as if nothing had been."""
-    moments = [(signal.SIGTERM, "config.json"), (signal.SIGUSR1, "checkpoints/20"), (signal.SIGINT, "checkpoints/60")]
+    moments = [
+        (signal.SIGTERM, "config.json"),
+        (signal.SIGUSR1, "checkpoints/20"),
+        (signal.SIGINT, "checkpoints/60"),
+    ]
     for i, (number, appears) in enumerate(moments):
         job = commands.start_job(tmp_path, *SETTINGS)
         commands.wait_for(job[0], (tmp_path / appears).exists)

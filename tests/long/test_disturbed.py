@@ -1,6 +1,6 @@
 """Kills and stops at random moments, by the hundred: what goes on from there ends as if nothing had been.
 
-    make test-long
+make test-long
 """
 
 import itertools

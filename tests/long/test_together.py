@@ -1,6 +1,6 @@
 """Many processes with one folder, one cache of features, one cache of programs; and damage in these caches.
 
-    make test-long
+make test-long
 """
 
 import random

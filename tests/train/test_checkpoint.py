@@ -44,7 +44,12 @@ LIKE = make_state(0)
 
 
 def checkpoints(folder, clip=CLIP):
-    owners = {"clip_sha256": clip, "selection_sha256": "34" * 32, "test_sha256": "56" * 32, "config_hash": "78" * 32}
+    owners = {
+        "clip_sha256": clip,
+        "selection_sha256": "34" * 32,
+        "test_sha256": "56" * 32,
+        "config_hash": "78" * 32,
+    }
     return Checkpoints(folder, 4, owners, due=lambda step: step % 5 == 0)
 
 

@@ -222,7 +222,9 @@ def test_features_that_are_no_numbers_are_named_before_the_training(colours, tmp
     weights = load_file(file)
     names = [name for name in weights if name.startswith(f"{tower}_model.") and "mlp.fc" in name]
     save_file(weights | {name: np.full_like(weights[name], 1e30) for name in names}, file)
-    with pytest.raises(InputError, match=f"the {'image' if tower == 'vision' else 'text'} tower's features") as error:
+    with pytest.raises(
+        InputError, match=f"the {'image' if tower == 'vision' else 'text'} tower's features"
+    ) as error:
         experiment.train_and_evaluate(configs.resolve(colours), tmp_path / "run")
     assert ("seven/" if tower == "vision" else "seven") in str(error.value)
     assert not list((tmp_path / "run").iterdir())

@@ -11,7 +11,6 @@ from test_protocols import folder
 
 from configs import features
 from launch import compare
-from pini_jax import config
 from pini_jax.core import stop
 from pini_jax.runs import population
 from pini_jax.train.checkpoint import KEEP
@@ -51,7 +50,7 @@ def train(settings, workdir):
 
 
 def restarts(train, stop_at):
-    """How often a command must be started, if the first stops at its first question, the next at its second, ..."""
+    """How often a command must be started, if its n-th start is stopped at the n-th question."""
     for number in itertools.count(1):
         stop_at(number)
         try:
