@@ -61,12 +61,17 @@ def join() -> None:
         logging.getLogger("pini_jax").setLevel(logging.WARNING)  # the first process speaks for all
     _peers[:] = _meet()
     _when_aborted(lambda: _loss() or "error: JAX has ended this process, for the reason above")
-    stop.answer_by(Agreement(global_state.client, global_state.process_id, global_state.num_processes))
+    stop.answer_by(Agreement(_client(), global_state.process_id, global_state.num_processes))
 
 
 def _number(variable: str) -> int | None:
     value = os.environ.get(variable)
     return None if value is None else int(value)
+
+
+def _client() -> Any:
+    """Of JAX's service of keys, values and barriers for the processes of a job."""
+    return global_state.client
 
 
 def _awaited(number: int | None, count: int | None) -> str:
@@ -101,8 +106,8 @@ class Peer(NamedTuple):
 
 def _meet() -> list[Peer]:
     """Opens a port, and learns those of the others."""
-    client, number = global_state.client, global_state.process_id
-    host, _, port = global_state.coordinator_address.rpartition(":")
+    client, number = _client(), global_state.process_id
+    host, _, port = str(global_state.coordinator_address).rpartition(":")
     coordinator = host.strip("[]"), int(port)
     family, kind, _, _, target = socket.getaddrinfo(*coordinator, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
@@ -140,7 +145,7 @@ def fail(line: str) -> None:
         _when_aborted(lambda: "")
         os.write(2, f"{line}\n".encode())
         with contextlib.suppress(Exception):  # who fails alike says so first
-            global_state.client.wait_at_barrier("pini_jax/failed", 5000)
+            _client().wait_at_barrier("pini_jax/failed", 5000)
         os._exit(1)
 
 

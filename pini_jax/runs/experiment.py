@@ -128,7 +128,7 @@ def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[s
     run, recorder, clock = trainee.run, trainee.recorder, Clock()
     if recorder.problem:
         return None
-    with clock.phase("evaluate"):
+    with clock.phase("evaluate"), np.errstate(invalid="ignore"):  # what is no number is said below
         evaluated = evaluate(run, recorder.state.variables)
     measured = {key: x for key, x in flatten_dict(evaluated, sep=".").items() if x is not None}
     if wrong := [key for key, x in measured.items() if not np.isfinite(x).all()]:

@@ -112,7 +112,7 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     file = workdir / "config.json"
     if not file.exists():
         return None
-    if not (workdir / "provenance.json").exists() and not _is_sealed(workdir / "selection.json"):
+    if _is_of_version_0_1(workdir):
         raise InputError(f"{workdir} was made by version 0.1, which reads it{OTHER}")
     written, wanted = paths.read_object(file, OTHER), json.loads(json.dumps(configs.to_dict(config)))
     if written != wanted and not _clear_failure(workdir):
@@ -127,10 +127,13 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
         return None
 
 
-def _is_sealed(path: Path) -> bool:
+def _is_of_version_0_1(workdir: Path) -> bool:
+    """Which wrote no provenance.json, no seals, and no hashes of images into checkpoints."""
+    if (workdir / "provenance.json").exists() or checkpoint.recorded(workdir / "checkpoints"):
+        return False
     with contextlib.suppress(InputError, OSError):
-        return SEAL in paths.read_object(path)
-    return False
+        return SEAL not in paths.read_object(workdir / "selection.json")
+    return True
 
 
 def _differences(written: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -268,9 +268,9 @@ DAMAGE = {
     "list": lambda content: b"[]",
     "object": lambda content: b"{}",
     "number": lambda content: b"1e999",
-    "one letter": lambda content: re.sub(rb"[0-9a-f](?=[0-9a-f]{20})", b"7", content, count=1),
+    "digit": lambda content: re.sub(rb"\d", lambda digit: b"%d" % (9 - int(digit[0])), content, count=1),
 }
-# Files that are made again, and what names them; nobody reads the others.
+# Files that are made again, and what names them; nobody reads those without.
 REBUILT = {
     "selection.json": "selection.json",
     "provenance.json": "provenance.json",
@@ -283,17 +283,26 @@ REBUILT = {
 }
 
 
-@pytest.mark.parametrize("damage", [*DAMAGE, "lost"])
-@pytest.mark.parametrize("name", REBUILT)
-def test_what_is_damaged_is_named_and_made_again(whole, unfinished, caplog, name, damage):
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_damaged_is_named_and_made_again(whole, unfinished, caplog, damage):
+    """All at once: training begins anew, and ends as it had."""
     settings, workdir = unfinished
-    file = workdir / name
-    if name == "result.json":
-        shutil.copy(whole[1] / name, file)
-    spoil(file, damage)
+    shutil.copy(whole[1] / "result.json", workdir)
+    for name in REBUILT:
+        spoil(workdir / name, damage)
     experiment.train_and_evaluate(settings, workdir)
-    if REBUILT[name] and damage != "lost":
-        assert REBUILT[name] in caplog.text
+    for name, named in REBUILT.items():
+        # Some digit in what Orbax says of a checkpoint is of no matter: a hash over its arrays is.
+        if damage != "digit" or "checkpoints" not in name:
+            assert named in caplog.text
+    assert commands.content(workdir) == commands.content(whole[1])
+
+
+@pytest.mark.parametrize("name", REBUILT)
+def test_what_is_lost_is_made_again(whole, unfinished, name):
+    settings, workdir = unfinished
+    spoil(workdir / name, "lost")
+    experiment.train_and_evaluate(settings, workdir)
     assert commands.content(workdir) == commands.content(whole[1])
 
 
