@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import PIL
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
@@ -26,8 +25,9 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.paths import cache_folder
 from pini_jax.core.wording import listed
 from pini_jax.data import cache, npz, transforms
+from pini_jax.data.datasets import formats
 from pini_jax.data.datasets.records import Record, stamp
-from pini_jax.data.datasets.unreadable import refuse_unreadable
+from pini_jax.data.datasets.unreadable import refuse_unreadable as refuse_unreadable
 from pini_jax.data.views import batches, view_pixels
 
 BATCH = 64
@@ -178,7 +178,7 @@ def _key(records: Sequence[Record], clip: Pretrained, view: tuple[transforms.Aug
         "preprocessing": dataclass_key(clip.preprocessing),
         "view": view and (dataclass_key(view[0]), *view[1:]),
         "images": [(record.id, stamp(record)) for record in records],
-        "versions": (pini_jax.__version__, PIL.__version__, jax.__version__, jax.default_backend()),
+        "versions": (pini_jax.__version__, formats.VERSION, jax.__version__, jax.default_backend()),
     }
     return _hash(json.dumps(key).encode())
 

@@ -15,7 +15,7 @@ PIXELS |= {"WEBP": 1 << 25, "JPEG2000": 1 << 25}
 RARE = 1 << 22  # of any other format; Python decodes some of them, a microsecond for a pixel
 SIDE = 1 << 20  # along a side: PIL's memory for its filters grows with it
 LARGE = 1 << 25  # images of more are decoded one at a time, however many threads there are
-SCANNED = 1 << 30  # pixels times scans of a progressive JPEG; encoders write about ten scans
+SCANNED = 1 << 32  # pixels times scans of a progressive JPEG, a nanosecond each; encoders write about ten scans
 
 # A marker of JPEG that ends compressed data; in them 0xff is followed by 0, or by the number of a restart.
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")

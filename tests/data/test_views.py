@@ -141,7 +141,7 @@ REFUSED = {
     "too long a side": (png(30, 1 << 21), "30 x 2097152 pixels"),
     "too many pixels of a rare format": (saved(Image.new("L", (3000, 3000)), "TGA"), "3000 x 3000 pixels"),
     "a GIF without a frame": (b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\0\0\0;", "no kind of image"),
-    "scans": (scans(100), "110 scans over 4000 x 4000 pixels"),
+    "scans": (scans(400), "410 scans over 4000 x 4000 pixels"),
     "an EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no kind of image"),
     "cut off": (jpeg(0)[:-100], "truncated"),
     "nothing": (b"", "no kind of image"),

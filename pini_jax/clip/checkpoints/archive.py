@@ -2,7 +2,7 @@
 
 The pickle of an archive may name any function of any module. Here `pickles` reads it as data, with a table of
 harmless stand-ins, and every other name is refused. What it says of its tensors is checked against the bytes that
-are there before any is read, and they hold no more bytes than the file: time and memory follow from its size.
+are there before any is read, and all hold few times the bytes of the file: time and memory follow from its size.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ DTYPES = {
 }
 DIRECTORY = 1 << 22  # bytes of the list of entries; that of the largest CLIP has a few hundred thousand
 TENSORS = 1 << 16
+REPEATS = 4  # tensors may be there by several names: all hold at most so many times the bytes of the file
 AXES = 8
 DEPTH, LETTERS = 64, 1000  # parts and letters of a tensor's name
 
@@ -257,8 +258,8 @@ def _index(file: _Zip) -> Index:
     for key, stored in tensors.items():
         _check_place(key, stored, entries[key].length)
     _check_apart({file.find(pickled[0]), *entries.values()})
-    if sum(stored.nbytes for stored in tensors.values()) > file.size:
-        raise ValueError("its tensors hold more bytes than the file: several are the same ones")
+    if sum(stored.nbytes for stored in tensors.values()) > REPEATS * file.size:
+        raise ValueError("its tensors hold many times the bytes of the file: they are the same ones")
     return {
         key: (stored.size, functools.partial(_read, file.path, entries[key].start, stored))
         for key, stored in tensors.items()

@@ -18,7 +18,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed, plain, quoted
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz")  # of weights; a file says itself what it is
-HEADER = 1 << 22  # bytes of a safetensors header; that of the largest CLIP has a few hundred thousand
+HEADER = 1 << 20  # bytes of a safetensors header; that of the largest CLIP has a quarter of it
 LETTERS = 1000  # of the name of a tensor
 BLOCK = 1 << 22  # elements that are read at once, or one row where rows are longer
 STRIP = 16  # rows that are copied at once: where the target is transposed, more of them miss the caches

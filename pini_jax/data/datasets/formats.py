@@ -7,12 +7,15 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 
+import PIL
 from PIL import Image, features
 
+VERSION = PIL.__version__  # of what decodes
 with contextlib.suppress(ImportError):  # reads the photos of telephones where it is installed
     import pillow_heif
 
     pillow_heif.register_heif_opener()
+    VERSION += f" pillow-heif {pillow_heif.__version__}"
 
 # The pictures among PIL's formats, in the order in which a file is tried. What is not here is not opened, whatever
 # a file is called: EPS starts Ghostscript, WMF has Windows draw, BUFR, GRIB, HDF5 and MPEG call whatever has

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import MOST, listed, plain, quoted
@@ -182,6 +182,6 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
         yield f"{split}/{path}", feature, int(label)
 
 
-def _unit(features: np.ndarray) -> Float[np.ndarray, "b e"]:
+def _unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
     features = features.astype(np.float32)
     return features / np.linalg.norm(features, axis=-1, keepdims=True)

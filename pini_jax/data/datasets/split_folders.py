@@ -90,7 +90,8 @@ def find_splits(tree: Tree, name: str) -> FolderLayout:
             _inner(folders, {join(top, name): split for name, split in roles.items() if split}), True
         )
     problems = tuple(_doubts(folders, top, roles))
-    return FolderLayout({top: "train"}, False, problems, () if problems else tuple(_notes(folders, top)))
+    notes = () if problems else tuple(_notes(folders, top, name))
+    return FolderLayout({top: "train"}, False, problems, notes)
 
 
 def _folders(tree: Tree) -> _Folders:
@@ -114,11 +115,16 @@ def _unwrapped(folders: _Folders, name: str) -> str:
     top, inner = "", folders.sole("")
     while inner:
         wrapper = inner.rpartition("/")[2]
-        alone = len(folders.all[top]) == 1 or _is_neutral(wrapper) or wrapper.lower() == name.lower()
-        if not alone or _roles([wrapper], [wrapper])[wrapper]:
+        alone = len(folders.all[top]) == 1 or _holds_splits(folders.within[inner])
+        if _is_split([wrapper]) or not (alone or _says_nothing(wrapper, name)):
             break
         top, name, inner = inner, wrapper, folders.sole(inner)
     return top if len(folders.within[top]) > 1 or _is_split(folders.within[top]) else ""
+
+
+def _says_nothing(wrapper: str, name: str) -> bool:
+    """images/, or the name of the folder that it lies in."""
+    return _is_neutral(wrapper) or wrapper.lower() == name.lower()
 
 
 def _is_split(names: Sequence[str]) -> bool:
@@ -229,8 +235,11 @@ def _holds_splits(names: Sequence[str]) -> bool:
     return _is_whole(_roles(names, names).values())
 
 
-def _notes(folders: _Folders, top: str) -> Iterator[Problem]:
+def _notes(folders: _Folders, top: str, name: str) -> Iterator[Problem]:
+    names = tuple(folders.within[top])
+    if not all(_says_nothing(part, name) for part in top.split("/") if part):
+        yield Problem(f"all images lie in {top}/, so that its folders are the classes", names)
     same = [name for name in _same_folders(folders, top) if _words(name)]
     if len(same) > 1:
-        what = f"classes that all hold {listed(same)} (if they are splits, name them train/, val/ and test/)"
-        yield Problem(what, tuple(folders.within[top]))
+        splits = "if they are splits, name them train/, val/ and test/"
+        yield Problem(f"classes that all hold {listed(same)} ({splits})", names)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import PIL
+import jax
 from PIL import ImageFile
 from tqdm import tqdm
 
 import pini_jax
+from pini_jax.core import stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import cache_folder
 from pini_jax.core.wording import listed
 from pini_jax.data import cache
-from pini_jax.data.datasets import findings
+from pini_jax.data.datasets import findings, formats
 from pini_jax.data.datasets.records import Dataset, Record, read_image, stamp
 from pini_jax.data.transforms import to_rgb
 
@@ -64,24 +65,31 @@ def refuse_unreadable(records: Sequence[Record]) -> None:
 
 def _errors(records: Sequence[Record], memory: Path | None = None) -> dict[str, str]:
     """{id: why} of the images that cannot be decoded; those that a file of the cache knows are not looked at."""
-    known = _remembered(memory) if memory else set()
-    stamps = [_hash(stamp(record)) if memory else "" for record in records]
-    new = [record for record, state in zip(records, stamps, strict=True) if state not in known]
-    errors = dict(_look_at(new))
-    if memory and new:
-        readable = (state for record, state in zip(records, stamps, strict=True) if record.id not in errors)
-        _remember(memory, sorted(set(readable)))
+    stamps = {record.id: _hash(stamp(record)) for record in records} if memory else {}
+    readable = _remembered(memory) & set(stamps.values()) if memory else set()
+    new = [record for record in records if stamps.get(record.id) not in readable]
+    errors = {}
+    try:
+        for record, error in _look_at(new):
+            if error:
+                errors[record.id] = error
+            elif memory:
+                readable.add(stamps[record.id])
+    finally:  # what stops a look loses nothing of it
+        if memory and new:
+            _remember(memory, sorted(readable))
     return errors
 
 
-def _look_at(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+def _look_at(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
     with ThreadPoolExecutor() as pool, tqdm(total=len(records), unit="image", desc="looking", delay=2) as bar:
         for start in range(0, len(records), BATCH):
             batch = records[start : start + BATCH]
             for record, error in zip(batch, pool.map(_error, batch), strict=True):
+                if jax.process_count() == 1:  # several may have looked at other numbers of images before
+                    stop.raise_if_requested()
                 bar.update()
-                if error:
-                    yield record.id, error
+                yield record, error
 
 
 def _error(record: Record) -> str:
@@ -102,11 +110,11 @@ def _decode(file: ImageFile.ImageFile) -> None:
 
 def _memory(dataset: Dataset) -> Path:
     """The file that says which images of a dataset could be decoded, by this version of what decodes."""
-    key = f"{dataset.name}\n{pini_jax.__version__}\n{PIL.__version__}"
+    key = f"{dataset.name}\n{pini_jax.__version__}\n{formats.VERSION}"
     return cache_folder() / "readable" / f"{_hash(key)}.txt"
 
 
-def _remembered(file: Path) -> Collection[str]:
+def _remembered(file: Path) -> set[str]:
     """The stamps in a file; none where its last line is not the hash of those before."""
     try:
         *stamps, digest = file.read_text().split("\n")

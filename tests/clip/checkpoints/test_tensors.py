@@ -145,7 +145,7 @@ def entry(start=0, stop=4, shape=(1,), dtype="F32"):
 
 
 LIES = {
-    "a header of 2^32 bytes": (b"{}", b"", 2**32 - 1, "at most 4,194,304 are read"),
+    "a header of 2^32 bytes": (b"{}", b"", 2**32 - 1, "at most 1,048,576 are read"),
     "a header of 2^63 bytes": (b"{}", b"", 2**63 - 1, "truncated"),
     "a header that is longer than the file": (b"{}", b"", 100, "truncated"),
     "bytes beyond the file": ({"a": entry(0, 400, (100,))}, bytes(4), None, "truncated"),

@@ -120,6 +120,11 @@ def test_classes_with_the_same_folders_are_a_note(tmp_path, caplog):
     assert all(record.levelno == logging.INFO for record in caplog.records)
 
 
+def test_one_folder_that_may_be_a_class_is_a_note(tmp_path, caplog):
+    folder.load(make(tmp_path, "cat/front", "cat/back"), seed=1)
+    assert "all images lie in cat/, so that its folders are the classes: back, front" in caplog.text
+
+
 # Folders with images -> what the message says.
 DOUBTS = {
     "another beside train": (both(["train", "more"]), "may be splits, as all hold cats, dogs: name the splits"),
@@ -176,6 +181,13 @@ def test_what_lies_beside_a_folder_of_images(tmp_path):
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "classes.txt").touch()
     assert folder.load_folder(tmp_path, seed=1).class_names == ("cat", "dog")
+
+
+def test_what_lies_beside_a_folder_of_splits(tmp_path):
+    make(tmp_path, *both(["flowers/train", "flowers/test"]))
+    (tmp_path / "meta").mkdir()
+    data = folder.load(tmp_path, seed=1)
+    assert data.class_names == ("cats", "dogs") and {r.id.split("/")[1] for r in data.test} == {"test"}
 
 
 WORDS = ["cat", "dog", "front", "back", "train", "test", "val", "eval", "images", "set_1", "bus_station", "é", "1"]

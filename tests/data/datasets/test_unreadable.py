@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pini_jax.core import stop
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets import folder, sources, unreadable
 from pini_jax.data.datasets.records import Dataset, Record, open_image
@@ -116,6 +117,28 @@ def test_only_new_images_are_looked_at_again(root, monkeypatch):
     os.utime(root / "a" / "08.jpg", ns=(1, 1))  # clocks may be coarse
     unreadable.set_aside(data)
     assert sorted(seen[31:]) == ["a/08.jpg", "b/03.jpg"]
+
+
+def test_a_look_that_is_stopped_goes_on_where_it_was(root, monkeypatch):
+    seen, stop_at = [], 10
+
+    def error(record, look=unreadable._error):
+        seen.append(record.id)
+        return look(record)
+
+    def stopped():
+        if len(seen) >= stop_at:
+            raise stop.Stopped
+
+    monkeypatch.setattr(unreadable, "_error", error)
+    monkeypatch.setattr(stop, "raise_if_requested", stopped)
+    monkeypatch.setattr(unreadable, "BATCH", 4)
+    data = folder.load(root, 1)
+    with pytest.raises(stop.Stopped):
+        unreadable.set_aside(data)
+    before, stop_at = len(seen), 1000
+    assert unreadable.set_aside(data) == (data, {})
+    assert before < 15 and len(seen) < before + 30 and set(seen) == {record.id for record in sum(data[2:], ())}
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"abc\ndef", None])
