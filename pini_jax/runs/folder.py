@@ -229,12 +229,17 @@ def write_selection(run: Run) -> None:
     if run.shared.left_out:
         content["left_out"] = dict(run.shared.left_out)
     written = _read_if_whole(path)
-    if written is not None and written != json.loads(json.dumps(content)):
+    if written is not None and _images(written) != _images(json.loads(json.dumps(content))):
         raise InputError(f"the data have changed since {path} was written{OTHER}")
     says = {} if written is not None else checkpoint.recorded(run.workdir / "checkpoints")
     if any(says.get(key, own) != own for key, own in owners(run).items()):
         raise InputError(f"{path} cannot be read, and the checkpoints beside it belong to other data{OTHER}")
     paths.write_json(path, seal(content), indent=None)
+
+
+def _images(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """What a selection says of images; why one of them cannot be read, another version of Pillow words otherwise."""
+    return dict(selection) | {"left_out": sorted(selection.get("left_out", ()))}
 
 
 def _read_if_whole(path: Path) -> dict[str, Any] | None:
