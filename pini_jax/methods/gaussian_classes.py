@@ -11,7 +11,8 @@ the class means, at a trace of e in coordinates where S = I: means move along th
 differ. So k is how many images a text is worth. S is estimated around (n M + 4k P) / (n + 4k), which one image per
 class allows, and S_r = (1 - r) S + r tr(S) / e I.
 
-Everything here is NumPy in float64, and asks now and then whether to stop: with many classes it takes minutes. Shapes: m rows (views of images), c classes, e channels.
+Everything here is NumPy in float64, and asks now and then whether to stop: many classes take minutes. Shapes: m rows
+(views of images), c classes, e channels.
 """
 
 from __future__ import annotations
@@ -161,18 +162,18 @@ def learned_heads(shots: Shots, start: Head, noise: Covariance) -> list[Head]:
     white = noise.whitener() / np.sqrt(width)
     rows = (shots.features - start.middle) @ white
     first = (noise.matrix() @ start.weights).T @ white * width
-    heads, found = [], first.ravel()
+    heads, solution = [], first.ravel()
     for strength in STRENGTHS:
         stop.raise_if_requested()
-        found = scipy.optimize.minimize(
+        solution = scipy.optimize.minimize(
             _noisy_loss,
-            found,
+            solution,
             args=(strength, shots, rows, first, start.bias),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": STEPS, "ftol": 1e-6},
         ).x
-        heads.append(Head(start.middle, white @ found.reshape(first.shape).T, start.bias))
+        heads.append(Head(start.middle, white @ solution.reshape(first.shape).T, start.bias))
     return heads
 
 
