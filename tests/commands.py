@@ -35,8 +35,8 @@ def start(workdir, *overrides, devices=1, limit="true", environment=None, module
     )
 
 
-def start_job(workdir, *overrides, devices=1, count=2, caches=None):
-    """Starts the processes of one run; `caches` are their cache folders, if not the same."""
+def start_job(workdir, *overrides, devices=1, count=2, caches=None, own=None):
+    """Starts the processes of one run; `caches` and `own` are their cache folders and settings, if unlike."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -44,7 +44,11 @@ def start_job(workdir, *overrides, devices=1, count=2, caches=None):
     environments = [who | {"JAX_PROCESS_ID": str(i)} for i in range(count)]
     for environment, cache in zip(environments, caches or [], strict=False):
         environment["XDG_CACHE_HOME"] = str(cache)
-    return [start(workdir, *overrides, "--distributed", devices=devices, environment=e) for e in environments]
+    settings = [(*overrides, *each, "--distributed") for each in own or [()] * count]
+    return [
+        start(workdir, *each, devices=devices, environment=environment)
+        for each, environment in zip(settings, environments, strict=True)
+    ]
 
 
 def finish(process):

@@ -11,8 +11,8 @@ the class means, at a trace of e in coordinates where S = I: means move along th
 differ. So k is how many images a text is worth. S is estimated around (n M + 4k P) / (n + 4k), which one image per
 class allows, and S_r = (1 - r) S + r tr(S) / e I.
 
-Everything here is NumPy in float64, and asks now and then whether to stop: many classes take minutes. Shapes: m rows
-(views of images), c classes, e channels.
+Everything here is NumPy in float64, and asks now and then whether to stop: many classes take minutes. Shapes: m
+rows (views of images), c classes, e channels.
 """
 
 from __future__ import annotations

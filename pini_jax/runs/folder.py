@@ -238,7 +238,7 @@ def write_selection(run: Run) -> None:
 
 
 def _images(selection: Mapping[str, Any]) -> dict[str, Any]:
-    """What a selection says of images; why one of them cannot be read, another version of Pillow words otherwise."""
+    """What a selection says of images, but for why some cannot be read: that is as Pillow puts it."""
     return dict(selection) | {"left_out": sorted(selection.get("left_out", ()))}
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import re
 import subprocess
@@ -82,6 +83,17 @@ def test_draws_do_not_depend_on_the_devices():
         assert int(count) == devices
         printed.append(digest)
     assert printed[0] == printed[1]
+
+
+def test_processes_that_have_another_text_are_named(monkeypatch):
+    """As they would gather what each of them hashes."""
+    said = ["same", "same", "another", "same"]
+    assert mesh.unlike("alone") == []
+    monkeypatch.setattr(mesh.jax, "process_count", lambda: len(said))
+    hashes = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in said]
+    monkeypatch.setattr(mesh.multihost_utils, "process_allgather", lambda own: np.stack([own, *hashes[1:]]))
+    assert mesh.unlike("same") == [2]
+    assert mesh.unlike("other") == [1, 2, 3]
 
 
 # The widths of a ViT-H/14, two layers deep, from a file onto every mesh. Prints what part a device holds, and how

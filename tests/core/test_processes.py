@@ -62,7 +62,7 @@ def test_who_is_gone_does_not_answer():
 
 def test_whom_a_process_waits_for():
     assert processes._awaited(0, 3) == "processes 1, 2"
-    assert processes._awaited(0, 100).endswith("9, 10 and 89 more")
+    assert processes._awaited(0, 100).endswith("9, 10, and 89 more")
     assert "process 0 at" in processes._awaited(2, 3)
     assert processes._awaited(None, None) == "the other processes of this job"
 
@@ -81,20 +81,14 @@ def undisturbed(tmp_path_factory):
 
 
 def test_one_signal_stops_both(undisturbed, tmp_path):
-    """Whichever got it, before and in the training; what goes on from there ends as if nothing had been."""
-    moments = [
-        (signal.SIGTERM, "config.json"),
-        (signal.SIGUSR1, "checkpoints/20"),
-        (signal.SIGINT, "checkpoints/60"),
-    ]
-    for i, (number, appears) in enumerate(moments):
-        job = commands.start_job(tmp_path, *SETTINGS)
-        commands.wait_for(job[0], (tmp_path / appears).exists)
-        job[i % 2].send_signal(number)
-        for process in job:
-            output, _ = process.communicate()
-            assert process.returncode == 42, output
-            assert output.splitlines()[-1].startswith("stopped: everything is saved"), output
+    """What goes on from there ends as if nothing had been."""
+    job = commands.start_job(tmp_path, *SETTINGS)
+    commands.wait_for(job[0], (tmp_path / "checkpoints" / "20").exists)
+    job[1].send_signal(signal.SIGTERM)
+    for process in job:
+        output, _ = process.communicate()
+        assert process.returncode == 42, output
+        assert output.splitlines()[-1] == commands.STOPPED, output
     for process in commands.start_job(tmp_path, *SETTINGS):
         commands.finish(process)
     assert commands.content(tmp_path) == commands.content(undisturbed)
@@ -112,8 +106,19 @@ def test_the_other_one_says_which_is_gone(tmp_path, killed):
     assert "Traceback" not in output
 
 
-def test_what_is_wrong_in_both_is_said_by_both(tmp_path):
-    for process in commands.start_job(tmp_path, "--config.shots=1000"):
+def fails(job):
+    """What its processes say before they end with status 1."""
+    for process in job:
         output, _ = process.communicate()
-        assert process.returncode == 1, output
-        assert "no class of digits has more than" in output and "Traceback" not in output
+        assert process.returncode == 1 and "Traceback" not in output, output
+        yield output
+
+
+def test_what_is_wrong_in_both_is_said_by_both(tmp_path):
+    for output in fails(commands.start_job(tmp_path, "--config.shots=1000")):
+        assert "no class of digits has more than" in output
+
+
+def test_who_has_another_config_is_named(tmp_path):
+    for output in fails(commands.start_job(tmp_path, own=[("--config.seed=1",), ("--config.seed=2",)])):
+        assert "error: process 1 has another config than process 0" in output

@@ -11,6 +11,7 @@ from test_protocols import folder
 
 from configs import features
 from launch import compare
+from pini_jax import config as configs
 from pini_jax.core import stop
 from pini_jax.runs import population
 
@@ -102,6 +103,18 @@ def test_lanes_stop_together(settings, tmp_path, stop_at):
     assert restarts(lambda: train(several, tmp_path / "runs"), stop_at) > 4
     for member in population.members(several):
         assert content(tmp_path / "runs" / member.name) == content(tmp_path / "whole" / member.name)
+
+
+def test_a_solution_can_be_stopped(tmp_path, stop_at):
+    """Of a method that sets itself, before anything is written."""
+    np.savez(tmp_path / "pack.npz", **arrays())
+    pack = features.get_config(f"path={tmp_path / 'pack.npz'}")
+    settings = configs.with_method(pack, "empirical_bayes")
+    stop_at(50)
+    with pytest.raises(stop.Stopped) as stopped:
+        train(settings, tmp_path / "run")
+    assert any(entry.name == "fit" for entry in stopped.traceback)
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_a_comparison_swallows_no_stop(tmp_path, stop_at):

@@ -1,5 +1,6 @@
 """What goes wrong is one clear line, and nothing that was there is lost."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -18,9 +19,11 @@ from safetensors.numpy import load_file, save_file
 
 from pini_jax import config as configs
 from pini_jax.clip.checkpoints.hub import BUNDLED
+from pini_jax.core import paths
 from pini_jax.core.errors import InputError
 from pini_jax.methods import forward
 from pini_jax.runs import experiment
+from pini_jax.runs import folder as run_folder
 
 
 def fails(workdir, *overrides, status=1, **kwargs):
@@ -367,6 +370,21 @@ def test_a_damaged_selection_is_not_made_from_other_data(unfinished):
     finally:
         shutil.rmtree(images)
         moved.rename(images)
+
+
+def test_why_an_image_cannot_be_read_may_be_said_in_other_words(colours, tmp_path):
+    """Which one it is may not change."""
+    images = Path(colours["dataset"].removeprefix("folder:"))
+    (images / "three" / "9.jpg").write_bytes(b"no image")
+    settings, file = configs.resolve(colours | {"optim": {"epochs": 1}}), tmp_path / "run" / "selection.json"
+    experiment.train_and_evaluate(settings, tmp_path / "run")
+    written = run_folder.read_sealed(file)
+    assert list(written["left_out"]) == ["three/9.jpg"]
+    for left_out, differs in (({"three/9.jpg": "as Pillow 99 puts it"}, False), ({"three/8.jpg": "why"}, True)):
+        paths.write_json(file, run_folder.seal(written | {"left_out": left_out}))
+        (tmp_path / "run" / "result.json").unlink()
+        with pytest.raises(InputError, match="the data have changed") if differs else contextlib.nullcontext():
+            experiment.train_and_evaluate(settings, tmp_path / "run")
 
 
 def test_the_reason_of_a_failure_may_be_lost(unfinished):
