@@ -109,7 +109,7 @@ def test_a_solution_can_be_stopped(tmp_path, stop_at):
     """Of a method that sets itself, before anything is written."""
     np.savez(tmp_path / "pack.npz", **arrays())
     pack = features.get_config(f"path={tmp_path / 'pack.npz'}")
-    settings = configs.with_method(pack, "empirical_bayes")
+    settings = configs.with_method(pack, "empirical_bayes").to_dict() | {"shots": 2}
     stop_at(50)
     with pytest.raises(stop.Stopped) as stopped:
         train(settings, tmp_path / "run")
