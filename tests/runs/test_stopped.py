@@ -88,11 +88,13 @@ def test_a_checkpoint_of_a_stop_takes_no_other_one_s_place(settings, tmp_path, m
     assert steps_saved(workdir) == [8, 9]
 
 
-def test_nothing_is_begun_before_all_has_been_tried(settings, tmp_path, stop_at):
-    """A stop while images are encoded leaves a folder that is free."""
-    stop_at(2)
-    with pytest.raises(stop.Stopped):
+@pytest.mark.parametrize(("number", "place"), [(2, "text_features"), (3, "features")])
+def test_nothing_is_begun_before_all_has_been_tried(settings, tmp_path, stop_at, number, place):
+    """A stop while texts or images are encoded leaves a folder that is free."""
+    stop_at(number)
+    with pytest.raises(stop.Stopped) as stopped:
         train(settings | {"augment": {"scale": (0.5, 1.0)}}, tmp_path / "run")
+    assert place in [entry.name for entry in stopped.traceback]
     assert not list((tmp_path / "run").iterdir())
 
 
