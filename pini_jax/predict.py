@@ -20,7 +20,7 @@ from absl import flags
 from pini_jax.core import command
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import refuse_scheme
-from pini_jax.core.wording import listed
+from pini_jax.core.wording import listed, plain
 from pini_jax.evaluate import prediction
 from pini_jax.use import classifier
 
@@ -44,7 +44,7 @@ def main(values: flags.FlagValues, images: Sequence[str]) -> None:
         if isinstance(answer, InputError):
             unreadable.append(str(answer))
         else:
-            print(f"{image}\t{trained.class_names[answer.argmax()]}\t{answer.max():.1%}", flush=True)
+            print(f"{image}\t{plain(trained.class_names[answer.argmax()])}\t{answer.max():.1%}", flush=True)
     if unreadable:
         raise InputError(f"{len(unreadable)} of {len(images)} images: {listed(unreadable, '; ')}")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pini_jax.core.wording import plain
 from pini_jax.evaluate.prediction import MODES
 from pini_jax.methods import registry
 from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
@@ -50,7 +51,7 @@ def _shots_table(title: str, rows: Mapping[str, Mapping[int, list[float]]], scal
             cells.append(f"{values.mean() + 0.0:.{digits}f}{spread}" if len(values) else "-")
         means = [scale * np.mean(row[k]) for k in shots if k in row]
         whole = f"{np.mean(means):.{digits}f}" if len(means) == len(shots) else ""
-        lines.append(f"| {label} | " + " | ".join(cells) + f" | {whole} |")
+        lines.append(f"| {plain(label)} | " + " | ".join(cells) + f" | {whole} |")
     return "\n".join(lines)
 
 
@@ -70,7 +71,7 @@ def table(result: Mapping[str, Any], num_draws: int) -> str:
     return "\n".join(
         [
             "",
-            f"{result['dataset']} on {result['clip'] or 'given features'}: {result['shots']} shots, "
+            f"{plain(result['dataset'])} on {plain(result['clip'] or 'given features')}: {result['shots']} shots, "
             f"seed {result['seed']}, {result['num_test']} test images",
             ROW.format("", "accuracy", "NLL", "ECE"),
             *(_row(name, metrics) for name, metrics in rows.items()),

@@ -21,6 +21,7 @@ from pini_jax.clip.pretrained import Pretrained
 from pini_jax.clip.prompts import Prompts
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
+from pini_jax.core import stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.shapes import Parameters
 from pini_jax.data import features, templates
@@ -164,9 +165,15 @@ class FrozenTowers:
 
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
         """As in `Frozen`; of several templates the ensemble."""
-        tower, theta = self.clip.text_tower, self.clip.theta
-        built = [self._build(text, class_names) for text in templates.find_templates(template, dataset)]
-        return zero_shot.ensemble([zero_shot.encode_classes(tower, theta, each) for each in built])
+        return zero_shot.ensemble(
+            [self._encode(text, class_names) for text in templates.find_templates(template, dataset)]
+        )
+
+    def _encode(self, template: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
+        stop.raise_if_requested()
+        built = self._build(template, class_names)
+        # Waited for, so that a stop between two templates is soon.
+        return jax.block_until_ready(zero_shot.encode_classes(self.clip.text_tower, self.clip.theta, built))
 
     def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
         """As in `Frozen`."""

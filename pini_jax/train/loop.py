@@ -125,6 +125,8 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, bar: tqdm, sa
         if turn is None or (recorder := group.trainees[turn.run].recorder).problem:
             continue
         done = turn.step + 1
+        if turn.opens:
+            recorder.first_loss = parts.loss[lane]
         if recorder.logs(done):
             loss, accuracy = float(parts.loss[lane]), float(parts.accuracy[lane])
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
