@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from arro3.core import Array, ChunkedArray, DataType, Table, list_array, list_flatten, list_offsets
 from arro3.io import read_parquet, write_parquet
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
 from pini_jax.core import paths
@@ -44,6 +44,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.evaluate.prediction import MODES, Predictions
 
 KEPT = 64  # classes of an image whose log-probabilities are kept: all of most datasets
+ALL_MODES = ("zero_shot", *MODES)
 KEY = b"pini_jax"
 LISTS = ("classes", "log_probabilities")
 
@@ -67,9 +68,14 @@ class Answers(NamedTuple):
 
     def labelled(self) -> Answers:
         """Those of images with a label; themselves where all have one."""
-        rows = np.flatnonzero(self.label >= 0).tolist()
-        if len(rows) == len(self.label):
-            return self
+        return self if (self.label >= 0).all() else self._take(self.label >= 0)
+
+    def unlabelled(self) -> Answers:
+        """Those of images of none of the classes."""
+        return self._take(self.label < 0)
+
+    def _take(self, chosen: Bool[np.ndarray, "b"]) -> Answers:
+        rows = np.flatnonzero(chosen).tolist()
         return Answers([self.path[i] for i in rows], *(x[rows] for x in self[1:]))
 
     @property

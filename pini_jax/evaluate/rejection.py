@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -35,6 +35,12 @@ class Rejection(NamedTuple):
 
     auroc: float
     fpr: float
+
+
+def measure(known: Answers, unknown: Answers, least: float) -> dict[str, Any]:
+    """Of every score how well it tells; and how many are rejected below the least score of the known."""
+    found = {name: evaluate(score(known), score(unknown))._asdict() for name, score in SCORES.items()}
+    return {"scores": found, "rejected": float((SCORES[DEFAULT](unknown) < least).mean())}
 
 
 def threshold(known: Float[np.ndarray, "b"]) -> float:

@@ -8,18 +8,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pini_jax.config import Config
 from pini_jax.data.datasets.records import Record
 from pini_jax.evaluate import bootstrap, calibration, cross_fit, doubt, metrics, prediction, predictions
 from pini_jax.evaluate.prediction import MODES, Predictions
 from pini_jax.evaluate.predictions import Answers, Kept
 from pini_jax.methods.method import Method, Text, Variables
 from pini_jax.methods.zero_shot import ZeroShot
-from pini_jax.task.frozen import Images
+from pini_jax.task.frozen import Frozen, Images
 from pini_jax.task.run import Run, labels_of, to_classify
 from pini_jax.task.task import Task
 
 PLAIN = ZeroShot()
 OWN = ("val", "test", "held_out")  # splits of the task that is trained on; all others are unseen
+
+
+class Trained(NamedTuple):
+    """A method with what it has learned, over a frozen half."""
+
+    method: Method
+    variables: Variables
+    frozen: Frozen
+    config: Config
 
 
 class Predicted(NamedTuple):
@@ -35,42 +45,43 @@ class Predicted(NamedTuple):
 def predict(run: Run, variables: Variables) -> Kept:
     """What plain CLIP and the method answer for all that is classified, and the temperatures of the modes."""
     tasks = {name: run.shared.unseen.get(name, run.shared.task) for name in to_classify(run)}
-    found = {name: predict_split(run, variables, tasks[name], x) for name, x in to_classify(run).items()}
+    trained = Trained(run.shared.method, variables, run.shared.frozen, run.config)
+    found = {name: predict_split(trained, tasks[name], x) for name, x in to_classify(run).items()}
     if cross_fit.is_due(run):
-        found["held_out"] = _joined([*_cross_fitted(run), *(found[name] for name in found if name == "val")])
+        found["held_out"] = _joined(
+            [*_cross_fitted(run, trained), *(found[name] for name in found if name == "val")]
+        )
     temperatures = _temperatures(found.get("held_out", found.get("val")))
     names = {name: tasks.get(name, run.shared.task).data.class_names for name in found}
-    return Kept({name: _answers(x, temperatures) for name, x in found.items()}, names, temperatures)
+    return Kept({name: answers_of(x, temperatures) for name, x in found.items()}, names, temperatures)
 
 
-def predict_split(run: Run, variables: Variables, task: Task, records: Sequence[Record]) -> Predicted:
+def predict_split(trained: Trained, task: Task, records: Sequence[Record]) -> Predicted:
     """Of plain CLIP and of the method; what draws nothing predicts once for all modes."""
-    frozen, method = run.shared.frozen, run.shared.method
-    reads = method.traits.reads
+    frozen, traits = trained.frozen, trained.method.traits
+    plain, reads = trained._replace(method=PLAIN, variables=Variables({})), traits.reads
     features = frozen.images(records, "features")
     images = features if reads == "features" else frozen.images(records, reads, kept=False)
-    modes = MODES if method.traits.is_random else MODES[:1]
-    own = {mode: _predict(run, method, variables, task.text, images, mode) for mode in modes}
-    return Predicted(
-        records, {"zero_shot": _predict(run, PLAIN, Variables({}), task.zero_shot, features, "mean")} | own
-    )
+    modes = MODES if traits.is_random else MODES[:1]
+    own = {mode: _predict(trained, task.text, images, mode) for mode in modes}
+    return Predicted(records, {"zero_shot": _predict(plain, task.zero_shot, features, "mean")} | own)
 
 
-def _predict(run: Run, method: Method, variables: Variables, text: Text, images: Images, mode: str) -> Predictions:
+def _predict(trained: Trained, text: Text, images: Images, mode: str) -> Predictions:
     """With the run's draws and devices."""
-    theta, config = run.shared.frozen.theta, run.config
+    method, variables, frozen, config = trained
     return prediction.predict(
-        *(method, variables, theta, text, images, mode),
+        *(method, variables, frozen.theta, text, images, mode),
         *(config.num_draws, config.seed),
-        mesh=run.shared.mesh,
+        mesh=frozen.mesh,
     )
 
 
-def _cross_fitted(run: Run) -> list[Predicted]:
+def _cross_fitted(run: Run, trained: Trained) -> list[Predicted]:
     """The selection, each fold by a fit without it."""
     train = run.data.train
     return [
-        predict_split(run, variables, run.shared.task, [train[i] for i in fold])
+        predict_split(trained._replace(variables=variables), run.shared.task, [train[i] for i in fold])
         for variables, fold in cross_fit.fits(run)
     ]
 
@@ -85,13 +96,14 @@ def _joined(parts: Sequence[Predicted]) -> Predicted:
 def _temperatures(held_out: Predicted | None) -> dict[str, float]:
     """By mode; 1 where nothing is held out."""
     if held_out is None:
-        return dict.fromkeys(("zero_shot", *MODES), 1.0)
+        return dict.fromkeys(predictions.ALL_MODES, 1.0)
     labels = labels_of(held_out.records)
     own = {mode: calibration.temperature(x.log_probabilities, labels) for mode, x in held_out.by_mode.items()}
     return dict.fromkeys(MODES, own["mean"]) | own
 
 
-def _answers(found: Predicted, temperatures: Mapping[str, float]) -> dict[str, Answers]:
+def answers_of(found: Predicted, temperatures: Mapping[str, float]) -> dict[str, Answers]:
+    """What is kept of predictions, by mode."""
     ids, labels = [record.id for record in found.records], labels_of(found.records)
     return {mode: predictions.answers(ids, labels, x, temperatures[mode]) for mode, x in found.by_mode.items()}
 
