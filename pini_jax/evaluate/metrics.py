@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pini_jax.evaluate.predictions import Answers
+from pini_jax.evaluate.predictions import Answers, without_draws
 
 BINS = 15  # of calibration errors
 
@@ -31,8 +31,13 @@ class Metrics(NamedTuple):
     calibrated_adaptive_ece: float
 
 
-def metrics(answers: Answers, temperature: float) -> Metrics:
-    """All of them."""
+def metrics(log_probabilities: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Metrics:
+    """All of them, of b predictions that nobody has calibrated."""
+    return measure(without_draws(log_probabilities, labels), 1.0)
+
+
+def measure(answers: Answers, temperature: float) -> Metrics:
+    """All of them, from what is kept."""
     answers = answers.labelled()
     own, correct = answers.label_log_probability, answers.predicted == answers.label
     likeliest = answers.log_probabilities[:, 0].astype(np.float64)

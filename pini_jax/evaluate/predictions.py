@@ -141,6 +141,13 @@ def answers(
     )
 
 
+def without_draws(log_probabilities: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Answers:
+    """Answers of which nothing is known but probabilities, at temperature 1."""
+    unknown = np.full(len(labels), np.nan)
+    predicted = Predictions(log_probabilities, log_probabilities, unknown, unknown, unknown)
+    return answers([""] * len(labels), np.asarray(labels), predicted, 1.0)
+
+
 def _of_labels(values: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:
     return np.where(labels < 0, np.nan, values[np.arange(len(labels)), labels])
 

@@ -135,7 +135,7 @@ def measure_test(kept: Kept, split: str) -> dict[str, Any]:
     by_mode = kept.of_modes(split)
     plain = by_mode["zero_shot"]
     return {
-        "zero_shot": metrics.metrics(plain, kept.temperatures["zero_shot"])._asdict(),
+        "zero_shot": metrics.measure(plain, kept.temperatures["zero_shot"])._asdict(),
         "test": _metrics_of_modes(kept, split),
         "information": metrics.information(plain, by_mode["marginal"])._asdict(),
         "reliability": {mode: reliability_of(answers) for mode, answers in by_mode.items()},
@@ -144,7 +144,7 @@ def measure_test(kept: Kept, split: str) -> dict[str, Any]:
 
 def _metrics_of_modes(kept: Kept, split: str) -> dict[str, Any]:
     found = {
-        mode: metrics.metrics(answers, kept.temperatures[mode])._asdict()
+        mode: metrics.measure(answers, kept.temperatures[mode])._asdict()
         for mode, answers in kept.answers[split].items()
     }
     return {mode: found.get(mode, found["mean"]) for mode in MODES}
