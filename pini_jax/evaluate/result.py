@@ -88,8 +88,8 @@ def _cross_fitted(run: Run, trained: Trained) -> list[Predicted]:
     """The selection, each fold by a fit without it."""
     train = run.data.train
     return [
-        predict_split(trained._replace(variables=variables), run.shared.task, [train[i] for i in fold])
-        for variables, fold in cross_fit.fits(run)
+        predict_split(trained._replace(variables=fold.variables), run.shared.task, [train[i] for i in fold.images])
+        for fold in cross_fit.fits(run)
     ]
 
 
