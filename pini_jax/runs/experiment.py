@@ -18,8 +18,9 @@ from pini_jax.core import stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed
 from pini_jax.data.datasets.records import Dataset
-from pini_jax.evaluate import prediction
-from pini_jax.evaluate.result import evaluate
+from pini_jax.evaluate import doubt, prediction, predictions
+from pini_jax.evaluate import result as measured
+from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
 from pini_jax.runs import folder, injector, provenance
 from pini_jax.runs.provenance import Clock
@@ -124,20 +125,27 @@ def check_texts(task: Task) -> None:
 
 
 def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any] | None:
-    """Evaluates what a run has learned, and writes injector.safetensors and result.json; None if it diverged."""
+    """Evaluates what a run has learned, and writes predictions.parquet, injector.safetensors and result.json.
+
+    Returns:
+        the result; None if the run diverged.
+    """
     run, recorder, clock = trainee.run, trainee.recorder, Clock()
     if recorder.problem:
         return None
     with clock.phase("evaluate"), np.errstate(invalid="ignore"):  # what is no number is said below
-        evaluated = evaluate(run, recorder.state.variables)
-    measured = {key: x for key, x in flatten_dict(evaluated, sep=".").items() if x is not None}
-    if wrong := [key for key, x in measured.items() if not np.isfinite(x).all()]:
+        kept = measured.predict(run, recorder.state.variables)
+        evaluated = measured.measure(kept)
+    numbers = {key: x for key, x in flatten_dict(evaluated, sep=".").items() if x is not None}
+    if wrong := [key for key, x in numbers.items() if not np.isfinite(x).all()]:
         recorder.fail(f"what was learned gives no numbers ({listed(wrong)})")
         return None
-    export(run, recorder.state.variables)
+    sha256 = predictions.write_predictions(run.workdir / "predictions.parquet", kept)
+    export(run, recorder.state.variables, doubt.doubts(kept))
     steps = run.num_steps - recorder.start
     result = describe_run(run) | evaluated
     result |= {
+        "predictions_sha256": sha256,
         "lanes": width,
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(recorder.state.phi)),
         "checkpoint_bytes": checkpoint.num_bytes(recorder.state),
@@ -169,12 +177,13 @@ def describe_run(run: Run) -> dict[str, Any]:
     }
 
 
-def export(run: Run, variables: Variables) -> None:
+def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
     """Writes injector.safetensors; and the classes' embeddings, where they and plain image features are enough."""
     shared, names = run.shared, run.data.class_names
     theta = shared.frozen.theta
     injector.save_injector(
-        run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint
+        *(run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint),
+        doubts,
     )
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)

@@ -8,6 +8,7 @@
 | `split.json`           | the splits, where they were cut here                                                |
 | `metrics.jsonl`        | loss, accuracy and learning rate, a line every so many steps                        |
 | `checkpoints/`         | trainables, optimiser and position                                                  |
+| `predictions.parquet`  | what it answers, image by image; all that is measured follows from it               |
 | `injector.safetensors` | what was learned, for prediction                                                    |
 | `classes.safetensors`  | the classes' embeddings, where they are enough                                      |
 | `result.json`          | all that was measured; written last                                                 |
@@ -44,7 +45,7 @@ from pini_jax.train import checkpoint
 from pini_jax.train.recorder import owners
 
 WRITTEN = (  # in the order in which a failed run's are deleted, so that a kill leaves one that has failed
-    *("provenance.json", "selection.json", "split.json", "metrics.jsonl"),
+    *("provenance.json", "selection.json", "split.json", "metrics.jsonl", "predictions.parquet"),
     *("injector.safetensors", "classes.safetensors", "config.json", "failure.json"),
 )
 SEAL = "seal"  # the hash over all else in a file
