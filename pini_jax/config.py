@@ -26,7 +26,7 @@ from pini_jax.data.transforms import Augment
 from pini_jax.methods import registry
 from pini_jax.methods.method import Method
 from pini_jax.methods.objective import Objective
-from pini_jax.methods.optim import Optim
+from pini_jax.methods.optim import NUMBERS, Optim
 from pini_jax.noise import sites
 
 
@@ -243,6 +243,31 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     )
     _check_traits(config)
     return dataclasses.replace(config, noise=sites.noise_with_defaults(config.noise))
+
+
+# What a run's other settings may be does not depend on these.
+INDEPENDENT = ("shots", "seed", *(f"optim.{name}" for name in NUMBERS))
+
+
+def problems_of_number(key: str, value: Any) -> list[str]:
+    """What is wrong with the value of an `INDEPENDENT` setting."""
+    branch, _, name = key.rpartition(".")
+    kind = Optim if branch else Config
+    return [*options.problems_of(kind, {name: value}, [name], "", f"{branch}." if branch else "")]
+
+
+def with_numbers(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A config with other values of some `INDEPENDENT` settings: as `resolve`, which takes much longer.
+
+    Raises:
+        InputError: all problems at once.
+    """
+    if problems := [problem for key, value in settings.items() for problem in problems_of_number(key, value)]:
+        raise InputError("config: " + "; ".join(problems))
+    own = {key: value for key, value in settings.items() if "." not in key}
+    optim = {key.removeprefix("optim."): value for key, value in settings.items() if "." in key}
+    numbers = {key: options.convert(type(getattr(config.optim, key)), value) for key, value in optim.items()}
+    return dataclasses.replace(config, **own, optim=dataclasses.replace(config.optim, **numbers))
 
 
 def make_method(config: Config, towers: registry.Towers = registry.NO_TOWERS) -> Method:

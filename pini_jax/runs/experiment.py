@@ -27,7 +27,7 @@ from pini_jax.runs.provenance import Clock
 from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select_images, share, to_classify
 from pini_jax.task.task import Task
 from pini_jax.train import checkpoint
-from pini_jax.train.loop import Group, Trainee, compile_group, num_lanes, train
+from pini_jax.train.loop import Group, Trainee, Watch, compile_group, num_lanes, train, unwatched
 from pini_jax.train.recorder import Recorder
 from pini_jax.train.step import initial_state
 
@@ -47,11 +47,14 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     return train_together({workdir: config})[workdir]
 
 
-def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict[str, Any]]:
+def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> dict[Path, dict[str, Any]]:
     """The same for runs that differ in nothing but shots, seed and optimiser; results by their folders.
 
     They share the frozen half and one compiled step, which takes some of them side by side. Which lane a run is in
     follows from all of them, finished or not, so that it ends with the same bits whenever it is trained.
+
+    Args:
+        watch: is told after every step how far they are; what it raises ends them where they are.
 
     Raises:
         InputError: as above, for any of them, before one is begun; or some diverged, and the others are evaluated.
@@ -65,12 +68,12 @@ def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict[str, Any]]
         for workdir in known:
             LOG.info("%s is finished: nothing to do; %s", workdir, compare_data(configs[workdir], workdir))
         if len(known) < len(configs):
-            known |= _train_rest(configs, known, stack)
+            known |= _train_rest(configs, known, stack, watch)
     return {workdir: known[workdir] for workdir in configs}
 
 
 def _train_rest(
-    configs: Mapping[Path, Config], known: Mapping[Path, dict[str, Any]], stack: ExitStack
+    configs: Mapping[Path, Config], known: Mapping[Path, dict[str, Any]], stack: ExitStack, watch: Watch
 ) -> dict[Path, dict[str, Any]]:
     """The results of the runs that have none yet."""
     clock = Clock()
@@ -81,7 +84,7 @@ def _train_rest(
     with clock.phase("compile"):
         compiled = compile_group(group) if group.starts != group.lengths else None
     if compiled is not None:
-        train(group, *compiled)
+        train(group, *compiled, watch)
     LOG.info("evaluating")
     trainees = group.trainees.values()
     results = {

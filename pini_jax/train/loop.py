@@ -29,7 +29,12 @@ from pini_jax.train.step import Constants, TrainState, constants_of
 
 PREFETCH = 4
 Turns = Sequence[Turn | None]  # of every lane
+Watch = Callable[[int, int], None]  # is told the steps that runs have taken, and all they take; may raise to end it
 LOG = logging.getLogger(__name__)
+
+
+def unwatched(done: int, total: int) -> None:
+    """A `Watch` that does nothing."""
 
 
 class Trainee(NamedTuple):
@@ -84,11 +89,12 @@ class Tick(NamedTuple):
     batch: Batch
 
 
-def train(group: Group, step: Step, lanes: Lanes) -> None:
+def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> None:
     """Takes all steps of all runs, with lines of metrics.jsonl and checkpoints on the way.
 
     Args:
         step, lanes: as `compile_group` has made them.
+        watch: is called after every step.
 
     Raises:
         Stopped: somebody asked for it; everything is saved.
@@ -98,6 +104,7 @@ def train(group: Group, step: Step, lanes: Lanes) -> None:
             lanes = enter(group, lanes, turns)
             lanes, parts = step(lanes, batch)
             bar.update(sum(turn is not None for turn in turns))
+            watch(bar.n, bar.total)
             stopping = stop.requested()
             record(group, lanes, turns, parts, bar, save_all=stopping)
             if stopping:
