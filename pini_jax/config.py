@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
@@ -165,7 +166,7 @@ def with_method(config: ml_collections.ConfigDict, name: str) -> ml_collections.
     Raises:
         InputError: there is no such method.
     """
-    config = config.copy_and_resolve_references()
+    config = copy.deepcopy(config)
     config.method, config.options = name, registry.method_options(name)
     own = to_dict(Config())
     for key in ("optim", "objective", "batch_size", "num_samples"):

@@ -357,6 +357,12 @@ def test_a_method_brings_the_settings_of_its_paper():
         configs.with_arguments(configs.default(), "method=coops")
 
 
+def test_a_config_with_another_method_still_takes_a_population():
+    config = configs.with_arguments(configs.default(), "method=task_res")
+    config.population = {"seed": (1, 2)}
+    assert [member.config.seed for member in population.members(config)] == [1, 2]
+
+
 def test_named_values_of_a_population_are_several_settings_each():
     noise = {"prompts": {"noise": {"prompt_tokens": {"generator": "table"}}}, "table": {"noise": TABLE, "seed": 3}}
     members = population.members({"population": {"sites": noise, "shots": (1, 2)}})

@@ -31,10 +31,16 @@ class Predictions(NamedTuple):
     Attributes:
         log_probabilities: log mean_k q_k.
         expected: mean_k log q_k.
+        draw_entropy: mean_k H(q_k).
+        energy: mean_k log sum_c exp(logit_kc).
+        match: mean_k max_c of the softmax of logits over CLIP's scale, which are cosines in plain CLIP.
     """
 
     log_probabilities: Float[np.ndarray, "b c"]
     expected: Float[np.ndarray, "b c"]
+    draw_entropy: Float[np.ndarray, "b"]
+    energy: Float[np.ndarray, "b"]
+    match: Float[np.ndarray, "b"]
 
 
 # The forward pass is compiled stage by stage, so that zero-shot CLIP and zero noise run the same programs: in one
@@ -122,7 +128,9 @@ def predict(
 
     numbers = np.arange(len(images)) if numbers is None else numbers
 
-    def batch(ids: Int[np.ndarray, "b"]) -> Float[np.ndarray, "2 b c"]:
+    scale = float(np.exp(meshes.fetch(theta["logit_scale"])))
+
+    def batch(ids: Int[np.ndarray, "b"]) -> Predictions:
         stop.raise_if_requested()
         # The last batch is filled with the last image.
         taken = np.minimum(ids, len(images) - 1)
@@ -130,11 +138,22 @@ def predict(
         x, ids = inputs if mesh is None else meshes.shard(mesh, inputs)
         draw = draw_mean if image_key is None else draw_per_image(image_key, ids)
         logits, _ = forward.classify(method, variables, theta, encoded, x, draw, call=compiled_alone)
-        log_q = scipy.special.log_softmax(meshes.fetch(logits)[0], axis=-1)
-        return np.stack([scipy.special.logsumexp(log_q, axis=0) - np.log(len(log_q)), log_q.mean(0)])
+        return summary(meshes.fetch(logits)[0], scale)
 
     predicted = [batch(np.arange(start, start + size)) for start in range(0, len(images), size)]
-    return Predictions(*np.concatenate(predicted, axis=1)[:, : len(images)])
+    return Predictions(*(np.concatenate(parts)[: len(images)] for parts in zip(*predicted, strict=True)))
+
+
+def summary(logits: Float[np.ndarray, "k b c"], scale: float) -> Predictions:
+    """Of the logits of k draws."""
+    log_q = scipy.special.log_softmax(logits, axis=-1)
+    return Predictions(
+        log_probabilities=scipy.special.logsumexp(log_q, axis=0) - np.log(len(log_q)),
+        expected=log_q.mean(0),
+        draw_entropy=-(np.exp(log_q) * log_q).sum(-1).mean(0),
+        energy=scipy.special.logsumexp(logits, axis=-1).mean(0),
+        match=scipy.special.softmax(logits / scale, axis=-1).max(-1).mean(0),
+    )
 
 
 def batch_size_for(method: Method, num_images: int) -> int:
