@@ -4,12 +4,13 @@ The difference of two methods' accuracies is a mean over seeds `s` and test imag
 over the shots that both have). Both are samples: other seeds would have trained on other images, other images would
 have been harder. So the mean varies by
 
-    d* - d = sum_i (w_i - 1/n) d_i  +  t sqrt(v),    v = max(0, var_s(d_s) - var_si(residual) / n) / seeds
+    d* - d = sum_i (w_i - 1/n) d_i  +  t sqrt(v),    v = max(0, s^2 - var_si(residual) / n) / seeds
 
-with `d_i` the mean over seeds and `d_s` that over n images. Images are resampled by the Bayesian bootstrap (weights w
-uniform on the simplex). Three seeds are too few to be resampled: their share v of the variance, without what images
-explain, is multiplied by draws t of Student's distribution with seeds - 1 degrees of freedom. A test between equal
-methods then rejects at its level, or less often (`tests/report/test_statistics.py`).
+with `d_i` the mean over seeds, `d_s` that over n images, and s^2 the variance of `d_s`. Images are resampled by the
+Bayesian bootstrap (weights w uniform on the simplex). Three seeds are too few to be resampled: what they add to the
+variance is multiplied by draws t of Student's distribution instead. They are few even for an estimate of s^2, so that
+all comparisons lend each other theirs as far as they agree (`moderated`), which also adds to the degrees of freedom. A
+test between equal methods then rejects at its level (`tests/report/test_statistics.py`).
 
 Every standard deviation of a report is that of a sample: its sum of squares is divided by n - 1.
 """
@@ -21,6 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.optimize import brentq
+from scipy.special import digamma, polygamma
 
 LEVEL = 0.05
 DRAWS = 10_000
@@ -52,6 +55,7 @@ def differences(pairs: Sequence[Float[np.ndarray, "s i"]]) -> list[Difference]:
     Source: Bayesian bootstrap: Rubin 1981, https://doi.org/10.1214/aos/1176345338.
     """
     draws = max(DRAWS, DRAWS_PER_TEST * len(pairs))
+    by_seed = moderated([pair.mean(1) for pair in pairs])
     by_size: dict[int, list[int]] = {}
     for number, pair in enumerate(pairs):
         by_size.setdefault(pair.shape[1], []).append(number)
@@ -59,7 +63,7 @@ def differences(pairs: Sequence[Float[np.ndarray, "s i"]]) -> list[Difference]:
     for numbers in by_size.values():
         means = np.stack([pairs[number].mean(0) for number in numbers])
         for number, errors in zip(numbers, _errors_by_image(means, draws), strict=True):
-            found[number] = _difference(pairs[number], errors)
+            found[number] = _difference(pairs[number], by_seed[number], errors)
     return [found[number] for number in range(len(pairs))]
 
 
@@ -75,12 +79,19 @@ def _errors_by_image(means: Float[np.ndarray, "m i"], draws: int) -> Float[np.nd
     return np.concatenate(blocks, axis=1)
 
 
-def _difference(pair: Float[np.ndarray, "s i"], errors: Float[np.ndarray, "draws"]) -> Difference:
-    seeds, mean = len(pair), float(pair.mean())
+def _difference(
+    pair: Float[np.ndarray, "s i"], by_seed: Variance, errors: Float[np.ndarray, "draws"]
+) -> Difference:
+    seeds, images = pair.shape
+    mean = float(pair.mean())
     if seeds > 1:
-        student = np.random.default_rng(1).standard_t(seeds - 1, len(errors))
-        errors = errors + np.sqrt(variance_by_seed(pair)) * student
-    elif pair.shape[1] == 1:
+        added = np.sqrt(max(0.0, by_seed.value - residual_variance(pair) / images) / seeds)
+        rng = np.random.default_rng(1)
+        few = np.isfinite(by_seed.freedom)
+        errors = errors + added * (
+            rng.standard_t(by_seed.freedom, len(errors)) if few else rng.standard_normal(len(errors))
+        )
+    elif images == 1:
         return Difference(mean, *[float("nan")] * 3)
     sizes = np.abs(errors)
     half = float(np.quantile(sizes, 1 - LEVEL))
@@ -88,15 +99,49 @@ def _difference(pair: Float[np.ndarray, "s i"], errors: Float[np.ndarray, "draws
     return Difference(mean, mean - half, mean + half, float(p))
 
 
-def variance_by_seed(pair: Float[np.ndarray, "s i"]) -> float:
-    """Of the mean, by its seeds, without what the images explain of it."""
+def residual_variance(pair: Float[np.ndarray, "s i"]) -> float:
+    """Of d_si beside the means of its seed and of its image; 0 where there is one image alone."""
     seeds, images = pair.shape
-    by_seed = pair.mean(1)
-    whole = by_seed.var(ddof=1)
-    if images > 1:
-        residual = pair - pair.mean(0) - by_seed[:, None] + pair.mean()
-        whole -= np.square(residual).sum() / ((seeds - 1) * (images - 1)) / images
-    return max(0.0, float(whole)) / seeds
+    residual = pair - pair.mean(0) - pair.mean(1, keepdims=True) + pair.mean()
+    return float(np.square(residual).sum() / max(1, (seeds - 1) * (images - 1)))
+
+
+class Variance(NamedTuple):
+    """An estimate, and with how many degrees of freedom."""
+
+    value: float
+    freedom: float
+
+
+def moderated(samples: Sequence[Float[np.ndarray, "s"]]) -> list[Variance]:
+    """The variance of every sample, drawn towards what all have in common.
+
+    (f0 v0 + f v) / (f0 + f) with f0 + f degrees of freedom; f0 and v0 are those of the scaled inverse chi-squared
+    distribution that the samples' variances v seem to come from: f0 = 0 leaves them alone, as where they are fewer
+    than three.
+
+    Source: Smyth 2004, https://doi.org/10.2202/1544-6115.1027, Sections 4 and 6.2.
+    """
+    own = [Variance(float(np.var(x, ddof=1)), len(x) - 1.0) if len(x) > 1 else Variance(0, 0) for x in samples]
+    known = np.array([x for x in own if x.value > 0]).reshape(-1, 2)
+    if len(known) < 3:
+        return own
+    half = known[:, 1] / 2
+    logs = np.log(known[:, 0]) - digamma(half) + np.log(half)
+    excess = float(np.mean(np.square(logs - logs.mean()) * len(logs) / (len(logs) - 1) - polygamma(1, half)))
+    if excess <= 0:
+        return [Variance(float(np.exp(logs.mean())), np.inf) if x.value else x for x in own]
+    prior = 2 * _inverse_trigamma(excess)
+    value = float(np.exp(logs.mean() + digamma(prior / 2) - np.log(prior / 2)))
+    return [
+        Variance((prior * value + x.freedom * x.value) / (prior + x.freedom), prior + x.freedom) if x.value else x
+        for x in own
+    ]
+
+
+def _inverse_trigamma(value: float) -> float:
+    """x > 0 with trigamma(x) = value."""
+    return float(brentq(lambda x: polygamma(1, x) - value, 1e-6, 1e8))
 
 
 def holm(p: Sequence[float]) -> list[float]:

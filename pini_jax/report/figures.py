@@ -1,0 +1,311 @@
+"""Figures of many runs on one dataset with one CLIP.
+
+| file          | what                                                                                  |
+|---------------|---------------------------------------------------------------------------------------|
+| `accuracy`    | test accuracy against shots, with the 95 % confidence band of the mean over seeds     |
+| `differences` | differences to plain CLIP with their intervals, and which methods are not told apart  |
+| `reliability` | accuracy against confidence; the area of a dot is the share of predictions            |
+| `information` | usable information, and H(T) - H(T given E)                                           |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import scipy.stats
+from jaxtyping import Float
+from matplotlib.ticker import MaxNLocator
+
+from pini_jax.methods import registry
+from pini_jax.report import statistics
+from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
+from pini_jax.report.outcomes import PLAIN, Comparison, differ
+from pini_jax.report.style import COLOURS, COLUMN, GREY, Drawn, lines, spaced, wrapped
+
+TOGETHER = 6  # lines that one panel holds; of more, each has a panel of its own
+Curve = dict[int, list[float]]  # accuracies in % by shots
+
+
+def draw(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> list[Drawn]:
+    """All figures that the runs have something for."""
+    drawn = [
+        accuracy_figure(entries),
+        differences_figure(entries, comparisons),
+        reliability_figure(entries),
+        information_figure(entries),
+    ]
+    return [figure for figure in drawn if figure is not None]
+
+
+def ordered(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Runs by label, the method with the highest mean accuracy first."""
+    return dict(sorted(by_label(entries).items(), key=lambda item: -mean_accuracy(item[1])))
+
+
+def mean_accuracy(entries: Sequence[Entry]) -> float:
+    """Of all runs of a method, every number of shots alike."""
+    return float(np.mean([np.mean(x) for x in by_shots(entries, "test", "mean", "accuracy").values()]))
+
+
+def _curve(entries: Sequence[Entry], *path: str) -> Curve:
+    return {k: [100 * x for x in values] for k, values in by_shots(entries, *path).items()}
+
+
+# ------------------------------------------------------------------------------------------------ accuracy
+
+
+def accuracy_figure(entries: Sequence[Entry]) -> Drawn | None:
+    """mean +- t_{0.975, n-1} s / sqrt(n) over n seeds."""
+    shots = sorted({entry.result["shots"] for entry in entries})
+    if len(shots) < 2:
+        return None
+    curves = {label: _curve(group, "test", "mean", "accuracy") for label, group in ordered(entries).items()}
+    plain = {
+        label: float(np.mean(100 * np.array([x.result["zero_shot"]["accuracy"] for x in group])))
+        for label, group in by_plain_label(entries).items()
+    }
+    figure = (_together if len(curves) <= TOGETHER else _apart)(curves, plain, shots)
+    most = {label: np.mean(curve[shots[-1]]) for label, curve in curves.items() if shots[-1] in curve}
+    best = max(most, key=lambda label: most[label])
+    return Drawn(
+        "accuracy",
+        "Accuracy against shots",
+        "Test accuracy with mean noise, and the 95 % confidence band of its mean over seeds (Student's t, sample "
+        "standard deviation). Dotted: plain CLIP. Methods are in the order of their mean accuracy."
+        + ("" if len(curves) <= TOGETHER else " Each panel shows one method before all others in grey."),
+        f"Test accuracy of {_count(len(curves), 'method')} at {', '.join(map(str, shots))} shots; the highest at "
+        f"{shots[-1]} shots is {best} with {most[best]:.1f} %; plain CLIP has {min(plain.values()):.1f} %.",
+        figure,
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _together(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Sequence[int]) -> plt.Figure:
+    """One panel, with the names beside the ends of the lines."""
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.4))
+    ends: dict[str, tuple[float, str]] = {}
+    for (label, curve), look in zip(curves.items(), lines(), strict=False):
+        _line(axes, curve, look)
+        ends[label] = float(np.mean(curve[max(curve)])), str(look["color"])
+    for label, height in plain.items():
+        axes.axhline(height, color="black", linestyle=":", linewidth=0.8)
+        ends[label] = height, "black"
+    _axes_of_shots(axes, shots)
+    axes.set(xlabel="shots per class", ylabel="test accuracy, %")
+    low, high = axes.get_ylim()
+    names = [wrapped(label) for label in ends]
+    rows = max(name.count("\n") for name in names) + 1
+    places = spaced([height for height, _ in ends.values()], 0.052 * rows * (high - low))
+    for name, (_, colour), place in zip(names, ends.values(), places, strict=True):
+        axes.annotate(name, (1.02, place), xycoords=("axes fraction", "data"), color=colour, va="center")
+    return figure
+
+
+def _apart(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Sequence[int]) -> plt.Figure:
+    """A panel for every method, three beside each other, before all others in grey."""
+    columns = 3
+    rows = -(-len(curves) // columns)
+    size = (COLUMN, 1.15 * rows + 0.3)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(curves) :]:
+        axes.set_axis_off()
+    for axes, (label, curve) in zip(grid.flat, curves.items(), strict=False):
+        for other in curves.values():
+            axes.plot(list(other), [np.mean(x) for x in other.values()], color="#d9d9d9", linewidth=0.6, zorder=1)
+        for height in plain.values():
+            axes.axhline(height, color="black", linestyle=":", linewidth=0.8)
+        _line(axes, curve, {"color": COLOURS[0], "marker": "o"})
+        axes.set_title(wrapped(label), fontsize=6, pad=2)
+        _axes_of_shots(axes, shots)
+    for axes in grid.flat[max(0, len(curves) - columns) : len(curves)]:
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("shots per class", fontsize=7)
+    figure.supylabel("test accuracy, %", fontsize=7)
+    return figure
+
+
+def _line(axes: plt.Axes, curve: Curve, look: Mapping[str, Any]) -> None:
+    mean = np.array([np.mean(x) for x in curve.values()])
+    half = np.array([half_width(x) for x in curve.values()])
+    axes.plot(list(curve), mean, **look, zorder=3)
+    axes.fill_between(list(curve), mean - half, mean + half, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of the 95 % confidence interval of a mean; 0 of a single value."""
+    if len(values) < 2:
+        return 0.0
+    return float(scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.spread(values) / np.sqrt(len(values)))
+
+
+def _axes_of_shots(axes: plt.Axes, shots: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shots, [str(k) for k in shots])
+    axes.minorticks_off()
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+def _rows(labels: Sequence[str], panels: int) -> tuple[plt.Figure, list[plt.Axes]]:
+    """Panels side by side with a row for every method, the first on top."""
+    height = 0.17 * sum(1 + 0.6 * wrapped(label, 30).count("\n") for label in labels) + 0.55
+    figure, grid = plt.subplots(
+        1, panels, figsize=(COLUMN, height), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes in grid[0]:
+        axes.xaxis.set_major_locator(MaxNLocator(7 // panels))
+        axes.axvline(0, color="black", linestyle=":", linewidth=0.8)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="#eeeeee", linewidth=0.6)
+    grid[0, 0].set_yticks(range(len(labels)), [wrapped(label, 30) for label in labels])
+    return figure, list(grid[0])
+
+
+def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> Drawn | None:
+    """A forest plot against plain CLIP, with bars beside the methods of which no two are told apart."""
+    methods = list(ordered(entries))
+    against = {x.first: x for x in comparisons if x.second == PLAIN and not np.isnan(x.difference.p)}
+    if not against or against.keys() != set(methods):
+        return None
+    figure, (axes,) = _rows(methods, 1)
+    for row, method in enumerate(methods):
+        found = against[method].difference
+        sure = against[method].adjusted < statistics.LEVEL
+        axes.plot([100 * found.low, 100 * found.high], [row, row], color=COLOURS[0], linewidth=1.2)
+        axes.plot([100 * found.mean], [row], "o", color=COLOURS[0], mfc=COLOURS[0] if sure else "white", zorder=3)
+    axes.set_xlabel("difference in accuracy to plain CLIP, points")
+    stretches = statistics.alike(differ(methods, comparisons))
+    for number, (first, last) in enumerate(stretches):
+        x = 1.03 + 0.035 * number
+        axes.plot(
+            *([x, x], [first - 0.25, last + 0.25]),
+            transform=axes.get_yaxis_transform(),
+            clip_on=False,
+            color="black",
+            linewidth=1.8,
+        )
+    few = next(iter(against.values()))
+    unit = f"{_count(few.seeds, 'seed')} and {few.images:,} test images" if few.images > 1 else f"{few.seeds} seeds"
+    ahead = sum(x.adjusted < statistics.LEVEL and x.difference.mean > 0 for x in against.values())
+    return Drawn(
+        "differences",
+        "Which methods differ",
+        f"Mean difference in test accuracy to plain CLIP over all shots, with 95 % intervals by paired bootstrap over "
+        f"{unit}. Filled: the difference remains after Holm's correction for all {len(comparisons)} comparisons. "
+        "Black bars join neighbours of which no two are told apart.",
+        f"Above plain CLIP beyond chance: {ahead} of {_count(len(methods), 'method')}. The largest difference is "
+        f"{100 * against[methods[0]].difference.mean:+.1f} points, of {methods[0]}.",
+        figure,
+    )
+
+
+def information_figure(entries: Sequence[Entry]) -> Drawn | None:
+    """A dot for every run, and a stroke at their mean."""
+    kinds = {"usable_information": "usable information", "mutual_information": "H(T) − H(T|E)"}
+    groups = ordered(entries)
+    figure, panels = _rows(list(groups), 2)
+    shots = sorted({entry.result["shots"] for entry in entries})
+    for axes, (kind, title) in zip(panels, kinds.items(), strict=True):
+        for row, group in enumerate(groups.values()):
+            values = by_shots(group, "information", kind)
+            for k, found in values.items():
+                size = 3 + 12 * (shots.index(k) + 1) / len(shots)
+                axes.scatter(found, [row] * len(found), s=size, color=COLOURS[0], alpha=0.45, linewidth=0)
+            axes.plot([np.mean([np.mean(x) for x in values.values()])], [row], "|", color="black", markersize=7)
+        axes.set_xlabel(f"{title},\nnats")
+    useful = {label: _mean_information(group) for label, group in groups.items()}
+    best = max(useful, key=lambda label: useful[label])
+    return Drawn(
+        "information",
+        "Information",
+        "Left: how much less surprised the method is by the right answer than plain CLIP, on the mean over images "
+        "(usable information). Right: how much surer it is than plain CLIP believes itself to be; below 0 even where "
+        "accuracy rises, if plain CLIP is overconfident. Dots are runs, larger with more shots; strokes are means "
+        "over shots. Above 0 the noise is positive-incentive.",
+        f"The most usable information has {best}: {useful[best]:+.2f} nats in the mean.",
+        figure,
+    )
+
+
+def _mean_information(entries: Sequence[Entry]) -> float:
+    return float(np.mean([np.mean(x) for x in by_shots(entries, "information", "usable_information").values()]))
+
+
+# ------------------------------------------------------------------------------------------------ reliability
+
+
+def reliability_figure(entries: Sequence[Entry]) -> Drawn:
+    """A panel for plain CLIP and for every method: of all its runs with the most shots."""
+    shots = max(entry.result["shots"] for entry in entries)
+    chosen = [entry for entry in entries if entry.result["shots"] == shots]
+    panels = {PLAIN: {"zero_shot": pooled(chosen, "zero_shot")}}
+    for label, group in ordered(chosen).items():
+        modes = ("mean", "marginal") if registry.makes_noise(group[0].result["method"]) else ("mean",)
+        panels[label] = {mode: pooled(group, mode) for mode in modes}
+    columns = 3
+    rows = -(-len(panels) // columns)
+    size = (COLUMN, 1.3 * rows + 0.4)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (label, modes) in zip(grid.flat, panels.items(), strict=False):
+        for bins, look in zip(modes.values(), lines(), strict=False):
+            reliability_line(axes, bins, look)
+        errors = ", ".join(f"{calibration_error(bins):.3f}" for bins in modes.values())
+        axes.set_title(f"{wrapped(label)}\nECE {errors}", fontsize=6, pad=2)
+        axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
+    if any(len(modes) > 1 for modes in panels.values()):
+        handles = [plt.Line2D([], [], color=x["color"], linestyle=x["linestyle"]) for x, _ in zip(lines(), "12", strict=False)]
+        figure.legend(handles, ["mean", "marginal"], loc="outside upper center", ncols=2)
+    figure.supxlabel("confidence", fontsize=7)
+    figure.supylabel("accuracy", fontsize=7)
+    of_mean = {label: calibration_error(modes["mean"]) for label, modes in panels.items() if "mean" in modes}
+    worst = max(of_mean, key=lambda label: of_mean[label])
+    return Drawn(
+        "reliability",
+        f"Reliability at {shots} shots",
+        "Accuracy against confidence, of all seeds together; the area of a dot is the share of predictions. On the "
+        "dotted line, what is claimed holds; below it, the method is overconfident. ECE is the mean distance from it.",
+        f"The expected calibration error is largest for {worst}: {of_mean[worst]:.3f}; plain CLIP has "
+        f"{calibration_error(panels[PLAIN]['zero_shot']):.3f}.",
+        figure,
+    )
+
+
+def reliability_line(
+    axes: plt.Axes, bins: Float[np.ndarray, "3 bins"], look: Mapping[str, Any]
+) -> None:
+    """One diagram."""
+    size, confidence, correct = bins
+    used = size > 0
+    x, y = confidence[used] / size[used], correct[used] / size[used]
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.8, zorder=0)
+    axes.plot(x, y, linewidth=0.8, color=look["color"], linestyle=look["linestyle"])
+    axes.scatter(x, y, s=2 + 60 * size[used] / size.sum(), color=look["color"], alpha=0.6, linewidth=0)
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+
+
+def calibration_error(bins: Float[np.ndarray, "3 bins"]) -> float:
+    """ECE of pooled bins."""
+    size, confidence, correct = bins
+    return float(np.abs(correct - confidence).sum() / size.sum())
+
+
+def pooled(entries: Sequence[Entry], name: str) -> Float[np.ndarray, "3 bins"]:
+    """Sums over runs: sizes of the bins, confidence and correct predictions in them."""
+    bins = [entry.result["reliability"][name] for entry in entries]
+    return np.array([[x[key] for key in ("size", "confidence", "correct")] for x in bins], float).sum(0)
