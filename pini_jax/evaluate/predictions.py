@@ -1,26 +1,27 @@
 """predictions.parquet: what a run has answered, image by image; all that is measured follows from it.
 
-| column                  | what, of one image in one mode                                                          |
-|-------------------------|-----------------------------------------------------------------------------------------|
-| `split`                 | `val`, `test`, `new` for the new classes of base-to-new, or a dataset of `transfer`     |
-| `mode`                  | `zero_shot`, plain CLIP; the method's `mean`, `sample`, `marginal`, or `mean` alone     |
-| `path`                  | its name within the dataset                                                             |
-| `label`                 | number of its class; -1 for none of them                                                |
-| `classes`               | numbers of the likeliest classes, at most KEPT, the likeliest first                     |
-| `log_probabilities`     | theirs                                                                                  |
-| `label_log_probability` | the label's, NaN where there is none                                                    |
-| `label_expected`        | mean over draws of log q(label)                                                         |
-| `squares`, `entropy`    | of all classes: sum p^2 and -sum p log p                                                |
-| `draw_entropy`          | mean over draws of the entropy of q                                                     |
-| `energy`, `match`       | of all classes, means over draws: log sum exp(logit), and the largest of the softmax of |
-|                         | cosines, logits over CLIP's scale                                                       |
-| `normaliser`            | log sum p^(1/T), T the mode's temperature: calibrated, log p becomes log p / T - this   |
-| `calibrated_squares`    | sum p^2 of calibrated probabilities                                                     |
+| column                  | what, of one image in one mode                                                        |
+|-------------------------|---------------------------------------------------------------------------------------|
+| `split`                 | `val`, `test`, `new` for the new classes of base-to-new, a dataset of `transfer`, or  |
+|                         | `held_out`, what calibrates where it is more than `val`                               |
+| `mode`                  | `zero_shot`, plain CLIP; the method's `mean`, `sample`, `marginal`, or `mean` alone   |
+| `path`                  | its name within the dataset                                                           |
+| `label`                 | number of its class; -1 for none of them                                              |
+| `classes`               | numbers of the likeliest classes, at most KEPT, the likeliest first                   |
+| `log_probabilities`     | theirs                                                                                |
+| `label_log_probability` | the label's, NaN where there is none                                                  |
+| `label_expected`        | mean over draws of log q(label)                                                       |
+| `squares`, `entropy`    | of all classes: sum p^2 and -sum p log p                                              |
+| `draw_entropy`          | mean over draws of the entropy of q                                                   |
+| `energy`, `match`       | of all classes, means over draws: log sum exp(logit), and the largest of the softmax  |
+|                         | of cosines, logits over CLIP's scale                                                  |
+| `normaliser`            | log sum p^(1/T), T the mode's temperature: log p, calibrated, is log p / T minus this |
+| `calibrated_squares`    | sum p^2 of calibrated probabilities                                                   |
 
 The file's metadata has the class names of every split and the temperatures, as JSON under `pini_jax`.
 
-    tables = read_predictions(run / "predictions.parquet", result["predictions_sha256"])
-    tables.answers["test"]["mean"].predicted
+    kept = read_predictions(run / "predictions.parquet", result["predictions_sha256"])
+    kept.answers["test"]["mean"].predicted
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from arro3.core import Array, ChunkedArray, DataType, Table, list_array, list_flatten, list_offsets
 from arro3.io import read_parquet, write_parquet
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
 from pini_jax.core import paths
@@ -43,6 +44,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.evaluate.prediction import MODES, Predictions
 
 KEPT = 64  # classes of an image whose log-probabilities are kept: all of most datasets
+ALL_MODES = ("zero_shot", *MODES)
 KEY = b"pini_jax"
 LISTS = ("classes", "log_probabilities")
 
@@ -63,6 +65,18 @@ class Answers(NamedTuple):
     match: Float[np.ndarray, "b"]
     normaliser: Float[np.ndarray, "b"]
     calibrated_squares: Float[np.ndarray, "b"]
+
+    def labelled(self) -> Answers:
+        """Those of images with a label; themselves where all have one."""
+        return self if (self.label >= 0).all() else self._take(self.label >= 0)
+
+    def unlabelled(self) -> Answers:
+        """Those of images of none of the classes."""
+        return self._take(self.label < 0)
+
+    def _take(self, chosen: Bool[np.ndarray, "b"]) -> Answers:
+        rows = np.flatnonzero(chosen).tolist()
+        return Answers([self.path[i] for i in rows], *(x[rows] for x in self[1:]))
 
     @property
     def predicted(self) -> Int[np.ndarray, "b"]:
@@ -92,6 +106,15 @@ class Kept(NamedTuple):
         found = self.answers[split]
         return {"zero_shot": found["zero_shot"]} | {mode: found.get(mode, found["mean"]) for mode in MODES}
 
+    @property
+    def calibrated_on(self) -> str:
+        """The split whose images calibrate, which nothing was trained on; "" where there is none."""
+        return next((split for split in ("held_out", "val") if split in self.answers), "")
+
+    def held_out(self) -> dict[str, Answers]:
+        """The answers that calibrate, as `of_modes`."""
+        return self.of_modes(self.calibrated_on) if self.calibrated_on else {}
+
 
 def answers(
     paths: Sequence[str], labels: Int[np.ndarray, "b"], predicted: Predictions, temperature: float
@@ -118,6 +141,13 @@ def answers(
     )
 
 
+def without_draws(log_probabilities: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Answers:
+    """Answers of which nothing is known but probabilities, at temperature 1."""
+    unknown = np.full(len(labels), np.nan)
+    predicted = Predictions(log_probabilities, log_probabilities, unknown, unknown, unknown)
+    return answers([""] * len(labels), np.asarray(labels), predicted, 1.0)
+
+
 def _of_labels(values: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:
     return np.where(labels < 0, np.nan, values[np.arange(len(labels)), labels])
 
@@ -129,7 +159,10 @@ def write_predictions(path: Path, kept: Kept) -> str:
     """Writes the file at once, and returns its SHA-256; equal predictions make equal files."""
     groups = [(split, mode, found) for split, of_split in kept.answers.items() for mode, found in of_split.items()]
     sizes = [len(found.label) for _, _, found in groups]
-    columns = {"split": _repeated([x[0] for x in groups], sizes), "mode": _repeated([x[1] for x in groups], sizes)}
+    columns: dict[str, Any] = {
+        "split": _repeated([x[0] for x in groups], sizes),
+        "mode": _repeated([x[1] for x in groups], sizes),
+    }
     for name in Answers._fields:
         columns[name] = _column(name, [getattr(found, name) for _, _, found in groups])
     said = {"class_names": kept.class_names, "temperatures": kept.temperatures}
@@ -175,7 +208,7 @@ def read_predictions(path: Path, sha256: str) -> Kept:
     said = json.loads(table.schema.metadata[KEY])
     found: dict[str, dict[str, Answers]] = {}
     for split, mode, rows in _groups(table):
-        columns = {name: _values(name, table.column(name), rows) for name in Answers._fields}
+        columns: dict[str, Any] = {name: _values(name, table.column(name), rows) for name in Answers._fields}
         found.setdefault(split, {})[mode] = Answers(**columns)
     return Kept(found, said["class_names"], said["temperatures"])
 

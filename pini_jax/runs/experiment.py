@@ -16,8 +16,9 @@ from pini_jax.core import mesh as meshes
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets.records import Dataset
-from pini_jax.evaluate import prediction
-from pini_jax.evaluate.result import evaluate
+from pini_jax.evaluate import doubt, prediction, predictions
+from pini_jax.evaluate import result as measured
+from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
 from pini_jax.runs import folder, injector, provenance
 from pini_jax.runs.provenance import Clock
@@ -110,14 +111,17 @@ def begin(runs: Sequence[Run], known: Mapping[Path, dict[str, Any]], stack: Exit
 
 
 def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any]:
-    """Evaluates what a run has learned, and writes injector.safetensors and result.json."""
+    """Evaluates what a run has learned, and writes predictions.parquet, injector.safetensors and result.json."""
     run, recorder, clock = trainee.run, trainee.recorder, Clock()
     with clock.phase("evaluate"):
-        evaluated = evaluate(run, recorder.state.variables)
-    export(run, recorder.state.variables)
+        kept = measured.predict(run, recorder.state.variables)
+        evaluated = measured.measure(kept)
+    sha256 = predictions.write_predictions(run.workdir / "predictions.parquet", kept)
+    export(run, recorder.state.variables, doubt.doubts(kept))
     steps = run.num_steps - recorder.start
     result = describe_run(run) | evaluated
     result |= {
+        "predictions_sha256": sha256,
         "lanes": width,
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(recorder.state.phi)),
         "checkpoint_bytes": checkpoint.num_bytes(recorder.state),
@@ -149,12 +153,13 @@ def describe_run(run: Run) -> dict[str, Any]:
     }
 
 
-def export(run: Run, variables: Variables) -> None:
+def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
     """Writes injector.safetensors; and the classes' embeddings, where they and plain image features are enough."""
     shared, names = run.shared, run.data.class_names
     theta = shared.frozen.theta
     injector.save_injector(
-        run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint
+        *(run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint),
+        doubts,
     )
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)

@@ -8,6 +8,7 @@
 | `split.json`           | the splits, where they were cut here                                                |
 | `metrics.jsonl`        | loss, accuracy and learning rate, a line every so many steps                        |
 | `checkpoints/`         | trainables, optimiser and position                                                  |
+| `predictions.parquet`  | what it answers, image by image; all that is measured follows from it               |
 | `injector.safetensors` | what was learned, for prediction                                                    |
 | `classes.safetensors`  | the classes' embeddings, where they are enough                                      |
 | `result.json`          | all that was measured; written last                                                 |
@@ -42,7 +43,7 @@ from pini_jax.task.run import Run
 
 WRITTEN = (
     *("config.json", "provenance.json", "selection.json", "split.json"),
-    *("metrics.jsonl", "injector.safetensors", "classes.safetensors", "failure.json"),
+    *("metrics.jsonl", "predictions.parquet", "injector.safetensors", "classes.safetensors", "failure.json"),
 )
 SEAL = "seal"  # the hash over all else in a file
 FORMAT = 2  # of result.json and selection.json; 1 had no hash
