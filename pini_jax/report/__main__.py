@@ -4,8 +4,8 @@
     pini report runs/sweep runs/other --output=report
 
 Reads every run below the folders, and writes report.html, which holds all of it in one file, and the same as
-report.md, as figures (PNG and PDF) and as tables (CSV, LaTeX and Parquet). Of a single run it shows what it got wrong;
-of several, how methods differ; of a sweep that is not finished, how far it is.
+report.md, as figures (PNG and PDF) and as tables (CSV, LaTeX and Parquet). Of a single run it shows what it got
+wrong; of several, how methods differ; of a sweep that is not finished, how far it is.
 """
 
 from __future__ import annotations

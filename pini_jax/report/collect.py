@@ -177,7 +177,7 @@ def by_plain_label(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def by_place(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Entries of each place, by its title; two places of one title are told apart by the weights and whole names."""
+    """Entries of each place, by its title; where two have one, whole names and weights tell them apart."""
     places = list(dict.fromkeys(entry.place for entry in entries))
     for title in _title, _long_title:
         titles = [title(place) for place in places]

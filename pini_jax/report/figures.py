@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pini_jax.methods import registry
@@ -196,13 +197,15 @@ def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Compariso
             linewidth=1.8,
         )
     few = next(iter(against.values()))
-    unit = f"{_count(few.seeds, 'seed')} and {few.images:,} test images" if few.images > 1 else f"{few.seeds} seeds"
+    unit = (
+        f"{_count(few.seeds, 'seed')} and {few.images:,} test images" if few.images > 1 else f"{few.seeds} seeds"
+    )
     ahead = sum(x.adjusted < statistics.LEVEL and x.difference.mean > 0 for x in against.values())
     return Drawn(
         "differences",
         "Which methods differ",
-        f"Mean difference in test accuracy to plain CLIP over all shots, with 95 % intervals by paired bootstrap over "
-        f"{unit}. Filled: the difference remains after Holm's correction for all {len(comparisons)} comparisons. "
+        "Mean difference in test accuracy to plain CLIP over all shots, with 95 % intervals by paired bootstrap "
+        f"over {unit}. Filled: the difference remains after Holm's correction for {len(comparisons)} comparisons. "
         "Black bars join neighbours of which no two are told apart.",
         f"Above plain CLIP beyond chance: {ahead} of {_count(len(methods), 'method')}. The largest difference is "
         f"{100 * against[methods[0]].difference.mean:+.1f} points, of {methods[0]}.",
@@ -230,9 +233,9 @@ def information_figure(entries: Sequence[Entry]) -> Drawn | None:
         "information",
         "Information",
         "Left: how much less surprised the method is by the right answer than plain CLIP, on the mean over images "
-        "(usable information). Right: how much surer it is than plain CLIP believes itself to be; below 0 even where "
-        "accuracy rises, if plain CLIP is overconfident. Dots are runs, larger with more shots; strokes are means "
-        "over shots. Above 0 the noise is positive-incentive.",
+        "(usable information). Right: how much surer it is than plain CLIP believes itself to be; below 0 even "
+        "where accuracy rises, if plain CLIP is overconfident. Dots are runs, larger with more shots; strokes are "
+        "means over shots. Above 0 the noise is positive-incentive.",
         f"The most usable information has {best}: {useful[best]:+.2f} nats in the mean.",
         figure,
     )
@@ -261,15 +264,17 @@ def reliability_figure(entries: Sequence[Entry]) -> Drawn:
     )
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    for axes, (label, modes) in zip(grid.flat, panels.items(), strict=False):
-        for bins, look in zip(modes.values(), lines(), strict=False):
+    for axes, (label, modes_of_label) in zip(grid.flat, panels.items(), strict=False):
+        for bins, look in zip(modes_of_label.values(), lines(), strict=False):
             reliability_line(axes, bins, look)
-        errors = ", ".join(f"{calibration_error(bins):.3f}" for bins in modes.values())
+        errors = ", ".join(f"{calibration_error(bins):.3f}" for bins in modes_of_label.values())
         axes.set_title(f"{wrapped(label)}\nECE {errors}", fontsize=6, pad=2)
         axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
         axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
     if any(len(modes) > 1 for modes in panels.values()):
-        handles = [plt.Line2D([], [], color=x["color"], linestyle=x["linestyle"]) for x, _ in zip(lines(), "12", strict=False)]
+        handles = [
+            Line2D([], [], color=x["color"], linestyle=x["linestyle"]) for x, _ in zip(lines(), "12", strict=False)
+        ]
         figure.legend(handles, ["mean", "marginal"], loc="outside upper center", ncols=2)
     figure.supxlabel("confidence", fontsize=7)
     figure.supylabel("accuracy", fontsize=7)
@@ -278,17 +283,16 @@ def reliability_figure(entries: Sequence[Entry]) -> Drawn:
     return Drawn(
         "reliability",
         f"Reliability at {shots} shots",
-        "Accuracy against confidence, of all seeds together; the area of a dot is the share of predictions. On the "
-        "dotted line, what is claimed holds; below it, the method is overconfident. ECE is the mean distance from it.",
+        "Accuracy against confidence, of all seeds together; the area of a dot is the share of predictions. On "
+        "the dotted line, what is claimed holds; below it, the method is overconfident. ECE is the mean distance "
+        "from it.",
         f"The expected calibration error is largest for {worst}: {of_mean[worst]:.3f}; plain CLIP has "
         f"{calibration_error(panels[PLAIN]['zero_shot']):.3f}.",
         figure,
     )
 
 
-def reliability_line(
-    axes: plt.Axes, bins: Float[np.ndarray, "3 bins"], look: Mapping[str, Any]
-) -> None:
+def reliability_line(axes: plt.Axes, bins: Float[np.ndarray, "3 bins"], look: Mapping[str, Any]) -> None:
     """One diagram."""
     size, confidence, correct = bins
     used = size > 0

@@ -96,8 +96,8 @@ def _blocks(
 ) -> list[Block]:
     seeds = sorted({entry.result["seed"] for entry in entries})
     text = (
-        f"{len(by_label(entries))} methods, seeds {', '.join(map(str, seeds))}. Cells are means over seeds ± sample "
-        "standard deviation (n − 1); the last column is the mean over shots; – where there is no run."
+        f"{len(by_label(entries))} methods, seeds {', '.join(map(str, seeds))}. Cells are means over seeds ± "
+        "sample standard deviation (n − 1); the last column is the mean over shots; – where there is no run."
     )
     first, *others = wide.items()
     pictures = {x.name: page.picture(x, file) for x, file in drawn.items()}
@@ -118,11 +118,13 @@ def _tests(comparisons: Sequence[Comparison]) -> list[Block]:
         return [Text("One seed without predictions tells nothing of chance: there is no test.")]
     alone = [x for x in known if x.images == 1]
     text = (
-        "Differences in mean accuracy in points, over the shots that both have; 95 % intervals by paired bootstrap "
-        f"over images and seeds, each on its own; p by Holm's correction for {len(known)} comparisons. "
+        "Differences in mean accuracy in points, over the shots that both have; 95 % intervals by paired "
+        f"bootstrap over images and seeds, each on its own; p by Holm's correction for {len(known)} comparisons. "
     )
     if alone:
-        text += f"{len(alone)} of them know seeds alone, since runs kept no predictions or tested on other images. "
+        text += (
+            f"{len(alone)} of them know seeds alone, since runs kept no predictions or tested on other images. "
+        )
     if any(x.seeds == 1 for x in known):
         text += "With one seed a test says nothing of how chance in training would have turned out. "
     rows = {
@@ -174,4 +176,6 @@ def _read(collected: Collected, unfinished: Sequence[Unfinished]) -> list[Block]
 def _progress(run: Unfinished) -> str:
     if not run.step:
         return ""
-    return f"{run.step:,} of {run.steps:,} steps ({run.step / run.steps:.0%})" if run.steps else f"{run.step:,} steps"
+    return (
+        f"{run.step:,} of {run.steps:,} steps ({run.step / run.steps:.0%})" if run.steps else f"{run.step:,} steps"
+    )

@@ -58,8 +58,9 @@ def read_outcome(entry: Entry) -> Outcome:
         accuracies = entry.result["zero_shot"]["accuracy"], entry.result["test"]["mean"]["accuracy"]
         return Outcome((), *(np.array([x], float) for x in accuracies))
     modes = read_predictions(entry.folder / "predictions.parquet", sha256).of_modes("test")
-    plain, own = ((modes[name].predicted == modes[name].label).astype(float) for name in ("zero_shot", "mean"))
-    return Outcome(tuple(modes["mean"].path), plain, own)
+    plain, own = (modes[name].labelled() for name in ("zero_shot", "mean"))
+    right = ((x.predicted == x.label).astype(float) for x in (plain, own))
+    return Outcome(tuple(own.path), *right)
 
 
 def compare(entries: Sequence[Entry]) -> list[Comparison]:

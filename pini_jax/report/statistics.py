@@ -1,16 +1,16 @@
 """Whether methods differ: paired tests by seed and image, corrected for how many there are.
 
-The difference of two methods' accuracies is a mean over seeds `s` and test images `i` of `d_si` (-1, 0 or 1, averaged
-over the shots that both have). Both are samples: other seeds would have trained on other images, other images would
-have been harder. So the mean varies by
+The difference of two methods' accuracies is a mean over seeds `s` and test images `i` of `d_si` (-1, 0 or 1,
+averaged over the shots that both have). Both are samples: other seeds would have trained on other images, other
+images would have been harder. So the mean varies by
 
     d* - d = sum_i (w_i - 1/n) d_i  +  t sqrt(v),    v = max(0, s^2 - var_si(residual) / n) / seeds
 
-with `d_i` the mean over seeds, `d_s` that over n images, and s^2 the variance of `d_s`. Images are resampled by the
-Bayesian bootstrap (weights w uniform on the simplex). Three seeds are too few to be resampled: what they add to the
-variance is multiplied by draws t of Student's distribution instead. They are few even for an estimate of s^2, so that
-all comparisons lend each other theirs as far as they agree (`moderated`), which also adds to the degrees of freedom. A
-test between equal methods then rejects at its level (`tests/report/test_statistics.py`).
+with `d_i` the mean over seeds, `d_s` that over n images, and s^2 the variance of `d_s`. Images are resampled by
+the Bayesian bootstrap (weights w uniform on the simplex). Three seeds are too few to be resampled: what they add
+to the variance is multiplied by draws t of Student's distribution instead. They are few even for an estimate of
+s^2, so that all comparisons lend each other theirs as far as they agree (`moderated`), which adds to the degrees of
+freedom. A test between equal methods then rejects at its level (`tests/report/test_statistics.py`).
 
 Every standard deviation of a report is that of a sample: its sum of squares is divided by n - 1.
 """

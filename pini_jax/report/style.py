@@ -21,7 +21,7 @@ GREY = "#b0b0b0"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
 DASHES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), "-")
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.size": 7,
     "axes.titlesize": 7,
     "axes.labelsize": 7,
@@ -92,7 +92,7 @@ def wrapped(label: str, width: int = 22) -> str:
 
 
 def spaced(places: Sequence[float], least: float) -> Float[np.ndarray, "n"]:
-    """The places moved apart so that neighbours are at least so far from each other, and as little as that takes."""
+    """The places moved apart so that neighbours are at least so far from each other, and no more than it takes."""
     order = np.argsort(places, kind="stable")
     offsets = least * np.arange(len(order))
     wanted = np.asarray(places, float)[order] - offsets

@@ -66,7 +66,7 @@ def comparisons_frame(found: Mapping[str, Sequence[Comparison]]) -> pd.DataFrame
 
 def unfinished_frame(runs: Sequence[Unfinished]) -> pd.DataFrame:
     """What a sweep still lacks."""
-    return pd.DataFrame([run._replace(folder=str(run.folder)) for run in runs], columns=Unfinished._fields)
+    return pd.DataFrame([(str(x.folder), *x[1:]) for x in runs], columns=Unfinished._fields)
 
 
 def left_out_frame(collected: Collected) -> pd.DataFrame:
@@ -131,7 +131,7 @@ def markdown(title: str, frame: pd.DataFrame) -> str:
 def write(frame: pd.DataFrame, folder: Path, name: str) -> None:
     """A long frame as CSV and Parquet."""
     frame.to_csv(folder / f"{name}.csv", index=False)
-    columns = {str(key): _column(frame[key]) for key in frame}
+    columns: dict[str, Any] = {str(key): _column(frame[key]) for key in frame}
     write_parquet(Table.from_pydict(columns), folder / f"{name}.parquet")
 
 

@@ -25,7 +25,9 @@ def table(result: Result, num_draws: int) -> str:
     lines = [
         f"{result['dataset']} on {result['clip'] or 'given features'}: {result['shots']} shots, "
         f"seed {result['seed']}, {result['num_test']} test images",
-        _indented(_table([[name, *_metrics(x)] for name, x in rows.items()], ["", *(x for x, _ in METRICS.values())])),
+        _indented(
+            _table([[name, *_metrics(x)] for name, x in rows.items()], ["", *(x for x, _ in METRICS.values())])
+        ),
         *_unseen(result),
         f"  {told(result)}",
         f"  {result['trainable_parameters']:,} trained parameters, "
@@ -52,7 +54,7 @@ def told(result: Result) -> str:
     information = result["information"]
     gain, error = information["usable_information"], information["standard_error"]
     how = "less" if gain >= 0 else "more"
-    return f"{abs(gain):.3f} nats {how} surprised by the right answers than zero-shot CLIP (standard error {error:.3f})"
+    return f"{abs(gain):.3f} nats (+- {error:.3f}) {how} surprised by the right answers than zero-shot CLIP"
 
 
 def warnings(result: Result) -> list[str]:
@@ -61,8 +63,8 @@ def warnings(result: Result) -> list[str]:
     plain, classes = result["zero_shot"]["accuracy"], result.get("num_classes", 0)
     if result["clip"] == "tiny_clip" and classes and plain < 1.5 / classes:
         found.append(
-            f"zero-shot is near chance ({plain:.1%} of {classes} classes): tiny_clip knows letters and digits alone; "
-            "for photographs choose another with --config.clip"
+            f"zero-shot is near chance ({plain:.1%} of {classes} classes): tiny_clip knows letters and digits "
+            "alone; for photographs choose another with --config.clip"
         )
     if (val := result.get("val")) and (before := (val.get("zero_shot") or {}).get("accuracy")) is not None:
         after = val["mean"]["accuracy"]
@@ -84,7 +86,10 @@ def _unseen(result: Result) -> list[str]:
         return []
     modes = _modes(result)
     rows = [
-        [f"{name} ({x['num_classes']} classes)", *_accuracies([x["zero_shot"], *(x["test"][mode] for mode in modes)])]
+        [
+            f"{name} ({x['num_classes']} classes)",
+            *_accuracies([x["zero_shot"], *(x["test"][mode] for mode in modes)]),
+        ]
         for name, x in result["unseen"].items()
     ]
     if means := result.get("harmonic_mean"):
@@ -113,10 +118,10 @@ def population_table(values: Sequence[Mapping[str, Any]], results: Sequence[Resu
         groups.setdefault(tuple(str(own[key]) for key in keys), []).append(result)
     modes = _modes(*results)
     rows = []
-    for own, group in groups.items():
+    for setting, group in groups.items():
         plain = statistics.fmean(x["zero_shot"]["accuracy"] for x in group)
         cells = [mean_and_spread([x["test"][mode]["accuracy"] for x in group]) for mode in modes]
-        rows += [[*own, f"{plain:.1%}", *cells], *_unseen_means(group, len(keys), modes)]
+        rows += [[*setting, f"{plain:.1%}", *cells], *_unseen_means(group, len(keys), modes)]
     return "\n" + _table(rows, [*keys, "zero-shot", *_titles(modes)])
 
 
@@ -139,7 +144,9 @@ def comparison(entries: Sequence[Entry]) -> str:
     """Test accuracy over methods and shots, of every dataset and CLIP."""
     tables = []
     for title, of_place in by_place(entries).items():
-        rows = {label: by_shots(group, "zero_shot", "accuracy") for label, group in by_plain_label(of_place).items()}
+        rows = {
+            label: by_shots(group, "zero_shot", "accuracy") for label, group in by_plain_label(of_place).items()
+        }
         rows |= {label: by_shots(x, "test", "mean", "accuracy") for label, x in by_label(of_place).items()}
         shots = sorted({k for row in rows.values() for k in row})
         cells = [[label, *(mean_and_spread(row.get(k, [])) for k in shots)] for label, row in rows.items()]

@@ -8,12 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from pini_jax.evaluate import metrics, predictions
-from pini_jax.evaluate.prediction import MODES, summary
+from pini_jax.evaluate import predictions
+from pini_jax.evaluate.prediction import summary
+from pini_jax.evaluate.result import measure
 from pini_jax.runs.folder import seal, write_result
 
 NAMES = (
-    *("linear_probe", "zero_shot_probe", "tip_adapter", "tip_adapter_f", "clip_adapter", "task_res", "lp++", "clap"),
+    *(
+        "linear_probe",
+        "zero_shot_probe",
+        "tip_adapter",
+        "tip_adapter_f",
+        "clip_adapter",
+        "task_res",
+        "lp++",
+        "clap",
+    ),
     *("gda", "coop", "text_features: table", "text_features: mlp", "text_features: discriminant"),
     *("image_features: table", "image_features: mlp", "image_features: cross_attention"),
     *("image_features: residual", "structured: no image noise", "structured: isotropic", "structured"),
@@ -69,27 +79,14 @@ def _write_run(folder: Path, result, labels, plain, logits):
         "sample": summary(logits[1:], SCALE),
         "marginal": summary(logits, SCALE),
     }
-    measured = {mode: metrics.metrics(x.log_probabilities, labels)._asdict() for mode, x in predicted.items()}
     answers = {mode: predictions.answers(paths, labels, x, 1.0) for mode, x in predicted.items()}
     kept = predictions.Kept({"test": answers}, {"test": classes}, dict.fromkeys(predicted, 1.0))
-    result |= {
+    result |= measure(kept) | {
         "clip_sha256": "b19f1bbe" * 8,
         "num_classes": len(classes),
         "num_train": len(classes) * result["shots"],
         "num_test": len(labels),
         "steps": 400,
-        "zero_shot": measured["zero_shot"],
-        "test": {mode: measured[mode] for mode in MODES},
-        "val": {mode: measured[mode] for mode in MODES},
-        "information": metrics.information(
-            predicted["zero_shot"].log_probabilities, predicted["marginal"].expected, labels
-        )._asdict(),
-        "reliability": {
-            mode: metrics.reliability(
-                np.exp(x.log_probabilities.max(-1)), x.log_probabilities.argmax(-1) == labels
-            )._asdict()
-            for mode, x in predicted.items()
-        },
         "trainable_parameters": 23488,
         "checkpoint_bytes": 187_908,
         "seconds": {"setup": 1.0, "train": 2.0},

@@ -98,7 +98,10 @@ def test_nothing_is_pooled_but_seeds(tmp_path):
     write(tmp_path / "5", base, dataset="a")  # once more the first
     collected = collection.collect([tmp_path])
     places = collection.by_place(collected.entries)
-    assert {title: [(label, len(group)) for label, group in collection.by_label(x).items()] for title, x in places.items()} == {
+    assert {
+        title: [(label, len(group)) for label, group in collection.by_label(x).items()]
+        for title, x in places.items()
+    } == {
         "a on given features ()": [("gda, views=None", 2), ("gda, views=8", 1)],
         "b on given features ()": [("gda", 1)],
         "a on given features (abababab)": [("gda", 1)],
