@@ -1,35 +1,64 @@
-"""Fits of a method without some of the images that it learns from, which these then judge."""
+"""What a method learns without some of the images of a selection, which these then judge."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
+from pini_jax.core import stop
+from pini_jax.data.batches import Batches
 from pini_jax.methods import held_out
 from pini_jax.methods.method import Variables
-from pini_jax.task.run import Run, labels_of, support
-from pini_jax.train.step import constants_of, init_state
+from pini_jax.task.run import Run, batch_reader, labels_of
+from pini_jax.train.step import constants_of, initial_state, train_step
 
-ENOUGH = 100  # validation images: the coverage of sets at 90 % is then within 5 points of it
+ENOUGH = 100  # validation images: for most of them sets at 90 % then cover within 5 points of it
+TRAININGS = 2  # folds of a method that takes steps: together they cost as much as the run's own training
+
+
+class Fold(NamedTuple):
+    """Images of the selection, by their numbers, and what is learned without them."""
+
+    images: Int[np.ndarray, "i"]
+    variables: Variables
 
 
 def is_due(run: Run) -> bool:
-    """Whether the selection stands in for validation images, which are too few: the method is solved for, and
-    without a fold every class still has an image.
+    """Whether the selection stands in for validation images: they are few, and training it again takes no tower.
+
+    Without a fold every class still has an image.
     """
     counts = np.bincount(labels_of(run.data.train))
-    return run.shared.method.traits.is_fitted and len(run.data.val) < ENOUGH and counts.min() > 1
+    return len(run.data.val) < ENOUGH and counts.min() > 1 and not run.shared.method.traits.needs_towers
 
 
-def fits(run: Run) -> Iterator[tuple[Variables, Int[np.ndarray, "i"]]]:
-    """What the method learns without each fold of the selection, and the images of the fold."""
-    shared, known, labels = run.shared, support(run), labels_of(run.data.train)
-    folds = held_out.folds(labels, min(held_out.FOLDS, np.bincount(labels).max()))
+def fits(run: Run) -> Iterator[Fold]:
+    """Every fold of the selection: five where the method is solved for, or else `TRAININGS`."""
+    labels = labels_of(run.data.train)
+    most = held_out.FOLDS if run.shared.method.traits.is_fitted else TRAININGS
+    folds = held_out.folds(labels, min(most, np.bincount(labels).max()))
     for fold in np.unique(folds):
-        rest = known
-        if len(known.labels):  # else it learns from no image
-            rest = known._replace(features=known.features[:, folds != fold], labels=known.labels[folds != fold])
-        state = init_state(shared.method, shared.frozen.theta, shared.task.text, constants_of(run), rest)
-        yield state.variables, np.flatnonzero(folds == fold)
+        yield Fold(np.flatnonzero(folds == fold), train(without(run, folds == fold)))
+
+
+def without(run: Run, fold: Bool[np.ndarray, "m"]) -> Run:
+    """The run with the rest of its selection."""
+    rest = tuple(record for record, out in zip(run.data.train, fold, strict=True) if not out)
+    size = min(run.batches.batch_size, len(rest))
+    batches = Batches(len(rest), size, run.config.views, run.config.seed)
+    return run._replace(data=run.data._replace(train=rest), batches=batches)
+
+
+def train(run: Run) -> Variables:
+    """What a run learns; nothing is written."""
+    shared, read, state = run.shared, batch_reader(run), initial_state(run)
+    step = jax.jit(train_step, static_argnums=(0, 1))
+    fixed = shared.method, run.config.num_samples
+    for i in range(run.num_steps):
+        stop.raise_if_requested()
+        state, _ = step(*fixed, state, shared.frozen.theta, shared.task.text, read(i), constants_of(run))
+    return state.variables

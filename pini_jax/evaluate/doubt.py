@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.special import softmax
 
 from pini_jax.evaluate import conformal, rejection
 from pini_jax.evaluate.predictions import Answers, Kept
@@ -20,6 +21,7 @@ class Doubt(NamedTuple):
         temperature: calibrated probabilities are the softmax of log p / temperature.
         lac, aps: the largest score of a plausible class, by `conformal.SCORES`, at `conformal.LEVEL`.
         known: the least score of an image of known classes, by `rejection.DEFAULT`.
+        scale: CLIP's inverse temperature, which that score is made with.
         images: how many held-out images it follows from.
     """
 
@@ -27,9 +29,19 @@ class Doubt(NamedTuple):
     lac: float = math.inf
     aps: float = math.inf
     known: float = -math.inf
+    scale: float = 1.0
     images: int = 0
 
-    def plausible(self, probabilities: Float[np.ndarray, "b c"]) -> Bool[np.ndarray, "b c"]:
+    def calibrated(self, log_probabilities: Float[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
+        """Probabilities at the temperature; as they are where nothing was held out."""
+        return softmax(log_probabilities.astype(np.float64) / self.temperature, axis=-1)
+
+    def unsure(self, probabilities: Float[np.ndarray, "*b c"]) -> Bool[np.ndarray, "*b"]:
+        """Whether an image may be of none of the classes, by calibrated probabilities of it."""
+        log_p = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) * self.temperature
+        return np.asarray(softmax(log_p / self.scale, axis=-1).max(-1) < self.known)
+
+    def plausible(self, probabilities: Float[np.ndarray, "*b c"]) -> Bool[np.ndarray, "*b c"]:
         """Classes at the level, by calibrated probabilities; the likeliest always is."""
         likeliest = probabilities == probabilities.max(-1, keepdims=True)
         return (1 - probabilities <= self.lac) | likeliest
@@ -40,13 +52,15 @@ NO_DOUBT = Doubt()
 
 def doubts(kept: Kept) -> dict[str, Doubt]:
     """Of every mode, by the images that calibrate."""
-    return {mode: _doubt(answers, kept.temperatures[mode]) for mode, answers in kept.held_out().items()}
+    return {
+        mode: _doubt(answers, kept.temperatures[mode], kept.scale) for mode, answers in kept.held_out().items()
+    }
 
 
-def _doubt(held_out: Answers, temperature: float) -> Doubt:
+def _doubt(held_out: Answers, temperature: float, scale: float) -> Doubt:
     limits = {name: conformal.threshold(name, held_out, temperature) for name in conformal.SCORES}
     known = rejection.threshold(rejection.SCORES[rejection.DEFAULT](held_out))
-    return Doubt(temperature, **limits, known=known, images=len(held_out.label))
+    return Doubt(temperature, **limits, known=known, scale=scale, images=len(held_out.label))
 
 
 def describe(kept: Kept) -> dict[str, Any]:

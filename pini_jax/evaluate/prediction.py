@@ -33,7 +33,7 @@ class Predictions(NamedTuple):
         expected: mean_k log q_k.
         draw_entropy: mean_k H(q_k).
         energy: mean_k log sum_c exp(logit_kc).
-        match: mean_k max_c of the softmax of logits over CLIP's scale, which are cosines in plain CLIP.
+        match: max_c of the softmax of log_probabilities over CLIP's scale: of cosines, in plain CLIP.
     """
 
     log_probabilities: Float[np.ndarray, "b c"]
@@ -147,12 +147,13 @@ def predict(
 def summary(logits: Float[np.ndarray, "k b c"], scale: float) -> Predictions:
     """Of the logits of k draws."""
     log_q = scipy.special.log_softmax(logits, axis=-1)
+    log_p = scipy.special.logsumexp(log_q, axis=0) - np.log(len(log_q))
     return Predictions(
-        log_probabilities=scipy.special.logsumexp(log_q, axis=0) - np.log(len(log_q)),
+        log_probabilities=log_p,
         expected=log_q.mean(0),
         draw_entropy=-(np.exp(log_q) * log_q).sum(-1).mean(0),
         energy=scipy.special.logsumexp(logits, axis=-1).mean(0),
-        match=scipy.special.softmax(logits / scale, axis=-1).max(-1).mean(0),
+        match=scipy.special.softmax(log_p / scale, axis=-1).max(-1),
     )
 
 

@@ -13,12 +13,12 @@
 | `label_expected`        | mean over draws of log q(label)                                                       |
 | `squares`, `entropy`    | of all classes: sum p^2 and -sum p log p                                              |
 | `draw_entropy`          | mean over draws of the entropy of q                                                   |
-| `energy`, `match`       | of all classes, means over draws: log sum exp(logit), and the largest of the softmax  |
-|                         | of cosines, logits over CLIP's scale                                                  |
+| `energy`                | mean over draws of log sum exp(logit)                                                 |
+| `match`                 | the largest of the softmax of log p over CLIP's scale: of cosines, in plain CLIP      |
 | `normaliser`            | log sum p^(1/T), T the mode's temperature: log p, calibrated, is log p / T minus this |
 | `calibrated_squares`    | sum p^2 of calibrated probabilities                                                   |
 
-The file's metadata has the class names of every split and the temperatures, as JSON under `pini_jax`.
+The file's metadata, JSON under `pini_jax`, has the class names of every split, the temperatures and CLIP's scale.
 
     kept = read_predictions(run / "predictions.parquet", result["predictions_sha256"])
     kept.answers["test"]["mean"].predicted
@@ -95,11 +95,13 @@ class Kept(NamedTuple):
         answers: by split and mode.
         class_names: by split.
         temperatures: by mode; 1 leaves probabilities as they are.
+        scale: CLIP's own inverse temperature, exp(s).
     """
 
     answers: Mapping[str, Mapping[str, Answers]]
     class_names: Mapping[str, Sequence[str]]
     temperatures: Mapping[str, float]
+    scale: float
 
     def of_modes(self, split: str) -> dict[str, Answers]:
         """Of plain CLIP and every mode; a method that draws nothing answers once for all."""
@@ -165,7 +167,7 @@ def write_predictions(path: Path, kept: Kept) -> str:
     }
     for name in Answers._fields:
         columns[name] = _column(name, [getattr(found, name) for _, _, found in groups])
-    said = {"class_names": kept.class_names, "temperatures": kept.temperatures}
+    said = {"class_names": kept.class_names, "temperatures": kept.temperatures, "scale": kept.scale}
     table = Table.from_pydict(columns)
     table = table.with_schema(table.schema.with_metadata({KEY: json.dumps(said).encode()}))
     buffer = io.BytesIO()
@@ -210,7 +212,7 @@ def read_predictions(path: Path, sha256: str) -> Kept:
     for split, mode, rows in _groups(table):
         columns: dict[str, Any] = {name: _values(name, table.column(name), rows) for name in Answers._fields}
         found.setdefault(split, {})[mode] = Answers(**columns)
-    return Kept(found, said["class_names"], said["temperatures"])
+    return Kept(found, said["class_names"], said["temperatures"], said["scale"])
 
 
 def _groups(table: Table) -> Iterator[tuple[str, str, slice]]:

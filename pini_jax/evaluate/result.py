@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pini_jax.config import Config
+from pini_jax.core import mesh as meshes
 from pini_jax.data.datasets.records import Record
 from pini_jax.evaluate import bootstrap, calibration, cross_fit, doubt, metrics, prediction, predictions
 from pini_jax.evaluate.prediction import MODES, Predictions
@@ -53,7 +54,13 @@ def predict(run: Run, variables: Variables) -> Kept:
         )
     temperatures = _temperatures(found.get("held_out", found.get("val")))
     names = {name: tasks.get(name, run.shared.task).data.class_names for name in found}
-    return Kept({name: answers_of(x, temperatures) for name, x in found.items()}, names, temperatures)
+    answers = {name: answers_of(x, temperatures) for name, x in found.items()}
+    return Kept(answers, names, temperatures, scale_of(trained))
+
+
+def scale_of(trained: Trained) -> float:
+    """CLIP's inverse temperature, exp(s)."""
+    return float(np.exp(meshes.fetch(trained.frozen.theta["logit_scale"])))
 
 
 def predict_split(trained: Trained, task: Task, records: Sequence[Record]) -> Predicted:
@@ -81,8 +88,8 @@ def _cross_fitted(run: Run, trained: Trained) -> list[Predicted]:
     """The selection, each fold by a fit without it."""
     train = run.data.train
     return [
-        predict_split(trained._replace(variables=variables), run.shared.task, [train[i] for i in fold])
-        for variables, fold in cross_fit.fits(run)
+        predict_split(trained._replace(variables=fold.variables), run.shared.task, [train[i] for i in fold.images])
+        for fold in cross_fit.fits(run)
     ]
 
 

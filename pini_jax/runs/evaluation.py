@@ -47,7 +47,8 @@ def evaluate(workdir: Path, dataset: str = "", clip: str = "") -> tuple[Path, di
     trained, task = _load(config, exported, data, name)
     found = result.predict_split(trained, task, relabelled(data, exported.class_names))
     temperatures = {mode: exported.doubts.get(mode, doubt.NO_DOUBT).temperature for mode in predictions.ALL_MODES}
-    kept = Kept({"test": result.answers_of(found, temperatures)}, {"test": exported.class_names}, temperatures)
+    answers, names = result.answers_of(found, temperatures), exported.class_names
+    kept = Kept({"test": answers}, {"test": names}, temperatures, result.scale_of(trained))
     place = workdir / "evaluations" / re.sub(r"[^\w.-]+", "_", name)
     place.mkdir(parents=True, exist_ok=True)
     sha256 = predictions.write_predictions(place / "predictions.parquet", kept)

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from pini_jax import config as configs
 from pini_jax.config import Config
@@ -27,6 +27,7 @@ from pini_jax.data.datasets.records import Record
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.data.views import THREADS, view_pixels
 from pini_jax.evaluate import prediction
+from pini_jax.evaluate.doubt import NO_DOUBT, Doubt
 from pini_jax.methods.method import Method, Text, Variables
 from pini_jax.runs import injector
 from pini_jax.task import frozen as frozen_halves
@@ -42,8 +43,11 @@ Answer = Float[np.ndarray, "c"] | InputError
 class TrainedClassifier:
     """A frozen CLIP with a trained method.
 
+    Probabilities are calibrated, as far as the run had held-out images: at the temperature of `doubts`.
+
     Attributes:
         text: the classes, as in training.
+        doubts: by mode: a temperature, and when a class is plausible and a prediction unsure.
     """
 
     class_names: tuple[str, ...]
@@ -52,6 +56,11 @@ class TrainedClassifier:
     method: Method
     variables: Variables
     text: Text
+    doubts: Mapping[str, Doubt] = dataclasses.field(default_factory=dict)
+
+    def doubt(self, mode: str = "mean") -> Doubt:
+        """Of a mode: what is plausible by its probabilities, and unsure."""
+        return self.doubts.get(mode, NO_DOUBT)
 
     def __call__(self, images: Sequence[str | Path], mode: str = "mean") -> Float[np.ndarray, "b c"]:
         """p(class | image) of image files; `mode` as in `prediction.predict`.
@@ -85,7 +94,7 @@ class TrainedClassifier:
         except InputError as error:
             return error
 
-    def _classify(self, pixels: Mapping[int, UInt8[np.ndarray, "h w 3"]], mode: str) -> Float[Array, "b c"]:
+    def _classify(self, pixels: Mapping[int, UInt8[np.ndarray, "h w 3"]], mode: str) -> Float[np.ndarray, "b c"]:
         """Of a batch, filled up to one of a few sizes; `pixels` by the numbers of the images."""
         size = next(size for size in BATCH_SIZES if len(pixels) <= size)
         numbers, own = np.array([*pixels]), [*pixels.values()]
@@ -100,7 +109,7 @@ class TrainedClassifier:
             mesh=self.frozen.mesh,
             numbers=numbers,
         )
-        return np.exp(predicted.log_probabilities)
+        return self.doubt(mode).calibrated(predicted.log_probabilities)
 
 
 def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
@@ -128,7 +137,9 @@ def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
     method = configs.make_method(config, frozen.towers)
     text, _ = tasks.texts(config, frozen, exported.class_names, config.dataset)
     check_variables(method, frozen.theta, text, exported.variables)
-    return TrainedClassifier(exported.class_names, config, frozen, method, exported.variables, text)
+    return TrainedClassifier(
+        exported.class_names, config, frozen, method, exported.variables, text, exported.doubts
+    )
 
 
 def check_variables(method: Method, theta: Parameters, text: Text, variables: Variables) -> None:

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from pini_jax import config as configs
 from pini_jax.core.errors import InputError
+from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
 from pini_jax.runs import injector as export
 
@@ -35,6 +36,17 @@ def test_round_trip(path):
     assert jax.tree.structure(found.variables) == jax.tree.structure(VARIABLES)
     jax.tree.map(np.testing.assert_array_equal, found.variables, VARIABLES)
     assert (found.config, found.class_names, found.clip_sha256) == (CONFIG, NAMES, "ab" * 32)
+
+
+def test_doubts_come_back(tmp_path):
+    """With what is not finite, which JSON does not know; and they are covered by the hash."""
+    doubts = {"mean": Doubt(1.7, 0.9, known=-2.0, images=40), "sample": Doubt()}
+    path = tmp_path / "i"
+    export.save_injector(path, VARIABLES, CONFIG, NAMES, "", doubts)
+    assert export.load_injector(path).doubts == doubts
+    change(path, doubts={"mean": {"temperature": 1.0}})
+    with pytest.raises(InputError, match="does not match its hash"):
+        export.load_injector(path)
 
 
 def test_a_transposed_parameter_keeps_its_order(tmp_path):

@@ -45,7 +45,20 @@ def test_same_numbers_as_the_run(workdir, classifier, test_images, mode):
     reported = json.loads((workdir / "result.json").read_text())["test"][mode]
     found = metrics.metrics(np.log(probabilities), labels)._asdict()
     assert found["accuracy"] == reported["accuracy"]
-    assert found == pytest.approx(reported, abs=1e-4)
+    for name in ("nll", "ece", "brier", "adaptive_ece"):  # probabilities are calibrated by default
+        assert found[name] == pytest.approx(reported[f"calibrated_{name}"], abs=1e-4)
+
+
+def test_sets_and_doubt_are_those_of_the_run(workdir, classifier, test_images):
+    paths, labels = test_images
+    reported = json.loads((workdir / "result.json").read_text())["doubt"]["modes"]["mean"]
+    probabilities, doubt = classifier(paths), classifier.doubt()
+    plausible = doubt.plausible(probabilities)
+    assert plausible[np.arange(len(labels)), labels].mean() == pytest.approx(
+        reported["sets"]["lac"]["coverage"], abs=0.01
+    )
+    assert plausible.any(1).all()
+    assert doubt.unsure(probabilities).mean() == pytest.approx(reported["unsure"], abs=0.01)
 
 
 def test_any_size_and_mode_of_image(classifier, tmp_path):
