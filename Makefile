@@ -43,7 +43,7 @@ lock: .venv/installed-dev
 
 # `promise`, which TensorFlow Datasets needs, has no wheel at all, and is plain Python.
 platforms: .venv/installed-dev
-	for extra in figures all; do for python in 3.11 3.12 3.13; do for platform in linux macos windows; do \
+	for extra in report all; do for python in 3.11 3.12 3.13; do for platform in linux macos windows; do \
 	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --python-platform $$platform --python-version $$python \
 	    --only-binary :all: --no-binary promise --quiet --output-file .venv/resolved && \
 	  echo "$$platform, Python $$python, pini_jax[$$extra]: $$(grep -c == .venv/resolved) packages" || exit 1; \
