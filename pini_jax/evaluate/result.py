@@ -18,6 +18,7 @@ from pini_jax.task.run import Run, labels_of, to_classify
 from pini_jax.task.task import Task
 
 PLAIN = ZeroShot()
+OF_TEST = ("zero_shot", "test", "information", "reliability")
 
 
 class Split(NamedTuple):
@@ -29,9 +30,13 @@ class Split(NamedTuple):
 
 
 def evaluate(run: Run, variables: Variables) -> dict[str, Any]:
-    """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks."""
+    """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks.
+
+    Where there are no test images, as in `Classifier.fit`, what is reported of them is None.
+    """
     splits = read_splits(run)
-    result = measure(run, variables, run.shared.task, splits["test"])
+    test = splits.get("test")
+    result = measure(run, variables, run.shared.task, test) if test else dict.fromkeys(OF_TEST)
     val = splits.get("val")
     result["val"] = val and {
         mode: metrics_of(predicted, val)
@@ -60,7 +65,7 @@ def read_splits(run: Run) -> dict[str, Split]:
 
 
 def measure(run: Run, variables: Variables, task: Task, split: Split) -> dict[str, Any]:
-    """All that is reported of test images."""
+    """All that is reported of test images: `OF_TEST`."""
     zero_shot = predict_split(run, PLAIN, Variables({}), task.zero_shot, split.features, "mean")
     predicted = by_mode(run, variables, task, split)
     plain, expected = zero_shot.log_probabilities, predicted["marginal"].expected
