@@ -27,7 +27,6 @@ from pini_jax.data.datasets import memory
 from pini_jax.data.datasets.memory import Picture
 from pini_jax.data.datasets.packs import LOGIT_SCALE, Pack, unit
 from pini_jax.data.datasets.records import Dataset
-from pini_jax.methods import registry
 from pini_jax.runs import experiment, injector
 from pini_jax.use import classifier as classifiers
 
@@ -155,13 +154,15 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         multiclass.check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         rows = rows_of(self.classes_.tolist(), self.class_names)
+        data: Dataset | Pack
         if pictures is None:
-            data: Dataset | Pack = self._pack(X, labels, rows)
-            dataset = data.findings.dataset
+            data = self._pack(X, labels, rows)
+            name = data.findings.dataset.name
         else:
-            data = dataset = memory.of_images(pictures, labels.tolist(), rows.names)
-        config = self._config(dataset.name, int(np.bincount(labels).max()), of_images=pictures is not None)
-        self.exported_ = train(data, dataset.name, config, self.workdir, self.verbose)
+            data = memory.of_images(pictures, labels.tolist(), rows.names)
+            name = data.name
+        config = self._config(name, int(np.bincount(labels).max()), of_images=pictures is not None)
+        self.exported_ = train(data, name, config, self.workdir, self.verbose)
         self.trained_ = classifiers.assemble(self.exported_, type(self).__name__)
         return self
 
@@ -227,6 +228,8 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
 
     def _pack(self, X: np.ndarray, labels: Int[np.ndarray, "b"], rows: Rows) -> Pack:
         """The features, with those of the classes' texts."""
+        if X.shape[1] == 1:
+            raise InputError("X has 1 feature(s): features are directions, which takes two or more")
         if self.text_features is None:
             features = unit(np.asarray(X))
             text = np.stack([features[labels == label].mean(0) for label in range(len(rows.names))])

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 
 from pini_jax.core.errors import InputError
@@ -26,7 +26,7 @@ from pini_jax.data.transforms import to_rgb
 
 HASH = 16  # digits in a name
 # A path, the bytes of an image file, a picture of PIL's, or uint8 values [h w 3].
-Picture = str | Path | bytes | Image.Image | UInt8[np.ndarray, "h w c"]
+Picture = str | Path | bytes | Image.Image | np.ndarray
 # Of a thread, so that what others have under the same name is not taken away with it.
 _held: ContextVar[Mapping[str, Dataset | Pack]] = ContextVar("held", default={})  # noqa: B039, never changed
 
@@ -71,7 +71,9 @@ def _decoded(picture: Image.Image | np.ndarray, name: str) -> Image.Image:
                 f"image {name} is {kind}{[*shape]}: paths, PIL images and uint8 arrays [h w 3] are read"
             )
         picture = Image.fromarray(picture)
-    return read_image(Record(name, picture, -1), to_rgb)
+    rgb = read_image(Record(name, picture, -1), to_rgb)
+    rgb.info.clear()  # what it says of orientation and transparency has been done
+    return rgb
 
 
 def of_images(pictures: Sequence[Picture], labels: Sequence[int], class_names: Sequence[str]) -> Dataset:

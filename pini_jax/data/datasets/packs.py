@@ -161,6 +161,7 @@ def _misshapen_split(arrays: Mapping[str, np.ndarray], split: str, width: int) -
 
 
 def unusable(key: str, features: np.ndarray) -> Iterator[str]:
+    """What is wrong with features as such: a direction that none has, or numbers that are not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.linalg.norm(features.astype(np.float32), axis=-1)
     if len(bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))):
@@ -188,5 +189,6 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
 
 
 def unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
+    """Of norm 1, in float32."""
     features = features.astype(np.float32)
     return features / np.linalg.norm(features, axis=-1, keepdims=True)
