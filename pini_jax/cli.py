@@ -17,6 +17,7 @@ from pini_jax.core.errors import did_you_mean
 COMMANDS = {
     "train": "pini_jax.main",
     "predict": "pini_jax.predict",
+    "encode": "pini_jax.encode",
     "report": "pini_jax.report.__main__",
     "sweep": "pini_jax.launch.sweep",
     "compare": "pini_jax.launch.compare",
@@ -24,7 +25,7 @@ COMMANDS = {
     "reproduce": "pini_jax.reproduce",
 }
 # Commands that save what they have when they are stopped.
-STOPPABLE = ("train", "predict", "sweep", "compare", "reproduce")
+STOPPABLE = ("train", "predict", "encode", "sweep", "compare", "reproduce")
 
 
 def main() -> None:

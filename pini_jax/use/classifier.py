@@ -7,7 +7,10 @@ probabilities = trained(["three.png"])          # [1 c], in the order of trained
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import itertools
+import json
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -75,6 +78,15 @@ class TrainedClassifier:
             )
         return self.frozen
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names all that shapes an answer: the settings, what is frozen, what was learned, and the classes."""
+        known = [self.config.hash, self.frozen.fingerprint, *self.class_names]
+        digest = hashlib.sha256(json.dumps(known).encode())
+        for leaf in jax.tree.leaves(self.variables):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
     def __call__(
         self, images: Sequence[Picture] | Num[np.ndarray, "b *x"], mode: str = "mean"
     ) -> Float[np.ndarray, "b c"]:
@@ -129,19 +141,19 @@ class TrainedClassifier:
 
     def _read_all(self, images: Iterator[tuple[int, Record]]) -> Iterator[list[tuple[int, Record, Pixels]]]:
         """Batches of decoded images; threads read some ahead."""
-        size = BATCH_SIZES[-1]
-        with ThreadPoolExecutor(THREADS) as pool:
+        size, pool = BATCH_SIZES[-1], ThreadPoolExecutor(THREADS)
 
-            def submit(number: int) -> Iterator[tuple[int, Record, Future[Pixels]]]:
-                return (
-                    (i, record, pool.submit(self._read, record)) for i, record in itertools.islice(images, number)
-                )
+        def submit(number: int) -> Iterator[tuple[int, Record, Future[Pixels]]]:
+            return ((i, record, pool.submit(self._read, record)) for i, record in itertools.islice(images, number))
 
-            ahead = deque(submit((AHEAD + 1) * size))
+        ahead = deque(submit((AHEAD + 1) * size))
+        try:
             while ahead:
                 taken = [ahead.popleft() for _ in range(min(size, len(ahead)))]
                 yield [(i, record, future.result()) for i, record, future in taken]
                 ahead.extend(submit(size))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _read(self, record: Record) -> Pixels:
         try:

@@ -16,6 +16,7 @@ Features are normalised when they are read: packs in half precision are a little
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
 from collections import Counter
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
+from pini_jax.core import paths
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import MOST, listed, plain, quoted
 from pini_jax.data import npz
@@ -84,6 +86,13 @@ def load_pack(path: Path) -> Pack:
         logit_scale=float(np.ravel(arrays.get("logit_scale", LOGIT_SCALE))[0]),
         sha256=sha256,
     )
+
+
+def write_pack(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a pack at once; the arrays are those of the table above."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes a keyword for one of them
+    paths.write_file(path, file.getvalue())
 
 
 def of_texts(names: Sequence[str], text: Float[np.ndarray, "c e"], logit_scale: float, sha256: str) -> Pack:
