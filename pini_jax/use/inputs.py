@@ -32,6 +32,7 @@ from pini_jax.core.wording import listed, plain
 from pini_jax.data.datasets import formats, tree
 from pini_jax.data.datasets.records import Record
 
+GROUP = 64  # rows of Parquet that are read at once
 LABEL = -1  # of an image that nobody has labelled
 IMAGES = ("image", "bytes", "img", *sorted(suffix[1:] for suffix in formats.SUFFIXES))  # columns of bytes
 NAMES = ("path", "__key__", "file_name", "filename")
@@ -161,10 +162,10 @@ def _parquet(name: str) -> Iterator[Record]:
     Raises:
         InputError: it cannot be read, or has no column of bytes.
     """
-    io = extras.require("arro3.io", "parquet")
+    parquet = extras.require("pyarrow.parquet", "parquet")
     number = 0
     try:
-        for batch in io.read_parquet(name):
+        for batch in parquet.ParquetFile(name).iter_batches(GROUP):
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             images = _bytes(name, columns)
             known = next((columns[key].to_pylist() for key in NAMES if key in columns), [None] * len(images))
@@ -174,7 +175,7 @@ def _parquet(name: str) -> Iterator[Record]:
                 number += 1
     except InputError:
         raise
-    except Exception as error:  # arro3 raises its own
+    except (OSError, ValueError) as error:  # as pyarrow's own are
         raise InputError(f"{name} cannot be read ({last_line(error)})") from None
 
 

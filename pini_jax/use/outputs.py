@@ -129,7 +129,7 @@ def writer_of(output: Path) -> Callable[[Iterator[Row], Path], None]:
     if output.suffix.lower() not in WRITERS:
         raise InputError(f"--output={output}: its name must end in {', '.join(WRITERS)}")
     if output.suffix.lower() == ".parquet":
-        extras.require("arro3.io", "parquet")
+        extras.require("pyarrow", "parquet")
     return WRITERS[output.suffix.lower()]
 
 
@@ -162,23 +162,15 @@ def _write_json_lines(rows: Iterable[Row], path: Path) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _write_parquet(rows: Iterator[Row], path: Path) -> None:
-    core, io = extras.require("arro3.core", "parquet"), extras.require("arro3.io", "parquet")
-    text, number = core.DataType.string(), core.DataType.float32()
-    kinds = {
-        "probability": number,
-        "classes": core.DataType.list(text),
-        "probabilities": core.DataType.list(number),
-    }
+def _write_parquet(rows: Iterable[Row], path: Path) -> None:
+    arrow, parquet = (extras.require(name, "parquet") for name in ("pyarrow", "pyarrow.parquet"))
+    text, number = arrow.string(), arrow.float32()
+    kinds = {"probability": number, "classes": arrow.list_(text), "probabilities": arrow.list_(number)}
     first, rows = _peek(rows)
-    schema = core.Schema([core.Field(key, kinds.get(key, text), nullable=True) for key in first])
-
-    def batch(group: list[Row]) -> Any:
-        arrays = [core.Array([row[field.name] for row in group], type=field.type) for field in schema]
-        return core.RecordBatch.from_arrays(arrays, schema=schema)
-
-    groups = iter(lambda: list(itertools.islice(rows, GROUP)), [])
-    io.write_parquet(core.RecordBatchReader.from_batches(schema, map(batch, groups)), str(path))
+    schema = arrow.schema([(key, kinds.get(key, text)) for key in first])
+    with parquet.ParquetWriter(path, schema) as writer:
+        while group := list(itertools.islice(rows, GROUP)):
+            writer.write_table(arrow.Table.from_pylist(group, schema))
 
 
 def _peek(rows: Iterable[Row]) -> tuple[Row, Iterator[Row]]:

@@ -33,12 +33,7 @@ def write(path, topk=1, found=None):
 
 def read(path):
     if path.suffix == ".parquet":
-        parquet = pytest.importorskip("arro3.io")
-        table = parquet.read_parquet(path).read_all()
-        return [
-            dict(zip(table.column_names, row, strict=True))
-            for row in zip(*(c.to_pylist() for c in table.columns), strict=True)
-        ]
+        return pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.splitlines()]
