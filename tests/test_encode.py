@@ -17,7 +17,7 @@ from pini_jax.task import frozen as frozen_halves
 def photos(tmp_path, monkeypatch):
     """Three classes of eight images."""
     for record in digits.load_digits().train[:400]:
-        folder = tmp_path / "photos" / str("zero one two".split()[record.label % 3])
+        folder = tmp_path / "photos" / ("zero", "one", "two")[record.label % 3]
         folder.mkdir(parents=True, exist_ok=True)
         if len(list(folder.iterdir())) < 8:
             (folder / f"{record.id.replace('/', '_')}.png").write_bytes(record.source)
