@@ -10,6 +10,7 @@ steps. Every number here was chosen on DTD's training images alone, but on all o
 features of DTD: 61.1 % in the mean over 1 to 16 shots with mean noise. Draws are too large to predict with.
 """
 
+import copy
 from collections.abc import Mapping
 
 import ml_collections
@@ -36,7 +37,7 @@ VARIANTS = {
 
 def recipe(config: ml_collections.ConfigDict, image_noise: Mapping[str, float]) -> ml_collections.ConfigDict:
     """The recipe on the data and towers of another config, with some settings of its image noise changed."""
-    config = config.copy_and_resolve_references()
+    config = copy.deepcopy(config)
     config.noise = NOISE | {"image_features": NOISE["image_features"] | dict(image_noise)}
     config.template = config.zero_shot_template
     config.batch_size = 2**20  # all images

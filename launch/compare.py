@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     stop.listen()  # before what is slow to import
 
+import copy
 import itertools
 import logging
 import math
@@ -73,7 +74,7 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
 
 
 def _with_noise(config: ml_collections.ConfigDict, noise: Mapping[str, Mapping]) -> ml_collections.ConfigDict:
-    config = config.copy_and_resolve_references()
+    config = copy.deepcopy(config)
     config.method, config.options, config.noise = "pini", {}, noise
     return config
 

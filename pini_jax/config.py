@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
@@ -153,7 +154,7 @@ def take_argument(arguments: str, key: str) -> tuple[str, str]:
     pairs = [argument.partition("=") for argument in filter(None, arguments.split(","))]
     values = [value for name, _, value in pairs if name == key]
     if not values or not values[-1]:
-        raise InputError(f"this config wants an argument: --config=configs/NAME.py:{key}=...")
+        raise InputError(f"this config wants an argument: --config=NAME:{key}=...")
     return values[-1], ",".join("".join(pair) for pair in pairs if pair[0] != key)
 
 
@@ -165,7 +166,7 @@ def with_method(config: ml_collections.ConfigDict, name: str) -> ml_collections.
     Raises:
         InputError: there is no such method.
     """
-    config = config.copy_and_resolve_references()
+    config = copy.deepcopy(config)
     config.method, config.options = name, registry.method_options(name)
     own = to_dict(Config())
     for key in ("optim", "objective", "batch_size", "num_samples"):
@@ -182,7 +183,7 @@ def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_coll
     `method=NAME` comes first, and brings the settings of that method's paper.
 
     Raises:
-        InputError: an argument is no key=value, or its key is unknown.
+        InputError: an argument is no key=value, its key is unknown, or its value is of another type.
     """
     given = [argument for argument in arguments.split(",") if argument]
     if methods := [argument for argument in given if argument.startswith("method=")]:
@@ -192,10 +193,19 @@ def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_coll
         key, equals, value = argument.partition("=")
         if not equals or key not in known:
             raise InputError(f"argument {argument!r} is no key=value of a known key{did_you_mean(key, known)}")
-        with contextlib.suppress(ValueError, SyntaxError):  # what is no literal is a string
-            value = ast.literal_eval(value)
-        config.update_from_flattened_dict({key: value})
+        try:
+            config.update_from_flattened_dict({key: _literal(value)})
+        except TypeError:
+            wanted = type(known[key]).__name__
+            raise InputError(f"argument {argument!r}: {key} is of type {wanted}, such as {known[key]!r}") from None
     return config
+
+
+def _literal(text: str) -> Any:
+    """What Python reads in a text; what is no literal is a string."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
+    return text
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -234,6 +234,12 @@ def test_unknown_arguments_are_refused(argument):
         configs.with_arguments(configs.default(), argument)
 
 
+@pytest.mark.parametrize("argument", ["shots=four", "shots=1.5", "optim.lr=fast", "augment.flip=yes"])
+def test_arguments_of_another_type_are_refused(argument):
+    with pytest.raises(InputError, match=f"{argument.partition('=')[0]} is of type (int|float)"):
+        configs.with_arguments(configs.default(), argument)
+
+
 @pytest.mark.parametrize("template", ["a photo", "{} {}", "imagenet_80"])
 def test_a_template_is_one_text_with_one_place(template):
     with pytest.raises(InputError, match="template"):
@@ -355,6 +361,12 @@ def test_a_method_brings_the_settings_of_its_paper():
     assert changed.optim.epochs == 200 and changed.template == "x " * 16 + "{}."
     with pytest.raises(InputError, match="did you mean 'coop'"):
         configs.with_arguments(configs.default(), "method=coops")
+
+
+def test_a_config_with_another_method_still_takes_a_population():
+    config = configs.with_arguments(configs.default(), "method=task_res")
+    config.population = {"seed": (1, 2)}
+    assert [member.config.seed for member in population.members(config)] == [1, 2]
 
 
 def test_named_values_of_a_population_are_several_settings_each():

@@ -157,17 +157,17 @@ def learned_heads(shots: Shots, start: Head, noise: Covariance) -> list[Head]:
     white = noise.whitener() / np.sqrt(width)
     rows = (shots.features - start.middle) @ white
     first = (noise.matrix() @ start.weights).T @ white * width
-    heads, found = [], first.ravel()
+    heads, solution = [], first.ravel()
     for strength in STRENGTHS:
-        found = scipy.optimize.minimize(
+        solution = scipy.optimize.minimize(
             _noisy_loss,
-            found,
+            solution,
             args=(strength, shots, rows, first, start.bias),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": STEPS, "ftol": 1e-6},
         ).x
-        heads.append(Head(start.middle, white @ found.reshape(first.shape).T, start.bias))
+        heads.append(Head(start.middle, white @ solution.reshape(first.shape).T, start.bias))
     return heads
 
 

@@ -119,9 +119,9 @@ def of_splits(dataset: Dataset, own: Mapping[str, Sequence[Record]]) -> Iterator
     needed = {"train": dataset.train, "test": dataset.test, **own}
     if empty := tuple(split for split, records in needed.items() if not records):
         yield Problem("splits without an image", empty)
-    found = {record.label for record in dataset.train}
-    missing = tuple(name for label, name in enumerate(dataset.class_names) if label not in found)
-    if missing and found:
+    present = {record.label for record in dataset.train}
+    missing = tuple(name for label, name in enumerate(dataset.class_names) if label not in present)
+    if missing and present:
         yield Problem("classes without a training image", missing)
 
 

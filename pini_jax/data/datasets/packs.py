@@ -72,9 +72,9 @@ def load_pack(path: Path) -> Pack:
     images: dict[str, np.ndarray] = {}
     splits: dict[str, list[Record]] = {}
     for split in SPLITS:
-        found = list(_entries(arrays, split))
-        images |= {id: feature for id, feature, _ in found}
-        splits[split] = [Record(id, path, label) for id, _, label in found]
+        entries = list(_entries(arrays, split))
+        images |= {id: feature for id, feature, _ in entries}
+        splits[split] = [Record(id, path, label) for id, _, label in entries]
     dataset = Dataset(f"features:{path.name}", names, *(tuple(records) for records in splits.values()))
     problems = (*_bad_labels(arrays, len(names)), *findings.of_classes(dataset), *findings.of_splits(dataset, {}))
     with open(path, "rb") as file:
