@@ -20,10 +20,10 @@ if __name__ == "__main__":
 
     stop.listen()  # before what is slow to import
 
+import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -39,6 +39,7 @@ from pini_jax.use.classifier import TrainedClassifier
 from pini_jax.use.outputs import PartialFile, Row
 
 Numbered = Iterator[tuple[int, Record]]
+Rows = Iterator[Row]
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -63,55 +64,47 @@ def main(values: flags.FlagValues, images: Sequence[str]) -> None:
         outputs.writer_of(output)  # before all else, so that nothing is lost on a wrong name
     trained = classifier.load_classifier(values.workdir, values.clip)
     numbered = itertools.islice(enumerate(inputs.find_images(images)), number - 1, None, of)
+    answer = functools.partial(answer_rows, trained, mode=values.mode, topk=values.topk)
     failures = Failures()
     if output is None:
-        for row in failures.watch(rows(trained, numbered, values.mode, values.topk)):
+        for row in failures.watch(answer(numbered)):
             if row["error"] is None:
                 print(outputs.line(row), flush=True)
     else:
         total = inputs.count_images(images)
-        owner = {"run": trained.fingerprint, "mode": values.mode, "topk": values.topk, "shard": values.shard}
-        owner["inputs"] = [*images]
-        with PartialFile(output, owner) as partial:
-            left = None if total is None else len(range(number - 1, total, of))
-            write(partial, failures, trained, numbered, values.mode, values.topk, left)
+        own = None if total is None else len(range(number - 1, total, of))
+        given = {key: values[key].value for key in ("mode", "topk", "shard")}
+        with PartialFile(output, {"run": trained.fingerprint, "inputs": [*images], **given}) as partial:
+            for _ in failures.watch(go_on(partial, numbered, answer, own)):
+                pass
             outputs.finish(partial, output)
     failures.report()
 
 
-def rows(trained: TrainedClassifier, numbered: Numbered, mode: str, topk: int) -> Iterator[Row]:
+def answer_rows(trained: TrainedClassifier, numbered: Numbered, mode: str, topk: int) -> Rows:
     """The row of every image, in order."""
     for _, record, answer in trained.classify_all(numbered, mode):
         yield outputs.make_row(record.id, answer, trained.class_names, topk)
 
 
-def write(
-    partial: PartialFile,
-    failures: Failures,
-    trained: TrainedClassifier,
-    numbered: Numbered,
-    mode: str,
-    topk: int,
-    total: int | None,
-) -> None:
-    """Adds the rows that are not there yet.
+def go_on(partial: PartialFile, numbered: Numbered, answer: Callable[[Numbered], Rows], total: int | None) -> Rows:
+    """The rows that are there, and then all others, which are written.
 
     Raises:
         InputError: the inputs are others than when the first ones were written.
     """
     done = 0
-    for row in failures.watch(partial.rows()):
+    for row in partial.rows():
         _, record = next(numbered, (0, None))
         if record is None or outputs.spelt(record.id) != row["path"]:
             raise InputError(f"the inputs have changed since {partial.path} was begun: remove it")
         done += 1
-    with (
-        progress.bar(total=total, initial=done, unit="image", desc="predicting", delay=2) as bar,
-        closing(rows(trained, numbered, mode, topk)) as new,
-    ):
-        for row in failures.watch(new):
+        yield row
+    with progress.bar(total=total, initial=done, unit="image", desc="predicting", delay=2) as bar:
+        for row in answer(numbered):
             partial.write(row)
             bar.update()
+            yield row
 
 
 class Failures:
@@ -121,7 +114,7 @@ class Failures:
         self.seen = self.failed = 0
         self.first: list[str] = []
 
-    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def watch(self, rows: Iterable[Row]) -> Rows:
         """The same rows."""
         for row in rows:
             self.seen += 1

@@ -91,7 +91,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         class_names: Sequence[str] | Mapping[Any, str] | None = None,
         template: str | None = None,
         zero_shot_template: str | None = None,
-        text_features: Float[np.ndarray, "c e"] | None = None,
+        text_features: np.ndarray | None = None,
         logit_scale: float = LOGIT_SCALE,
         shots: int | None = None,
         seed: int = 1,

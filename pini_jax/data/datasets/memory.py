@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 from PIL import Image
 
 from pini_jax.core.errors import InputError
@@ -60,17 +60,16 @@ def _decoded(picture: Image.Image | np.ndarray, name: str) -> Image.Image:
         InputError: it is none, or `to_rgb` refuses it.
     """
     if not isinstance(picture, Image.Image):
-        shape, kind = getattr(picture, "shape", ()), getattr(picture, "dtype", type(picture).__name__)
+        pixels = np.asarray(picture)
         if (
-            kind != np.uint8
-            or len(shape) not in (2, 3)
-            or (len(shape) == 3 and shape[2] not in (3, 4))
-            or 0 in shape
+            pixels.dtype != np.uint8
+            or pixels.shape[2:] not in ((), (3,), (4,))
+            or not pixels.size
+            or pixels.ndim < 2
         ):
-            raise InputError(
-                f"image {name} is {kind}{[*shape]}: paths, PIL images and uint8 arrays [h w 3] are read"
-            )
-        picture = Image.fromarray(picture)
+            what = f"{pixels.dtype}{[*pixels.shape]}"
+            raise InputError(f"image {name} is {what}: paths, PIL images and uint8 arrays [h w 3] are read")
+        picture = Image.fromarray(pixels)
     rgb = read_image(Record(name, picture, -1), to_rgb)
     rgb.info.clear()  # what it says of orientation and transparency has been done
     return rgb
@@ -94,10 +93,10 @@ def of_images(pictures: Sequence[Picture], labels: Sequence[int], class_names: S
 
 
 def of_features(
-    features: Float[np.ndarray, "b e"],
+    features: Num[np.ndarray, "b e"],
     labels: Sequence[int],
     class_names: Sequence[str],
-    text: Float[np.ndarray, "c e"],
+    text: Num[np.ndarray, "c e"],
     logit_scale: float,
 ) -> Pack:
     """A pack of training images alone; the features become of unit norm.
