@@ -50,7 +50,9 @@ def write(plan: plans.Plan, workdir: Path) -> None:
     """
     there = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
     if (begun := there & {run.name for run in plan.runs}) and plans.FILE not in there:
-        raise InputError(f"{workdir} holds runs that another command began ({listed(sorted(begun))}): choose another")
+        raise InputError(
+            f"{workdir} holds runs that another command began ({listed(sorted(begun))}): choose another"
+        )
     plans.write_plan(plan, Folder(workdir))
 
 

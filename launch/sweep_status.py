@@ -45,7 +45,9 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     whole, store = plan.read_plan(Folder(workdir)), worker.claims_store(workdir)
     while True:
         now = progress.read_progress(whole, store, values.lease, values.retries)
-        print(json.dumps(progress.as_dict(now)) if values.json else "\n".join(table(now, workdir.name)), flush=True)
+        print(
+            json.dumps(progress.as_dict(now)) if values.json else "\n".join(table(now, workdir.name)), flush=True
+        )
         if not values.watch or now.finished + len(now.failed) == now.runs:
             return
         time.sleep(PERIOD)
@@ -54,8 +56,9 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
 
 def table(now: Progress, name: str) -> Iterator[str]:
     """For people."""
-    yield f"{name}: {now.runs} runs, {now.finished} finished, {now.num_running} running, {now.waiting} waiting, " + (
-        f"{len(now.failed)} failed"
+    yield (
+        f"{name}: {now.runs} runs, {now.finished} finished, {now.num_running} running, {now.waiting} waiting, "
+        + (f"{len(now.failed)} failed")
     )
     if now.seconds_left:
         yield f"time left: {duration(now.seconds_left)}"

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "pini_jax.main",
     "predict": "pini_jax.predict",
     "evaluate": "pini_jax.evaluation",
+    "encode": "pini_jax.encode",
     "report": "pini_jax.report.__main__",
     "sweep": "pini_jax.launch.sweep",
     "sweep plan": "pini_jax.launch.sweep_plan",
@@ -28,7 +29,7 @@ COMMANDS = {
     "reproduce": "pini_jax.reproduce",
 }
 # Commands that save what they have when they are stopped.
-STOPPABLE = ("train", "predict", "evaluate", "sweep", "sweep run", "compare", "reproduce")
+STOPPABLE = ("train", "predict", "evaluate", "encode", "sweep", "sweep run", "compare", "reproduce")
 
 
 def main() -> None:

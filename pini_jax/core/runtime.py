@@ -15,10 +15,16 @@ from pini_jax.core import paths, processes, stop
 from pini_jax.core.errors import InputError, UsageError
 
 
+def keep_programs() -> None:
+    """Keeps compiled programs in the cache folder, unless the process keeps them elsewhere."""
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 def prepare() -> None:
-    """Keeps compiled programs in the cache folder, and prints our own messages as plain lines."""
-    jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    """Keeps compiled programs, and prints our own messages as plain lines."""
+    keep_programs()
     # Orbax logs every save, and a failed one from each of its threads; what fails is raised as well.
     absl.logging.set_verbosity(absl.logging.FATAL)
     # Nor do coroutines that a damaged or unwritable checkpoint stopped have more to say.

@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from pini_jax.core.wording import plain
 from pini_jax.evaluate.prediction import MODES
 from pini_jax.methods import registry
 from pini_jax.report.collect import Entry, by_label, by_place, by_plain_label, by_shots

@@ -184,10 +184,11 @@ def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
     """Writes injector.safetensors; and the classes' embeddings, where they and plain image features are enough."""
     shared, names = run.shared, run.data.class_names
     theta = shared.frozen.theta
-    injector.save_injector(
-        *(run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint),
-        doubts,
+    given = shared.frozen.given(names)
+    exported = injector.Exported(
+        variables, run.config, names, shared.frozen.fingerprint, given=given, doubts=doubts
     )
+    injector.save_injector(run.workdir / "injector.safetensors", exported)
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)
         embeddings = prediction.encode_text_draws(shared.method, variables, adapted, shared.task.text)[0]

@@ -97,7 +97,9 @@ def variations(base: Mapping[str, Any], population: Any) -> list[Variation]:
     if isinstance(population, (tuple, list)):
         return _listed_variations(population, known)
     if not isinstance(population, Mapping):
-        raise InputError(f"population={population!r} must be {{key: (value, ...), ...}}, or a list of {{key: value}}")
+        raise InputError(
+            f"population={population!r} must be {{key: (value, ...), ...}}, or a list of {{key: value}}"
+        )
     for key, values in population.items():
         if _is_named(values):
             continue

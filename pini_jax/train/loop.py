@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 from tqdm import tqdm
 
+from pini_jax.core import progress as bars
 from pini_jax.core import stop
 from pini_jax.methods.method import Batch
 from pini_jax.methods.objective import Parts
@@ -29,7 +30,9 @@ from pini_jax.train.step import Constants, TrainState, constants_of
 
 PREFETCH = 4
 Turns = Sequence[Turn | None]  # of every lane
-Watch = Callable[[int, int], None]  # is told the steps that runs have taken, and all they take; may raise to end it
+Watch = Callable[
+    [int, int], None
+]  # is told the steps that runs have taken, and all they take; may raise to end it
 LOG = logging.getLogger(__name__)
 
 
@@ -145,7 +148,7 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, bar: tqdm, sa
 def progress(total: int, done: int) -> tqdm:
     """A bar of steps, in the first process."""
     hidden = jax.process_index() > 0
-    return tqdm(total=total, initial=done, unit="step", desc="training", dynamic_ncols=True, disable=hidden)
+    return bars.bar(total=total, initial=done, unit="step", desc="training", disable=hidden)
 
 
 # ----------------------------------------------------------------------------------------------- runs side by side

@@ -49,7 +49,9 @@ def test_what_a_scheduler_has_given_is_all_there_is():
     assert local.visible({GPUS: "3,5", CHIPS: "1"}) == {GPUS: ["3", "5"], CHIPS: ["1"]}
 
 
-@pytest.mark.parametrize(("ends", "status"), [([0, 0], 0), ([0, 1], 1), ([42, 0], 42), ([-9, 0], 0), ([-9, -9], 1)])
+@pytest.mark.parametrize(
+    ("ends", "status"), [([0, 0], 0), ([0, 1], 1), ([42, 0], 42), ([-9, 0], 0), ([-9, -9], 1)]
+)
 def test_a_killed_worker_is_no_failure_while_others_end_well(ends, status):
     program = f"""
 import os, sys
@@ -74,7 +76,9 @@ signal.pause()
 def test_nobody_is_left_behind(monkeypatch):
     """Whatever ends the wait."""
     begun, start = [], subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: begun.append(start(*args, **kwargs)) or begun[-1])
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *args, **kwargs: begun.append(start(*args, **kwargs)) or begun[-1]
+    )
     monkeypatch.setattr(stop, "requested", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         local.run_workers([sys.executable, "-c", "import signal; signal.pause()"], 2)

@@ -60,7 +60,15 @@ def test_plan_run_status(planned, monkeypatch, capsys):
 def test_options_reach_the_worker(planned, monkeypatch):
     asked = []
     monkeypatch.setattr(worker, "work", lambda workdir, options: asked.append(options))
-    run(monkeypatch, sweep_run.COMMAND, f"--workdir={planned}", "--worker=1/4", "--lease=9", "--retries=3", "--nowait")
+    run(
+        monkeypatch,
+        sweep_run.COMMAND,
+        f"--workdir={planned}",
+        "--worker=1/4",
+        "--lease=9",
+        "--retries=3",
+        "--nowait",
+    )
     assert asked == [worker.Options(0.25, 9.0, 3, False)]
 
 

@@ -21,7 +21,10 @@ SEVERAL = {
 }
 POPULATIONS = {
     "product": SEVERAL,
-    "named": {"side": {"wide": {"num_samples": 2, "optim.lr": 0.1}, "none": {"method": "zero_shot"}}, "seed": (1, 2)},
+    "named": {
+        "side": {"wide": {"num_samples": 2, "optim.lr": 0.1}, "none": {"method": "zero_shot"}},
+        "seed": (1, 2),
+    },
     "list": [{"shots": 1}, {"shots": 4, "optim.epochs": 3}, {"noise": {"image_features": {"generator": "mlp"}}}],
     "none": None,
 }
@@ -53,7 +56,9 @@ def test_shots_share_a_step_unless_the_method_keeps_its_images():
     assert len(plans.make_plan(keeps).units) == 2
 
 
-@pytest.mark.parametrize(("size", "most", "parts"), [(15, 16, [15]), (17, 16, [8, 9]), (5, 1, [1] * 5), (0, 4, [])])
+@pytest.mark.parametrize(
+    ("size", "most", "parts"), [(15, 16, [15]), (17, 16, [8, 9]), (5, 1, [1] * 5), (0, 4, [])]
+)
 def test_parts_are_of_one_size(size, most, parts):
     cut = list(plans.cut(range(size), most))
     assert [len(part) for part in cut] == parts and [i for part in cut for i in part] == list(range(size))
@@ -84,7 +89,9 @@ def test_another_plan_is_refused():
         plans.write_plan(plans.make_plan({"population": {"seed": (1, 3)}}), store)
 
 
-@pytest.mark.parametrize("damage", [lambda x: b"", lambda x: x[:-20], lambda x: b"\xff" + x, lambda x: b"[]\n" + x])
+@pytest.mark.parametrize(
+    "damage", [lambda x: b"", lambda x: x[:-20], lambda x: b"\xff" + x, lambda x: b"[]\n" + x]
+)
 def test_a_damaged_plan_is_named(damage):
     store = Memory()
     plans.write_plan(plans.make_plan({"population": {"seed": (1, 2)}}), store)
@@ -137,7 +144,9 @@ def test_the_papers_protocol_is_one_config():
 
 def test_a_function_of_a_config_file_yields_runs(tmp_path):
     file = tmp_path / "mine.py"
-    program = "from pini_jax.config import default as get_config\ndef sweep():\n    yield from ({'seed': i} for i in "
+    program = (
+        "from pini_jax.config import default as get_config\ndef sweep():\n    yield from ({'seed': i} for i in "
+    )
     file.write_text(program + "range(3))\n")
     plan = plans.make_plan(config_file.load_config(str(file)))
     assert [run.name for run in plan.runs] == ["seed_0", "seed_1", "seed_2"]

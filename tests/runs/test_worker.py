@@ -177,8 +177,11 @@ def test_who_was_asleep_publishes_nothing(sweep, monkeypatch):
         (run / "checkpoint").write_text("step 100")
     seen = []
     training.act = lambda folders, watch: seen.extend(folders)
-    monkeypatch.setattr(Training, "__call__", lambda self, folders, watch: seen.extend(
-        (run / "checkpoint").read_text() for run in folders))
+    monkeypatch.setattr(
+        Training,
+        "__call__",
+        lambda self, folders, watch: seen.extend((run / "checkpoint").read_text() for run in folders),
+    )
     worker.train_claimed(sweep, plan.read_plan(Folder(sweep)), claims, claim)
     assert seen == ["step 100", "step 100"]
 

@@ -90,7 +90,7 @@ def of_classes(dataset: Dataset) -> Iterator[Problem]:
     if nameless:
         yield Problem("labels without a name", tuple(map(str, sorted(nameless))))
     if len(names) == 1:
-        yield Problem("a single class, where it takes two", names)
+        yield Problem("one class, where it takes two", names)
 
 
 def of_names(names: Sequence[str]) -> Iterator[Problem]:
