@@ -17,6 +17,8 @@ from pini_jax.core.errors import did_you_mean
 COMMANDS = {
     "train": "pini_jax.main",
     "predict": "pini_jax.predict",
+    "evaluate": "pini_jax.evaluation",
+    "encode": "pini_jax.encode",
     "report": "pini_jax.report.__main__",
     "sweep": "pini_jax.launch.sweep",
     "sweep plan": "pini_jax.launch.sweep_plan",
@@ -27,7 +29,7 @@ COMMANDS = {
     "reproduce": "pini_jax.reproduce",
 }
 # Commands that save what they have when they are stopped.
-STOPPABLE = ("train", "predict", "sweep", "sweep run", "compare", "reproduce")
+STOPPABLE = ("train", "predict", "evaluate", "encode", "sweep", "sweep run", "compare", "reproduce")
 
 
 def main() -> None:

@@ -195,7 +195,7 @@ def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_coll
             raise InputError(f"argument {argument!r} is no key=value of a known key{did_you_mean(key, known)}")
         try:
             config.update_from_flattened_dict({key: _literal(value)})
-        except TypeError:
+        except (TypeError, ValueError):
             wanted = type(known[key]).__name__
             raise InputError(f"argument {argument!r}: {key} is of type {wanted}, such as {known[key]!r}") from None
     return config

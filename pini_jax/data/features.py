@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 import pini_jax
 from pini_jax.clip.pretrained import Pretrained
 from pini_jax.core import mesh as meshes
-from pini_jax.core import stop
+from pini_jax.core import progress, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import cache_folder
 from pini_jax.core.wording import listed
@@ -146,7 +145,7 @@ def _compute(
     images = [index for chunk in chunks for index in range(chunk.start, chunk.stop)]
     with (
         contextlib.closing(batches(pixels, images, batch)) as read,
-        tqdm(total=len(images), unit="image", desc="encoding", delay=2, dynamic_ncols=True) as bar,
+        progress.bar(total=len(images), unit="image", desc="encoding", delay=2) as bar,
     ):
         encoded = _encode_all(read, batch, encode)
         for chunk in chunks:

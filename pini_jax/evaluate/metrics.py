@@ -1,4 +1,4 @@
-"""What is reported about a set of predictions."""
+"""What is reported about a set of predictions; images without a label count for nothing."""
 
 from __future__ import annotations
 
@@ -7,25 +7,54 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from pini_jax.evaluate.predictions import Answers, without_draws
+
+BINS = 15  # of calibration errors
+
 
 class Metrics(NamedTuple):
-    """Fractions in [0, 1]; `nll` in nats."""
+    """Fractions in [0, 1]; `nll` in nats; `brier`, sum_c (p_c - y_c)^2, in [0, 2].
+
+    `calibrated_...`: of probabilities at the mode's temperature.
+    """
 
     accuracy: float
     macro_f1: float
     nll: float
     ece: float
+    balanced_accuracy: float
+    brier: float
+    adaptive_ece: float
+    calibrated_nll: float
+    calibrated_ece: float
+    calibrated_brier: float
+    calibrated_adaptive_ece: float
 
 
 def metrics(log_probabilities: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Metrics:
-    """Accuracy, macro-F1, negative log-likelihood and expected calibration error of b predictions."""
-    log_probabilities = log_probabilities.astype(np.float64)
-    predicted = log_probabilities.argmax(-1)
+    """All of them, of b predictions that nobody has calibrated."""
+    return measure(without_draws(log_probabilities, labels), 1.0)
+
+
+def measure(answers: Answers, temperature: float) -> Metrics:
+    """All of them, from what is kept."""
+    answers = answers.labelled()
+    own, correct = answers.label_log_probability, answers.predicted == answers.label
+    likeliest = answers.log_probabilities[:, 0].astype(np.float64)
+    confidence, calibrated = np.exp(likeliest), np.exp(likeliest / temperature - answers.normaliser)
+    own_calibrated = own / temperature - answers.normaliser
     return Metrics(
-        accuracy=float((predicted == labels).mean()),
-        macro_f1=macro_f1(predicted, labels),
-        nll=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-        ece=expected_calibration_error(np.exp(log_probabilities.max(-1)), predicted == labels),
+        accuracy=float(correct.mean()),
+        macro_f1=macro_f1(answers.predicted, answers.label),
+        nll=float(-own.mean()),
+        ece=expected_calibration_error(confidence, correct),
+        balanced_accuracy=balanced_accuracy(answers.predicted, answers.label),
+        brier=brier(own, answers.squares),
+        adaptive_ece=adaptive_calibration_error(confidence, correct),
+        calibrated_nll=float(-own_calibrated.mean()),
+        calibrated_ece=expected_calibration_error(calibrated, correct),
+        calibrated_brier=brier(own_calibrated, answers.calibrated_squares),
+        calibrated_adaptive_ece=adaptive_calibration_error(calibrated, correct),
     )
 
 
@@ -44,9 +73,7 @@ class Information(NamedTuple):
     standard_error: float
 
 
-def information(
-    plain: Float[np.ndarray, "b c"], expected: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]
-) -> Information:
+def information(plain: Answers, noisy: Answers) -> Information:
     """H(T) - E_{x, y, eps}[-log q(y | x, eps)], measured: above 0, noise is positive-incentive.
 
     `task_entropy` is H(T) = E_x E_{y ~ p(y|x)}[-log p(y|x)], the entropy of plain CLIP's own predictions, and
@@ -56,24 +83,49 @@ def information(
     together: a method that draws nothing has it too.
 
     Args:
-        plain: log p(c | x) of plain CLIP.
-        expected: E_eps[log q(c | x, eps)].
+        plain: of plain CLIP.
+        noisy: of the method by its draws, for the same images.
 
     Source: paper, Section "Positive-incentive Noise"; usable information: Xu et al. 2020,
     https://arxiv.org/abs/2002.10689.
     """
-    plain, expected = plain.astype(np.float64), expected.astype(np.float64)
-    images = np.arange(len(labels))
-    entropy, surprise = -(np.exp(plain) * plain).sum(-1), -plain[images, labels]
-    conditional = -expected[images, labels]
+    plain, noisy = plain.labelled(), noisy.labelled()
+    entropy, surprise, conditional = plain.entropy, -plain.label_log_probability, -noisy.label_expected
     return Information(
         task_entropy=float(entropy.mean()),
         task_cross_entropy=float(surprise.mean()),
         conditional_entropy=float(conditional.mean()),
         mutual_information=float((entropy - conditional).mean()),
         usable_information=float((surprise - conditional).mean()),
-        standard_error=float(max(np.std(x - conditional) for x in (entropy, surprise)) / np.sqrt(len(labels))),
+        standard_error=float(
+            max(np.std(x - conditional) for x in (entropy, surprise)) / np.sqrt(len(conditional))
+        ),
     )
+
+
+# --------------------------------------------------------------------------------------------------- by class
+
+
+def confusion(answers: Answers, num_classes: int) -> Int[np.ndarray, "c c"]:
+    """How many images of each class (row) are taken for each class (column)."""
+    answers = answers.labelled()
+    pairs = answers.label.astype(np.int64) * num_classes + answers.predicted
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+class ByClass(NamedTuple):
+    """Of every class: its images, its precision and its recall; NaN where it is never predicted, or has none."""
+
+    images: Int[np.ndarray, "c"]
+    precision: Float[np.ndarray, "c"]
+    recall: Float[np.ndarray, "c"]
+
+
+def by_class(confusion: Int[np.ndarray, "c c"]) -> ByClass:
+    """From what is taken for what."""
+    hits, images, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore"):
+        return ByClass(images, hits / predicted, hits / images)
 
 
 def macro_f1(predicted: Int[np.ndarray, "b"], labels: Int[np.ndarray, "b"]) -> float:
@@ -85,6 +137,23 @@ def macro_f1(predicted: Int[np.ndarray, "b"], labels: Int[np.ndarray, "b"]) -> f
     return float(np.mean(scores))
 
 
+def balanced_accuracy(predicted: Int[np.ndarray, "b"], labels: Int[np.ndarray, "b"]) -> float:
+    """The mean recall of the classes that occur in `labels`."""
+    images, hits = np.bincount(labels), np.bincount(labels[predicted == labels], minlength=labels.max() + 1)
+    return float((hits[images > 0] / images[images > 0]).mean())
+
+
+# ----------------------------------------------------------------------------------------------- of probabilities
+
+
+def brier(own: Float[np.ndarray, "b"], squares: Float[np.ndarray, "b"]) -> float:
+    """mean_i sum_c (p_ic - y_ic)^2, from the labels' log-probabilities and sum_c p_ic^2.
+
+    Source: Brier 1950, Verification of forecasts expressed in terms of probability.
+    """
+    return float((squares - 2 * np.exp(own) + 1).mean())
+
+
 class Reliability(NamedTuple):
     """Predictions in bins ((i-1)/n, i/n] of confidence: how many, what they claim and how many hold, in sums."""
 
@@ -94,7 +163,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    confidence: Float[np.ndarray, "b"], correct: Bool[np.ndarray, "b"] | Int[np.ndarray, "b"], num_bins: int = 15
+    confidence: Float[np.ndarray, "b"], correct: Bool[np.ndarray, "b"] | Int[np.ndarray, "b"], num_bins: int = BINS
 ) -> Reliability:
     """How confident predictions are, and how right.
 
@@ -106,7 +175,7 @@ def reliability(
 
 
 def expected_calibration_error(
-    confidence: Float[np.ndarray, "b"], correct: Bool[np.ndarray, "b"] | Int[np.ndarray, "b"], num_bins: int = 15
+    confidence: Float[np.ndarray, "b"], correct: Bool[np.ndarray, "b"] | Int[np.ndarray, "b"], num_bins: int = BINS
 ) -> float:
     """sum_i (n_i / b) |accuracy_i - confidence_i| over bins of confidence.
 
@@ -114,3 +183,14 @@ def expected_calibration_error(
     """
     found = reliability(confidence, correct, num_bins)
     return float(np.abs(np.subtract(found.correct, found.confidence)).sum() / len(confidence))
+
+
+def adaptive_calibration_error(
+    confidence: Float[np.ndarray, "b"], correct: Bool[np.ndarray, "b"] | Int[np.ndarray, "b"], num_bins: int = BINS
+) -> float:
+    """The same over bins of equally many images.
+
+    Source: Nixon et al. 2019, https://arxiv.org/abs/1904.01685, Section 4.
+    """
+    gap = (correct - confidence)[np.argsort(confidence, kind="stable")]
+    return float(sum(abs(part.sum()) for part in np.array_split(gap, num_bins)) / len(gap))

@@ -1,46 +1,140 @@
-"""What a run has learned, measured: on its test and validation images, and on what it has not seen."""
+"""What a run has learned: its predictions, and all that is measured of them."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from pini_jax.evaluate import metrics, prediction
+from pini_jax.config import Config
+from pini_jax.core import mesh as meshes
+from pini_jax.data.datasets.records import Record
+from pini_jax.evaluate import bootstrap, calibration, cross_fit, doubt, metrics, prediction, predictions
 from pini_jax.evaluate.prediction import MODES, Predictions
+from pini_jax.evaluate.predictions import Answers, Kept
 from pini_jax.methods.method import Method, Text, Variables
 from pini_jax.methods.zero_shot import ZeroShot
-from pini_jax.task.frozen import Images
+from pini_jax.task.frozen import Frozen, Images
 from pini_jax.task.run import Run, labels_of, to_classify
 from pini_jax.task.task import Task
 
 PLAIN = ZeroShot()
+OWN = ("val", "test", "held_out")  # splits of the task that is trained on; all others are unseen
+OF_TEST = ("zero_shot", "test", "information", "reliability", "intervals", "doubt")
 
 
-class Split(NamedTuple):
-    """Images to classify, as the method and plain CLIP read them, and their labels."""
+class Trained(NamedTuple):
+    """A method with what it has learned, over a frozen half."""
 
-    images: Images
-    features: Images
-    labels: Int[np.ndarray, "b"]
+    method: Method
+    variables: Variables
+    frozen: Frozen
+    config: Config
 
 
-def evaluate(run: Run, variables: Variables) -> dict[str, Any]:
-    """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks."""
-    splits = read_splits(run)
-    result = measure(run, variables, run.shared.task, splits["test"])
-    val = splits.get("val")
-    result["val"] = val and {
-        mode: metrics_of(predicted, val)
-        for mode, predicted in by_mode(run, variables, run.shared.task, val).items()
-    }
+class Predicted(NamedTuple):
+    """Images with their predictions by mode."""
+
+    records: Sequence[Record]
+    by_mode: Mapping[str, Predictions]
+
+
+# ------------------------------------------------------------------------------------------------ predictions
+
+
+def predict(run: Run, variables: Variables) -> Kept:
+    """What plain CLIP and the method answer for all that is classified, and the temperatures of the modes."""
+    tasks = {name: run.shared.unseen.get(name, run.shared.task) for name in to_classify(run)}
+    trained = Trained(run.shared.method, variables, run.shared.frozen, run.config)
+    found = {name: predict_split(trained, tasks[name], x) for name, x in to_classify(run).items()}
+    if cross_fit.is_due(run):
+        found["held_out"] = _joined(
+            [*_cross_fitted(run, trained), *(found[name] for name in found if name == "val")]
+        )
+    temperatures = _temperatures(found.get("held_out", found.get("val")))
+    names = {name: tasks.get(name, run.shared.task).data.class_names for name in found}
+    answers = {name: answers_of(x, temperatures) for name, x in found.items()}
+    return Kept(answers, names, temperatures, scale_of(trained))
+
+
+def scale_of(trained: Trained) -> float:
+    """CLIP's inverse temperature, exp(s)."""
+    return float(np.exp(meshes.fetch(trained.frozen.theta["logit_scale"])))
+
+
+def predict_split(trained: Trained, task: Task, records: Sequence[Record]) -> Predicted:
+    """Of plain CLIP and of the method; what draws nothing predicts once for all modes."""
+    frozen, traits = trained.frozen, trained.method.traits
+    plain, reads = trained._replace(method=PLAIN, variables=Variables({})), traits.reads
+    features = frozen.images(records, "features")
+    images = features if reads == "features" else frozen.images(records, reads, kept=False)
+    modes = MODES if traits.is_random else MODES[:1]
+    own = {mode: _predict(trained, task.text, images, mode) for mode in modes}
+    return Predicted(records, {"zero_shot": _predict(plain, task.zero_shot, features, "mean")} | own)
+
+
+def _predict(trained: Trained, text: Text, images: Images, mode: str) -> Predictions:
+    """With the run's draws and devices."""
+    method, variables, frozen, config = trained
+    return prediction.predict(
+        *(method, variables, frozen.theta, text, images, mode),
+        *(config.num_draws, config.seed),
+        mesh=frozen.mesh,
+    )
+
+
+def _cross_fitted(run: Run, trained: Trained) -> list[Predicted]:
+    """The selection, each fold by a fit without it."""
+    train = run.data.train
+    return [
+        predict_split(trained._replace(variables=fold.variables), run.shared.task, [train[i] for i in fold.images])
+        for fold in cross_fit.fits(run)
+    ]
+
+
+def _joined(parts: Sequence[Predicted]) -> Predicted:
+    def join(mode: str) -> Predictions:
+        return Predictions(*map(np.concatenate, zip(*(part.by_mode[mode] for part in parts), strict=True)))
+
+    return Predicted([x for part in parts for x in part.records], {mode: join(mode) for mode in parts[0].by_mode})
+
+
+def _temperatures(held_out: Predicted | None) -> dict[str, float]:
+    """By mode; 1 where nothing is held out."""
+    if held_out is None:
+        return dict.fromkeys(predictions.ALL_MODES, 1.0)
+    labels = labels_of(held_out.records)
+    own = {mode: calibration.temperature(x.log_probabilities, labels) for mode, x in held_out.by_mode.items()}
+    return dict.fromkeys(MODES, own["mean"]) | own
+
+
+def answers_of(found: Predicted, temperatures: Mapping[str, float]) -> dict[str, Answers]:
+    """What is kept of predictions, by mode."""
+    ids, labels = [record.id for record in found.records], labels_of(found.records)
+    return {mode: predictions.answers(ids, labels, x, temperatures[mode]) for mode, x in found.by_mode.items()}
+
+
+# ---------------------------------------------------------------------------------------------- what is measured
+
+
+def measure(kept: Kept) -> dict[str, Any]:
+    """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks.
+
+    Where there are no test images, as in `Classifier.fit`, what is reported of them is None.
+    """
+    result: dict[str, Any] = dict.fromkeys(OF_TEST)
+    if "test" in kept.answers:
+        result |= measure_test(kept, "test")
+        result["intervals"] = {mode: bootstrap.intervals(x) for mode, x in kept.answers["test"].items()}
+        result["doubt"] = doubt.describe(kept)
+    result["val"] = _metrics_of_modes(kept, "val") if "val" in kept.answers else None
     unseen = {
-        name: {"num_classes": len(task.data.class_names), "num_test": len(task.data.test)}
-        | measure(run, variables, task, splits[name])
-        for name, task in run.shared.unseen.items()
+        name: {"num_classes": len(kept.class_names[name]), "num_test": len(kept.answers[name]["mean"].label)}
+        | measure_test(kept, name)
+        for name in kept.answers
+        if name not in OWN
     }
     if unseen:
         result["unseen"] = unseen
@@ -49,61 +143,31 @@ def evaluate(run: Run, variables: Variables) -> dict[str, Any]:
     return result
 
 
-def read_splits(run: Run) -> dict[str, Split]:
-    """All that is classified."""
-    frozen, reads, splits = run.shared.frozen, run.shared.method.traits.reads, {}
-    for name, images in to_classify(run).items():
-        features = frozen.images(images, "features")
-        read = features if reads == "features" else frozen.images(images, reads, kept=False)
-        splits[name] = Split(read, features, labels_of(images))
-    return splits
-
-
-def measure(run: Run, variables: Variables, task: Task, split: Split) -> dict[str, Any]:
+def measure_test(kept: Kept, split: str) -> dict[str, Any]:
     """All that is reported of test images."""
-    zero_shot = predict_split(run, PLAIN, Variables({}), task.zero_shot, split.features, "mean")
-    predicted = by_mode(run, variables, task, split)
-    plain, expected = zero_shot.log_probabilities, predicted["marginal"].expected
+    by_mode = kept.of_modes(split)
+    plain = by_mode["zero_shot"]
     return {
-        "zero_shot": metrics_of(zero_shot, split),
-        "test": {mode: metrics_of(of_mode, split) for mode, of_mode in predicted.items()},
-        "information": metrics.information(plain, expected, split.labels)._asdict(),
-        "reliability": {
-            name: reliability_of(of_name, split.labels)
-            for name, of_name in {"zero_shot": zero_shot, **predicted}.items()
-        },
+        "zero_shot": metrics.measure(plain, kept.temperatures["zero_shot"])._asdict(),
+        "test": _metrics_of_modes(kept, split),
+        "information": metrics.information(plain, by_mode["marginal"])._asdict(),
+        "reliability": {mode: reliability_of(answers) for mode, answers in by_mode.items()},
     }
 
 
-def by_mode(run: Run, variables: Variables, task: Task, split: Split) -> dict[str, Predictions]:
-    """Of the method; what draws nothing predicts once for all modes."""
-    method = run.shared.method
-    modes = MODES if method.traits.is_random else MODES[:1]
-    predicted = {mode: predict_split(run, method, variables, task.text, split.images, mode) for mode in modes}
-    return dict.fromkeys(MODES, predicted["mean"]) | predicted
+def _metrics_of_modes(kept: Kept, split: str) -> dict[str, Any]:
+    found = {
+        mode: metrics.measure(answers, kept.temperatures[mode])._asdict()
+        for mode, answers in kept.answers[split].items()
+    }
+    return {mode: found.get(mode, found["mean"]) for mode in MODES}
 
 
-def predict_split(
-    run: Run, method: Method, variables: Variables, text: Text, images: Images, mode: str
-) -> Predictions:
-    """Of a split, with the run's draws and devices."""
-    theta, config = run.shared.frozen.theta, run.config
-    return prediction.predict(
-        *(method, variables, theta, text, images, mode),
-        *(config.num_draws, config.seed),
-        mesh=run.shared.mesh,
-    )
-
-
-def metrics_of(predicted: Predictions, split: Split) -> dict[str, Any]:
-    """Metrics of a split."""
-    return metrics.metrics(predicted.log_probabilities, split.labels)._asdict()
-
-
-def reliability_of(predicted: Predictions, labels: Int[np.ndarray, "b"]) -> dict[str, Any]:
+def reliability_of(answers: Answers) -> dict[str, Any]:
     """What a reliability diagram shows."""
-    log_p: Float[np.ndarray, "b c"] = predicted.log_probabilities
-    return metrics.reliability(np.exp(log_p.max(-1)), log_p.argmax(-1) == labels)._asdict()
+    answers = answers.labelled()
+    confidence = np.exp(np.ascontiguousarray(answers.log_probabilities[:, 0]))
+    return metrics.reliability(confidence, answers.predicted == answers.label)._asdict()
 
 
 def harmonic_means(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

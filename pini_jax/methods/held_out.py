@@ -51,7 +51,7 @@ def parts(support: Support) -> list[Part]:
     most = np.bincount(labels).max()
     if most == 1 and len(val):
         return parts
-    fold, number = _folds(labels, max(2, min(FOLDS, most))), np.arange(images)
+    fold, number = folds(labels, max(2, min(FOLDS, most))), np.arange(images)
     for out in (number[fold == i] for i in np.unique(fold)):
         rest = shots.take(~np.isin(shots.images, out))
         parts.append(Part(rest, shots.features[out], labels[out]))  # the first view of an image judges
@@ -64,7 +64,7 @@ def unit(x: np.ndarray) -> Float[np.ndarray, "*b e"]:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _folds(labels: Int[np.ndarray, "m"], num: int) -> Int[np.ndarray, "m"]:
+def folds(labels: Int[np.ndarray, "m"], num: int) -> Int[np.ndarray, "m"]:
     """The images of a class in turn, each class beginning at its own fold."""
     place = np.zeros(len(labels), int)
     for label in np.unique(labels):

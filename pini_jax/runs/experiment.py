@@ -10,18 +10,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
-from pini_jax.core import paths
+from pini_jax.core import stop
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import listed
 from pini_jax.data.datasets.records import Dataset
-from pini_jax.evaluate import prediction
-from pini_jax.evaluate.result import evaluate
+from pini_jax.evaluate import doubt, prediction, predictions
+from pini_jax.evaluate import result as measured
+from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
 from pini_jax.runs import folder, injector, provenance
 from pini_jax.runs.provenance import Clock
 from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select_images, share, to_classify
+from pini_jax.task.task import Task
 from pini_jax.train import checkpoint
 from pini_jax.train.loop import Group, Trainee, Watch, compile_group, num_lanes, train, unwatched
 from pini_jax.train.recorder import Recorder
@@ -55,6 +59,7 @@ def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> 
     Raises:
         InputError: as above, for any of them, before one is begun; or some diverged, and the others are evaluated.
     """
+    stop.raise_if_requested()
     with ExitStack() as stack:
         for workdir in configs:
             stack.enter_context(folder.locked(workdir))
@@ -83,9 +88,9 @@ def _train_rest(
     LOG.info("evaluating")
     trainees = group.trainees.values()
     results = {
-        trainee.run.workdir: finish(trainee, clock.seconds, group.width)
+        trainee.run.workdir: result
         for trainee in trainees
-        if trainee.recorder.problem is None
+        if (result := finish(trainee, clock.seconds, group.width)) is not None
     }
     problems = {trainee.run.workdir: trainee.recorder.problem for trainee in trainees if trainee.recorder.problem}
     for workdir, reason in problems.items():
@@ -101,6 +106,8 @@ def begin(runs: Sequence[Run], known: Mapping[Path, dict[str, Any]], stack: Exit
     Nothing is written before all that can be wrong has been tried.
     """
     pending = {i: run for i, run in enumerate(runs) if run.workdir not in known}
+    for task in (runs[0].shared.task, *runs[0].shared.unseen.values()):
+        check_texts(task)
     inputs = {i: (batch_reader(run), initial_state(run)) for i, run in pending.items()}
     runs[0].shared.frozen.check([images for run in pending.values() for images in to_classify(run).values()])
     for run in pending.values():
@@ -112,15 +119,36 @@ def begin(runs: Sequence[Run], known: Mapping[Path, dict[str, Any]], stack: Exit
     }
 
 
-def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any]:
-    """Evaluates what a run has learned, and writes injector.safetensors and result.json."""
+def check_texts(task: Task) -> None:
+    """Raises InputError where texts of classes have features that are not finite."""
+    for text in (task.zero_shot, task.text):
+        finite = np.isfinite(meshes.fetch(text.features)).all(axis=(0, 2))
+        if wrong := [name for name, good in zip(task.data.class_names, finite, strict=True) if not good]:
+            raise InputError(f"the text tower's features are not finite, of: {listed(wrong)}")
+
+
+def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any] | None:
+    """Evaluates what a run has learned, and writes predictions.parquet, injector.safetensors and result.json.
+
+    Returns:
+        the result; None if the run diverged.
+    """
     run, recorder, clock = trainee.run, trainee.recorder, Clock()
-    with clock.phase("evaluate"):
-        evaluated = evaluate(run, recorder.state.variables)
-    export(run, recorder.state.variables)
+    if recorder.problem:
+        return None
+    with clock.phase("evaluate"), np.errstate(invalid="ignore"):  # what is no number is said below
+        kept = measured.predict(run, recorder.state.variables)
+        evaluated = measured.measure(kept)
+    numbers = {key: x for key, x in flatten_dict(evaluated, sep=".").items() if x is not None}
+    if wrong := [key for key, x in numbers.items() if not np.isfinite(x).all()]:
+        recorder.fail(f"what was learned gives no numbers ({listed(wrong)})")
+        return None
+    sha256 = predictions.write_predictions(run.workdir / "predictions.parquet", kept)
+    export(run, recorder.state.variables, doubt.doubts(kept))
     steps = run.num_steps - recorder.start
     result = describe_run(run) | evaluated
     result |= {
+        "predictions_sha256": sha256,
         "lanes": width,
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(recorder.state.phi)),
         "checkpoint_bytes": checkpoint.num_bytes(recorder.state),
@@ -152,13 +180,15 @@ def describe_run(run: Run) -> dict[str, Any]:
     }
 
 
-def export(run: Run, variables: Variables) -> None:
+def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
     """Writes injector.safetensors; and the classes' embeddings, where they and plain image features are enough."""
     shared, names = run.shared, run.data.class_names
     theta = shared.frozen.theta
-    injector.save_injector(
-        run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint
+    given = shared.frozen.given(names)
+    exported = injector.Exported(
+        variables, run.config, names, shared.frozen.fingerprint, given=given, doubts=doubts
     )
+    injector.save_injector(run.workdir / "injector.safetensors", exported)
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)
         embeddings = prediction.encode_text_draws(shared.method, variables, adapted, shared.task.text)[0]
@@ -169,7 +199,7 @@ def export(run: Run, variables: Variables) -> None:
 def compare_data(config: Config, workdir: Path) -> str:
     """Whether the data of a finished run are still as they were, in words."""
     try:
-        written = paths.read_object(workdir / "selection.json")
+        written = folder.read_sealed(workdir / "selection.json")
         data, _ = select_images(config, _open(config))
         now = folder.describe_data(data)
     except (InputError, OSError) as error:

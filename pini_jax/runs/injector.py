@@ -19,33 +19,49 @@ from pini_jax import plugins
 from pini_jax.config import Config
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
+from pini_jax.evaluate import doubt
+from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
 
 KEY = "pini_jax"  # of the file's metadata
 FORMAT = 2  # 1 had no hash
 SHOWN = 10
+NONE: Mapping[str, Doubt] = {}
 
 
 class Exported(NamedTuple):
-    """A trained injector: what it knows, and what it was trained with."""
+    """A trained injector: what it knows, and what it was trained with.
+
+    Attributes:
+        clip_sha256: the hash of the CLIP that it belongs to, or of the features.
+        given: where the features were made elsewhere, what belongs to them: `text`, the features of the classes'
+            texts [c e], and `logit_scale`, the inverse temperature.
+        labels: what a program calls the classes, if not by their names.
+        doubts: by prediction mode; none in a file of an earlier version.
+    """
 
     variables: Variables
     config: Config
     class_names: tuple[str, ...]
     clip_sha256: str
+    given: Mapping[str, np.ndarray] = {}
+    labels: tuple[str | int | float | bool, ...] = ()
+    doubts: Mapping[str, Doubt] = NONE
 
 
-def save_injector(
-    path: Path, variables: Variables, config: Config, class_names: Sequence[str], clip_sha256: str
-) -> None:
-    """Writes variables at once, with their config, classes and the hash of the CLIP that they belong to."""
-    described = {
+def save_injector(path: Path, exported: Exported) -> None:
+    """Writes an injector at once."""
+    variables, config = exported.variables, exported.config
+    described: dict[str, Any] = {
         "config": configs.to_dict(config),
-        "class_names": class_names,
-        "clip_sha256": clip_sha256,
+        "class_names": exported.class_names,
+        "clip_sha256": exported.clip_sha256,
         "plugins": plugins.load_plugins(config.plugins),
+        "doubts": {mode: doubt.to_json(of_mode) for mode, of_mode in exported.doubts.items()},
     }
-    trees = {key: tree for key, tree in variables._asdict().items() if tree}
+    if exported.labels:
+        described["labels"] = exported.labels
+    trees = {key: tree for key, tree in {**variables._asdict(), "given": exported.given}.items() if tree}
     _write(path, flatten_dict(trees, sep="/"), described)
 
 
@@ -101,7 +117,9 @@ def load_injector(path: Path) -> Exported:
     plugins.warn_of_changes(described["plugins"], f"{path} was trained")
     trees = unflatten_dict(tensors, sep="/")
     variables = Variables(trees.get("phi", {}), trees.get("buffers", {}))
-    return Exported(variables, config, tuple(names), clip_sha256)
+    doubts = {mode: doubt.from_json(of_mode) for mode, of_mode in described.get("doubts", {}).items()}
+    labels = tuple(described.get("labels", ()))
+    return Exported(variables, config, tuple(names), clip_sha256, trees.get("given", {}), labels, doubts)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 from tqdm import tqdm
 
+from pini_jax.core import progress as bars
 from pini_jax.core import stop
 from pini_jax.methods.method import Batch
 from pini_jax.methods.objective import Parts
@@ -134,6 +135,8 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, bar: tqdm, sa
         if turn is None or (recorder := group.trainees[turn.run].recorder).problem:
             continue
         done = turn.step + 1
+        if turn.opens:
+            recorder.first_loss = parts.loss[lane]
         if recorder.logs(done):
             loss, accuracy = float(parts.loss[lane]), float(parts.accuracy[lane])
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
@@ -145,7 +148,7 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, bar: tqdm, sa
 def progress(total: int, done: int) -> tqdm:
     """A bar of steps, in the first process."""
     hidden = jax.process_index() > 0
-    return tqdm(total=total, initial=done, unit="step", desc="training", dynamic_ncols=True, disable=hidden)
+    return bars.bar(total=total, initial=done, unit="step", desc="training", disable=hidden)
 
 
 # ----------------------------------------------------------------------------------------------- runs side by side

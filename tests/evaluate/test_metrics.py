@@ -6,6 +6,7 @@ import scipy.special
 import sklearn.metrics
 
 from pini_jax.evaluate import metrics
+from pini_jax.evaluate.predictions import Predictions, answers, without_draws
 
 NUM_CLASSES = 5
 
@@ -29,6 +30,42 @@ def test_as_scikit_learn(seed, classes):
     p = np.exp(log_p.astype(np.float64))
     nll = sklearn.metrics.log_loss(labels, p / p.sum(-1, keepdims=True), labels=range(NUM_CLASSES))
     assert found.nll == pytest.approx(nll, rel=1e-5)
+    recall = sklearn.metrics.recall_score(labels, predicted, labels=np.unique(labels), average="macro")
+    assert found.balanced_accuracy == pytest.approx(recall, abs=1e-12)
+    brier = np.square(p - np.eye(NUM_CLASSES)[labels]).sum(1).mean()
+    assert found.brier == pytest.approx(brier, rel=1e-5)
+
+
+def test_by_class_as_scikit_learn():
+    """Class 2 never occurs, and class 4 is never predicted."""
+    chance = np.random.default_rng(0)
+    labels, predicted = chance.choice([0, 1, 3, 4], 100), chance.choice([0, 1, 2, 3], 100)
+    log_p = np.log(np.full((100, 5), 0.1) + 0.5 * np.eye(5)[predicted])
+    table = metrics.confusion(without_draws(log_p, labels), 5)
+    np.testing.assert_array_equal(table, sklearn.metrics.confusion_matrix(labels, predicted, labels=range(5)))
+    found = metrics.by_class(table)
+    kinds = ("precision", "recall")
+    for kind in kinds:
+        score = getattr(sklearn.metrics, f"{kind}_score")
+        wanted = score(labels, predicted, labels=range(5), average=None, zero_division=np.nan)
+        np.testing.assert_allclose(getattr(found, kind), wanted)
+    assert found.images.tolist() == np.bincount(labels, minlength=5).tolist()
+
+
+def test_images_without_a_label_count_for_nothing():
+    log_p, labels = predictions(0)
+    some = np.where(np.arange(len(labels)) % 3 == 0, -1, labels)
+    known = some >= 0
+    assert metrics.measure(without_draws(log_p, some), 1.0) == metrics.metrics(log_p[known], labels[known])
+
+
+def test_adaptive_error_as_a_loop_over_bins_of_equal_size():
+    chance = np.random.default_rng(0)
+    confidence = chance.uniform(0.2, 1.0, 300)
+    correct = chance.random(300) < confidence**2
+    order = np.argsort(confidence).reshape(15, 20)
+    wanted = np.mean([abs(correct[i].mean() - confidence[i].mean()) for i in order])
+    assert metrics.adaptive_calibration_error(confidence, correct) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_a_class_that_is_never_predicted_counts_as_zero():
@@ -40,7 +77,9 @@ def test_information_by_a_loop():
     plain, labels = predictions(0)
     draws = [predictions(seed)[0] for seed in (1, 2, 3)]
     expected = np.mean(draws, axis=0)
-    found = metrics.information(plain, expected, labels)
+    nothing = np.zeros(len(labels))
+    noisy = answers([""] * len(labels), labels, Predictions(plain, expected, nothing, nothing, nothing), 1.0)
+    found = metrics.information(without_draws(plain, labels), noisy)
     entropy, surprise, conditional = [], [], []
     for b, label in enumerate(labels):
         entropy.append(sum(-np.exp(x) * x for x in np.float64(plain[b])))
@@ -56,8 +95,8 @@ def test_information_by_a_loop():
 
 
 def test_noise_that_does_nothing_tells_nothing():
-    plain, labels = predictions(0)
-    assert metrics.information(plain, plain, labels).usable_information == 0
+    plain = without_draws(*predictions(0))
+    assert metrics.information(plain, plain).usable_information == 0
 
 
 def ece_by_loop(confidence, correct, num_bins=15):

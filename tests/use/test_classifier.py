@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import commands
 import numpy as np
 import pytest
 from PIL import Image
 
+from pini_jax import predict as predicting
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets import digits
 from pini_jax.evaluate import metrics
@@ -45,7 +47,20 @@ def test_same_numbers_as_the_run(workdir, classifier, test_images, mode):
     reported = json.loads((workdir / "result.json").read_text())["test"][mode]
     found = metrics.metrics(np.log(probabilities), labels)._asdict()
     assert found["accuracy"] == reported["accuracy"]
-    assert found == pytest.approx(reported, abs=1e-4)
+    for name in ("nll", "ece", "brier", "adaptive_ece"):  # probabilities are calibrated by default
+        assert found[name] == pytest.approx(reported[f"calibrated_{name}"], abs=1e-4)
+
+
+def test_sets_and_doubt_are_those_of_the_run(workdir, classifier, test_images):
+    paths, labels = test_images
+    reported = json.loads((workdir / "result.json").read_text())["doubt"]["modes"]["mean"]
+    probabilities, doubt = classifier(paths), classifier.doubt()
+    plausible = doubt.plausible(probabilities)
+    assert plausible[np.arange(len(labels)), labels].mean() == pytest.approx(
+        reported["sets"]["lac"]["coverage"], abs=0.01
+    )
+    assert plausible.any(1).all()
+    assert doubt.unsure(probabilities).mean() == pytest.approx(reported["unsure"], abs=0.01)
 
 
 def test_any_size_and_mode_of_image(classifier, tmp_path):
@@ -62,6 +77,15 @@ def test_command_prints_a_line_per_image(workdir, test_images):
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == [str(path) for path in paths[:3]]
     assert all(row[1] in digits.CLASS_NAMES and row[2].endswith("%") for row in rows)
+
+
+def test_class_names_are_printed_on_their_line(monkeypatch, capsys):
+    """Whoever made the injector chose them."""
+    answer = [("a.png", np.array([0.25, 0.75]))]
+    made = SimpleNamespace(class_names=("cat", "dog\x1b[2J\n\tthe"), stream=lambda images, mode: answer)
+    monkeypatch.setattr(predict, "load_classifier", lambda *_: made)
+    predicting.main(SimpleNamespace(workdir="run", clip="", mode="mean"), ["a.png"])
+    assert capsys.readouterr().out == "a.png\tdog [2J the\t75.0%\n"
 
 
 def test_missing_injector_and_image(classifier, tmp_path):

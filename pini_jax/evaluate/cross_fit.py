@@ -1,0 +1,64 @@
+"""What a method learns without some of the images of a selection, which these then judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from pini_jax.core import stop
+from pini_jax.data.batches import Batches
+from pini_jax.methods import held_out
+from pini_jax.methods.method import Variables
+from pini_jax.task.run import Run, batch_reader, labels_of
+from pini_jax.train.step import constants_of, initial_state, train_step
+
+ENOUGH = 100  # validation images: for most of them sets at 90 % then cover within 5 points of it
+TRAININGS = 2  # folds of a method that takes steps: together they cost as much as the run's own training
+
+
+class Fold(NamedTuple):
+    """Images of the selection, by their numbers, and what is learned without them."""
+
+    images: Int[np.ndarray, "i"]
+    variables: Variables
+
+
+def is_due(run: Run) -> bool:
+    """Whether the selection stands in for validation images: they are few, and training it again takes no tower.
+
+    Without a fold every class still has an image.
+    """
+    counts = np.bincount(labels_of(run.data.train))
+    return len(run.data.val) < ENOUGH and counts.min() > 1 and not run.shared.method.traits.needs_towers
+
+
+def fits(run: Run) -> Iterator[Fold]:
+    """Every fold of the selection: five where the method is solved for, or else `TRAININGS`."""
+    labels = labels_of(run.data.train)
+    most = held_out.FOLDS if run.shared.method.traits.is_fitted else TRAININGS
+    folds = held_out.folds(labels, min(most, np.bincount(labels).max()))
+    for fold in np.unique(folds):
+        yield Fold(np.flatnonzero(folds == fold), train(without(run, folds == fold)))
+
+
+def without(run: Run, fold: Bool[np.ndarray, "m"]) -> Run:
+    """The run with the rest of its selection."""
+    rest = tuple(record for record, out in zip(run.data.train, fold, strict=True) if not out)
+    size = min(run.batches.batch_size, len(rest))
+    batches = Batches(len(rest), size, run.config.views, run.config.seed)
+    return run._replace(data=run.data._replace(train=rest), batches=batches)
+
+
+def train(run: Run) -> Variables:
+    """What a run learns; nothing is written."""
+    shared, read, state = run.shared, batch_reader(run), initial_state(run)
+    step = jax.jit(train_step, static_argnums=(0, 1))
+    fixed = shared.method, run.config.num_samples
+    for i in range(run.num_steps):
+        stop.raise_if_requested()
+        state, _ = step(*fixed, state, shared.frozen.theta, shared.task.text, read(i), constants_of(run))
+    return state.variables

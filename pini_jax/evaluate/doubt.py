@@ -1,0 +1,100 @@
+"""What a run knows of its own doubt: a temperature, sets of plausible classes, and when it is none of these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.special import softmax
+
+from pini_jax.evaluate import conformal, rejection
+from pini_jax.evaluate.predictions import Answers, Kept
+
+
+class Doubt(NamedTuple):
+    """Of one mode.
+
+    Attributes:
+        temperature: calibrated probabilities are the softmax of log p / temperature.
+        lac, aps: the largest score of a plausible class, by `conformal.SCORES`, at `conformal.LEVEL`.
+        known: the least score of an image of known classes, by `rejection.DEFAULT`.
+        scale: CLIP's inverse temperature, which that score is made with.
+        images: how many held-out images it follows from.
+    """
+
+    temperature: float = 1.0
+    lac: float = math.inf
+    aps: float = math.inf
+    known: float = -math.inf
+    scale: float = 1.0
+    images: int = 0
+
+    def calibrated(self, log_probabilities: Float[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
+        """Probabilities at the temperature; as they are where nothing was held out."""
+        return softmax(log_probabilities.astype(np.float64) / self.temperature, axis=-1)
+
+    def unsure(self, probabilities: Float[np.ndarray, "*b c"]) -> Bool[np.ndarray, "*b"]:
+        """Whether an image may be of none of the classes, by calibrated probabilities of it."""
+        log_p = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) * self.temperature
+        return np.asarray(softmax(log_p / self.scale, axis=-1).max(-1) < self.known)
+
+    def plausible(self, probabilities: Float[np.ndarray, "*b c"]) -> Bool[np.ndarray, "*b c"]:
+        """Classes at the level, by calibrated probabilities; the likeliest always is."""
+        likeliest = probabilities == probabilities.max(-1, keepdims=True)
+        return (1 - probabilities <= self.lac) | likeliest
+
+
+NO_DOUBT = Doubt()
+
+
+def doubts(kept: Kept) -> dict[str, Doubt]:
+    """Of every mode, by the images that calibrate."""
+    return {
+        mode: _doubt(answers, kept.temperatures[mode], kept.scale) for mode, answers in kept.held_out().items()
+    }
+
+
+def _doubt(held_out: Answers, temperature: float, scale: float) -> Doubt:
+    limits = {name: conformal.threshold(name, held_out, temperature) for name in conformal.SCORES}
+    known = rejection.threshold(rejection.SCORES[rejection.DEFAULT](held_out))
+    return Doubt(temperature, **limits, known=known, scale=scale, images=len(held_out.label))
+
+
+def describe(kept: Kept) -> dict[str, Any]:
+    """What result.json says: of every mode, what was fitted, and how it does on test images."""
+    by_mode = kept.of_modes("test")
+    classes = len(kept.class_names["test"])
+    found = doubts(kept)
+    images = max((doubt.images for doubt in found.values()), default=0)
+    return {
+        "held_out": images,
+        "source": kept.calibrated_on,
+        "level": conformal.LEVEL,
+        "promised_coverage": conformal.promised(images),
+        "score": rejection.DEFAULT,
+        "modes": {
+            mode: _measured(answers, found.get(mode, NO_DOUBT), classes) for mode, answers in by_mode.items()
+        },
+    }
+
+
+def _measured(answers: Answers, doubt: Doubt, classes: int) -> dict[str, Any]:
+    sets = {
+        name: conformal.evaluate(name, answers, doubt.temperature, getattr(doubt, name), classes)._asdict()
+        for name in conformal.SCORES
+    }
+    score = rejection.SCORES[rejection.DEFAULT](answers)
+    return to_json(doubt) | {"sets": sets, "unsure": float((score < doubt.known).mean())}
+
+
+def to_json(doubt: Doubt) -> dict[str, Any]:
+    """Its fields; null for what is not finite, which JSON does not know."""
+    return {key: value if math.isfinite(value) else None for key, value in doubt._asdict().items()}
+
+
+def from_json(content: Mapping[str, Any]) -> Doubt:
+    """What `to_json` made."""
+    return Doubt(**{key: value for key, value in content.items() if value is not None})
