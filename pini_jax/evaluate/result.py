@@ -150,7 +150,7 @@ def measure_test(kept: Kept, split: str) -> dict[str, Any]:
     return {
         "zero_shot": metrics.measure(plain, kept.temperatures["zero_shot"])._asdict(),
         "test": _metrics_of_modes(kept, split),
-        "information": metrics.information(plain, by_mode["marginal"])._asdict(),
+        "information": metrics.measure_information(plain, by_mode["marginal"])._asdict(),
         "reliability": {mode: reliability_of(answers) for mode, answers in by_mode.items()},
     }
 
