@@ -38,7 +38,7 @@ from pini_jax.methods import registry
 from pini_jax.methods.objective import Objective
 from pini_jax.noise import sites
 from pini_jax.report import collect as collection
-from pini_jax.report import tables as report
+from pini_jax.report import terminal
 from pini_jax.runs import folder, population
 
 BUDGET = 8
@@ -162,7 +162,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
             continue
         chosen_runs |= {str(run.relative_to(workdir)): {"contender": name} for run in folders}
         paths.write_json(workdir / "comparison.json", chosen_runs)
-    print(report.markdown(collection.read_runs([workdir])))
+    print(terminal.comparison(collection.read_runs([workdir])))
 
 
 COMMAND = command.Command("pini compare", __doc__, define_flags, main, required=("config", "workdir"))

@@ -20,9 +20,9 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from pini_jax.core import command, config_file, runtime
+from pini_jax.core import command, config_file, processes
 from pini_jax.core.paths import refuse_scheme
-from pini_jax.report import tables as report
+from pini_jax.report import terminal
 from pini_jax.runs import population
 
 
@@ -39,14 +39,14 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     refuse_scheme("--workdir", values.workdir)
     members = population.members(values.config)
     if values.distributed:
-        runtime.join_processes()
+        processes.join()
     results = population.train_population(members, Path(values.workdir))
     if jax.process_index():
         return  # the first process speaks for all
     if not members[0].values:
-        print(report.table(results[0], members[0].config.num_draws))
+        print(terminal.table(results[0], members[0].config.num_draws))
     else:
-        print(report.population_table([member.values for member in members], results))
+        print(terminal.population_table([member.values for member in members], results))
 
 
 COMMAND = command.Command("pini train", __doc__, define_flags, main, required=("config", "workdir"))

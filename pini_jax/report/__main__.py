@@ -1,9 +1,11 @@
-"""Makes tables and figures of results.
+"""Makes a page, figures and tables of results.
 
     pini report runs/sweep
     pini report runs/sweep runs/other --output=report
 
-Reads every run below the folders, prints the tables, and writes them and the figures to report.md and PNG files.
+Reads every run below the folders, and writes report.html, which holds all of it in one file, and the same as
+report.md, as figures (PNG and PDF) and as tables (CSV, LaTeX and Parquet). Of a single run it shows what it got
+wrong; of several, how methods differ; of a sweep that is not finished, how far it is.
 """
 
 from __future__ import annotations
@@ -13,29 +15,36 @@ from pathlib import Path
 
 from absl import flags
 
-from pini_jax.core import command, extras
-from pini_jax.report import collect, tables
+from pini_jax.core import command, extras, paths
+from pini_jax.core.errors import InputError
+from pini_jax.report import collect, progress
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Where it goes."""
-    text = "Folder of report.md and the figures; the first folder's `report` if there is none."
+    text = "Folder of the report; the first folder's `report` if there is none."
     flags.DEFINE_string("output", "", text, flag_values=values)
 
 
 def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
-    """Writes report.md and the figures, and prints the tables."""
-    extras.require("matplotlib", "figures")
-    from pini_jax.report import figures  # matplotlib: only what draws waits for it
+    """Writes the report, and prints where it is and what it says."""
+    for package in ("pandas", "jinja2", "matplotlib"):
+        extras.require(package, "report")
+    from pini_jax.report import many_runs, page  # pandas, matplotlib: only what reports waits for them
 
-    entries = collect.read_runs([Path(name) for name in folders])
+    for name, value in (("FOLDER", folder) for folder in folders):
+        paths.refuse_scheme(name, value)
+    tops = [Path(folder) for folder in folders]
+    collected, unfinished = collect.collect(tops), progress.unfinished_runs(tops)
+    if not collected.entries and not unfinished:
+        raise InputError(f"there is no run in {', '.join(folders)}: a run writes config.json first")
     output = Path(values.output or Path(folders[0], "report"))
     output.mkdir(parents=True, exist_ok=True)
-    text = tables.markdown(entries)
-    drawn = figures.draw(entries, output)
-    (output / "report.md").write_text(text + "\n\n" + "\n".join(f"![]({name})" for name in drawn) + "\n")
-    print(text)
-    print(f"\n{output / 'report.md'} with {', '.join(drawn)}")
+    whole, markdown = many_runs.report(collected, unfinished, output)
+    paths.write_file(output / "report.md", markdown)
+    paths.write_file(output / "report.html", page.render(whole))
+    print(markdown)
+    print(f"{output / 'report.html'}: {whole.lead}")
 
 
 COMMAND = command.Command("pini report", __doc__, define_flags, main, argument="FOLDER")

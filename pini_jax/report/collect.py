@@ -20,11 +20,19 @@ LOG = logging.getLogger(__name__)
 SHORT = 8  # digits of a hash in a label
 
 
+class Place(NamedTuple):
+    """On what a run was measured: numbers of different places are never pooled, nor compared."""
+
+    dataset: str
+    clip: str
+    weights: str
+
+
 class Entry(NamedTuple):
-    """A finished run, and what it is called beside others.
+    """A finished run, and what it is called beside others of its place.
 
     Attributes:
-        label: runs of one label differ in nothing but shots and seed, or were chosen by validation.
+        label: runs of one place and label differ in nothing but shots and seed, or were chosen by validation.
         settings: flat, with the hash of the weights.
     """
 
@@ -33,6 +41,18 @@ class Entry(NamedTuple):
     result: Mapping[str, Any]
     settings: Mapping[str, Any]
 
+    @property
+    def place(self) -> Place:
+        """Its dataset and weights."""
+        return Place(*(str(self.settings.get(key, "")) for key in Place._fields))
+
+
+class Collected(NamedTuple):
+    """Finished runs, and those that were left out: `{folder: why}`."""
+
+    entries: list[Entry]
+    left_out: dict[Path, str]
+
 
 def read_runs(folders: Sequence[Path]) -> list[Entry]:
     """All finished runs below some folders; of a comparison, those that were chosen.
@@ -40,15 +60,37 @@ def read_runs(folders: Sequence[Path]) -> list[Entry]:
     Raises:
         InputError: there is none, or a file is damaged, or of an earlier version.
     """
-    entries: list[Entry] = []
+    for top in folders:
+        if not any(top.glob("**/result.json")):
+            raise InputError(f"there is no finished run in {top}: a run writes result.json last")
+    return collect(folders).entries
+
+
+def collect(folders: Sequence[Path]) -> Collected:
+    """The same with what was left out, and without an error where no run is finished.
+
+    Raises:
+        InputError: a file is damaged, or of an earlier version.
+    """
+    below: dict[Path, list[Entry]] = {}
+    left_out: dict[Path, str] = {}
     for top in folders:
         chosen = (top / "comparison.json").exists()
-        below = [_entry(folder, label, chosen) for folder, label in _labels(top, chosen).items()]
-        if not below:
-            raise InputError(f"there is no finished run in {top}: a run writes result.json last")
-        several = len(folders) > 1
-        entries += [entry._replace(label=f"{top.name}: {entry.label}") if several else entry for entry in below]
-    return _told_apart(_without_repeats(entries))
+        below[top] = [_entry(folder, label, chosen) for folder, label in _labels(top, chosen).items()]
+        if chosen:
+            others = {file.parent for file in top.glob("**/result.json")} - {x.folder for x in below[top]}
+            left_out |= dict.fromkeys(sorted(others), "not chosen by validation")
+    kept, repeats = _without_repeats(_named_by_folder(below))
+    return Collected(_told_apart(kept), left_out | repeats)
+
+
+def _named_by_folder(below: Mapping[Path, Sequence[Entry]]) -> list[Entry]:
+    """All entries; with several folders, each label begins with the name of its own."""
+    if len(below) == 1:
+        return list(*below.values())
+    return [
+        entry._replace(label=f"{top.name}: {entry.label}") for top, entries in below.items() for entry in entries
+    ]
 
 
 def _labels(top: Path, chosen: bool) -> dict[Path, str]:
@@ -62,8 +104,14 @@ def _labels(top: Path, chosen: bool) -> dict[Path, str]:
         names = populations.get(folder.parent, [])
         return folder.parent, names.index(folder.name) if folder.name in names else -1, folder.name
 
-    folders = sorted((file.parent for file in top.glob("**/result.json")), key=order)
+    # What lies in a hidden folder is not published yet.
+    results = (file for file in top.glob("**/result.json") if not _is_hidden(file.relative_to(top)))
+    folders = sorted((file.parent for file in results), key=order)
     return {folder: _label(folder) for folder in folders}
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _entry(folder: Path, label: str, chosen: bool) -> Entry:
@@ -92,33 +140,37 @@ def _label(folder: Path) -> str:
     return ", ".join(words) or settings["method"]
 
 
-def _without_repeats(entries: Sequence[Entry]) -> list[Entry]:
-    """A run that lies in two folders counts once."""
+def _without_repeats(entries: Sequence[Entry]) -> tuple[list[Entry], dict[Path, str]]:
+    """A run that lies in two folders counts once; and those that are left out for it."""
     kept: dict[str, Entry] = {}
+    repeats: dict[Path, str] = {}
     for entry in entries:
         same = kept.setdefault(json.dumps([entry.label, entry.settings], sort_keys=True), entry)
         if same is not entry and "seed" in entry.settings:
-            LOG.warning("%s is the run of %s once more, and is left out", entry.folder, same.folder)
+            repeats[entry.folder] = f"the run of {same.folder} once more"
+            LOG.warning("%s is %s, and is left out", entry.folder, repeats[entry.folder])
         elif same is not entry:
             kept[str(entry.folder)] = entry
-    return list(kept.values())
+    return list(kept.values()), repeats
 
 
 def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
-    """Labels with every setting in which runs of one label differ, but for shots and seed."""
-    labelled = {label: _differing(group) for label, group in by_label(entries).items()}
+    """Labels with every setting in which runs of one label and place differ, but for shots and seed."""
+    groups: dict[tuple[Place, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.place, entry.label), []).append(entry)
+    keys = {group: _differing(members) for group, members in groups.items()}
 
     def words(entry: Entry) -> list[str]:
-        return [f"{key}={entry.settings.get(key)}" for key in labelled[entry.label]]
+        return [f"{key}={entry.settings.get(key)}" for key in keys[entry.place, entry.label]]
 
     return [entry._replace(label=", ".join([entry.label, *words(entry)])) for entry in entries]
 
 
 def _differing(entries: Sequence[Entry]) -> list[str]:
-    """The settings that are not the same in all of them; weights only where nothing else tells them apart."""
+    """The settings that are not the same in all of them."""
     keys = sorted({key for entry in entries for key in entry.settings} - {"shots", "seed"})
-    differ = [key for key in keys if len({repr(entry.settings.get(key)) for entry in entries}) > 1]
-    return [key for key in differ if key != "weights" or "clip" not in differ]
+    return [key for key in keys if len({repr(entry.settings.get(key)) for entry in entries}) > 1]
 
 
 def by_plain_label(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -128,6 +180,31 @@ def by_plain_label(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
         return {key: value for key, value in entry.settings.items() if key in PLAIN_ON}
 
     return by_label(_told_apart([x._replace(label="zero-shot", settings=settings(x)) for x in entries]))
+
+
+def by_place(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Entries of each place, by its title; where two have one, whole names and weights tell them apart."""
+    places = list(dict.fromkeys(entry.place for entry in entries))
+    for title in _title, _long_title:
+        titles = [title(place) for place in places]
+        if len(set(titles)) == len(places):
+            break
+    named = dict(zip(places, titles, strict=True))
+    return {named[place]: [entry for entry in entries if entry.place == place] for place in places}
+
+
+def _title(place: Place) -> str:
+    return f"{_short(place.dataset)} on {_short(place.clip) or 'given features'}"
+
+
+def _long_title(place: Place) -> str:
+    return f"{place.dataset} on {place.clip or 'given features'} ({place.weights})"
+
+
+def _short(source: str) -> str:
+    """`dtd_vitb32` of `features:/data/dtd_vitb32.npz`."""
+    kind, _, path = source.partition(":")
+    return Path(path).stem if path and kind in ("features", "folder", "csv") else source
 
 
 def by_label(entries: Iterable[Entry]) -> dict[str, list[Entry]]:

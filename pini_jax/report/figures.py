@@ -1,255 +1,315 @@
-"""Figures of a report: what many runs show together, and what the noise of one looks like.
+"""Figures of many runs on one dataset with one CLIP.
 
-| file               | what                                                                              |
-|--------------------|-----------------------------------------------------------------------------------|
-| accuracy.png       | test accuracy against shots, with the 95 % confidence band of the mean over seeds  |
-| reliability.png    | accuracy against confidence; the area of a dot is the share of predictions         |
-| information.png    | usable information and H(T) - H(T given E) against accuracy                        |
-| tokens.png         | root mean square of mu and sigma along the prompt's tokens                         |
-| maps.png           | mu and sigma over images, of runs with noise on pixels or patches                  |
+| file          | what                                                                                  |
+|---------------|---------------------------------------------------------------------------------------|
+| `accuracy`    | test accuracy against shots, with the 95 % confidence band of the mean over seeds     |
+| `differences` | differences to plain CLIP with their intervals, and which methods are not told apart  |
+| `reliability` | accuracy against confidence; the area of a dot is the share of predictions            |
+| `information` | usable information, and H(T) - H(T given E)                                           |
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax.numpy as jnp
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy.stats
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from pini_jax.core.shapes import present
-from pini_jax.data import templates, views
-from pini_jax.data.datasets import sources
-from pini_jax.methods import forward, registry
-from pini_jax.noise.draws import draw_mean
-from pini_jax.noise.gaussian import Gaussian
+from pini_jax.methods import registry
+from pini_jax.report import statistics
 from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
-from pini_jax.runs import injector
-from pini_jax.use import classifier as classifiers
-from pini_jax.use.classifier import TrainedClassifier
+from pini_jax.report.outcomes import PLAIN, Comparison, differ
+from pini_jax.report.style import COLOURS, COLUMN, GREY, Drawn, lines, spaced, wrapped
 
-matplotlib.use("Agg")  # no window
-
-IMAGES = 4
-MANY = 12  # panels or lines that a figure holds
-MARKERS = "osD^vP*X"
-LINES = (":", "--", "-.")
+TOGETHER = 6  # lines that one panel holds; of more, each has a panel of its own
+Curve = dict[int, list[float]]  # accuracies in % by shots
 
 
-def draw(entries: Sequence[Entry], output: Path) -> list[str]:
-    """Draws every figure that the runs have something for; their file names."""
-    drawn = []
-    for name, figure in FIGURES.items():
-        if (made := figure(entries)) is not None:
-            made.savefig(output / name, dpi=130, bbox_inches="tight")
-            plt.close(made)
-            drawn.append(name)
-    return drawn
+def draw(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> list[Drawn]:
+    """All figures that the runs have something for."""
+    drawn = [
+        accuracy_figure(entries),
+        differences_figure(entries, comparisons),
+        reliability_figure(entries),
+        information_figure(entries),
+    ]
+    return [figure for figure in drawn if figure is not None]
 
 
-def accuracy_figure(entries: Sequence[Entry]) -> plt.Figure:
-    """mean +- t_{0.975, n-1} std / sqrt(n) over n seeds."""
-    figure, axes = plt.subplots(figsize=(6.5, 4.5))
-    for (label, group), marker in zip(by_label(entries).items(), itertools.cycle(MARKERS), strict=False):
-        values = by_shots(group, "test", "mean", "accuracy")
-        shots, mean = list(values), np.array([100 * np.mean(x) for x in values.values()])
-        half = np.array([100 * _half_width(x) for x in values.values()])
-        (line,) = axes.plot(shots, mean, marker=marker, markersize=4, linewidth=1.3, label=label)
-        axes.fill_between(shots, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
-    for (label, group), style in zip(by_plain_label(entries).items(), itertools.cycle(LINES), strict=False):
-        zero_shot = 100 * np.mean([entry.result["zero_shot"]["accuracy"] for entry in group])
-        axes.axhline(zero_shot, color="black", linestyle=style, linewidth=1, label=label)
+def ordered(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Runs by label, the method with the highest mean accuracy first."""
+    return dict(sorted(by_label(entries).items(), key=lambda item: -mean_accuracy(item[1])))
+
+
+def mean_accuracy(entries: Sequence[Entry]) -> float:
+    """Of all runs of a method, every number of shots alike."""
+    return float(np.mean([np.mean(x) for x in by_shots(entries, "test", "mean", "accuracy").values()]))
+
+
+def _curve(entries: Sequence[Entry], *path: str) -> Curve:
+    return {k: [100 * x for x in values] for k, values in by_shots(entries, *path).items()}
+
+
+# ------------------------------------------------------------------------------------------------ accuracy
+
+
+def accuracy_figure(entries: Sequence[Entry]) -> Drawn | None:
+    """mean +- t_{0.975, n-1} s / sqrt(n) over n seeds."""
     shots = sorted({entry.result["shots"] for entry in entries})
+    if len(shots) < 2:
+        return None
+    curves = {label: _curve(group, "test", "mean", "accuracy") for label, group in ordered(entries).items()}
+    plain = {
+        label: float(np.mean(100 * np.array([x.result["zero_shot"]["accuracy"] for x in group])))
+        for label, group in by_plain_label(entries).items()
+    }
+    figure = (_together if len(curves) <= TOGETHER else _apart)(curves, plain, shots)
+    most = {label: np.mean(curve[shots[-1]]) for label, curve in curves.items() if shots[-1] in curve}
+    best = max(most, key=lambda label: most[label])
+    return Drawn(
+        "accuracy",
+        "Accuracy against shots",
+        "Test accuracy with mean noise, and the 95 % confidence band of its mean over seeds (Student's t, sample "
+        "standard deviation). Dotted: plain CLIP. Methods are in the order of their mean accuracy."
+        + ("" if len(curves) <= TOGETHER else " Each panel shows one method before all others in grey."),
+        f"Test accuracy of {_count(len(curves), 'method')} at {', '.join(map(str, shots))} shots; the highest at "
+        f"{shots[-1]} shots is {best} with {most[best]:.1f} %; plain CLIP has {min(plain.values()):.1f} %.",
+        figure,
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _together(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Sequence[int]) -> plt.Figure:
+    """One panel, with the names beside the ends of the lines."""
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.4))
+    ends: dict[str, tuple[float, str]] = {}
+    for (label, curve), look in zip(curves.items(), lines(), strict=False):
+        _line(axes, curve, look)
+        ends[label] = float(np.mean(curve[max(curve)])), str(look["color"])
+    for label, height in plain.items():
+        axes.axhline(height, color="black", linestyle=":", linewidth=0.8)
+        ends[label] = height, "black"
+    _axes_of_shots(axes, shots)
+    axes.set(xlabel="shots per class", ylabel="test accuracy, %")
+    low, high = axes.get_ylim()
+    names = [wrapped(label) for label in ends]
+    rows = max(name.count("\n") for name in names) + 1
+    places = spaced([height for height, _ in ends.values()], 0.052 * rows * (high - low))
+    for name, (_, colour), place in zip(names, ends.values(), places, strict=True):
+        axes.annotate(name, (1.02, place), xycoords=("axes fraction", "data"), color=colour, va="center")
+    return figure
+
+
+def _apart(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Sequence[int]) -> plt.Figure:
+    """A panel for every method, three beside each other, before all others in grey."""
+    columns = 3
+    rows = -(-len(curves) // columns)
+    size = (COLUMN, 1.15 * rows + 0.3)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(curves) :]:
+        axes.set_axis_off()
+    for axes, (label, curve) in zip(grid.flat, curves.items(), strict=False):
+        for other in curves.values():
+            axes.plot(list(other), [np.mean(x) for x in other.values()], color="#d9d9d9", linewidth=0.6, zorder=1)
+        for height in plain.values():
+            axes.axhline(height, color="black", linestyle=":", linewidth=0.8)
+        _line(axes, curve, {"color": COLOURS[0], "marker": "o"})
+        axes.set_title(wrapped(label), fontsize=6, pad=2)
+        _axes_of_shots(axes, shots)
+    for axes in grid.flat[max(0, len(curves) - columns) : len(curves)]:
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("shots per class", fontsize=7)
+    figure.supylabel("test accuracy, %", fontsize=7)
+    return figure
+
+
+def _line(axes: plt.Axes, curve: Curve, look: Mapping[str, Any]) -> None:
+    mean = np.array([np.mean(x) for x in curve.values()])
+    half = np.array([half_width(x) for x in curve.values()])
+    axes.plot(list(curve), mean, **look, zorder=3)
+    axes.fill_between(list(curve), mean - half, mean + half, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of the 95 % confidence interval of a mean; 0 of a single value."""
+    if len(values) < 2:
+        return 0.0
+    return float(scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.spread(values) / np.sqrt(len(values)))
+
+
+def _axes_of_shots(axes: plt.Axes, shots: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.minorticks_off()
-    axes.set(xlabel="shots per class", ylabel="test accuracy, %")
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure
 
 
-def _half_width(values: Sequence[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    return float(scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+# ------------------------------------------------------------------------------------------------ rows
 
 
-def reliability_figure(entries: Sequence[Entry]) -> plt.Figure:
-    """A panel for zero-shot CLIP and for every label: of all its runs with the most shots."""
+def _rows(labels: Sequence[str], panels: int) -> tuple[plt.Figure, list[plt.Axes]]:
+    """Panels side by side with a row for every method, the first on top."""
+    height = 0.17 * sum(1 + 0.6 * wrapped(label, 30).count("\n") for label in labels) + 0.55
+    figure, grid = plt.subplots(
+        1, panels, figsize=(COLUMN, height), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes in grid[0]:
+        axes.xaxis.set_major_locator(MaxNLocator(7 // panels))
+        axes.axvline(0, color="black", linestyle=":", linewidth=0.8)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", color="#eeeeee", linewidth=0.6)
+    grid[0, 0].set_yticks(range(len(labels)), [wrapped(label, 30) for label in labels])
+    return figure, list(grid[0])
+
+
+def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> Drawn | None:
+    """A forest plot against plain CLIP, with bars beside the methods of which no two are told apart."""
+    methods = list(ordered(entries))
+    against = {x.first: x for x in comparisons if x.second == PLAIN and not np.isnan(x.difference.p)}
+    if not against or against.keys() != set(methods):
+        return None
+    figure, (axes,) = _rows(methods, 1)
+    for row, method in enumerate(methods):
+        found = against[method].difference
+        sure = against[method].adjusted < statistics.LEVEL
+        axes.plot([100 * found.low, 100 * found.high], [row, row], color=COLOURS[0], linewidth=1.2)
+        axes.plot([100 * found.mean], [row], "o", color=COLOURS[0], mfc=COLOURS[0] if sure else "white", zorder=3)
+    axes.set_xlabel("difference in accuracy to plain CLIP, points")
+    stretches = statistics.alike(differ(methods, comparisons))
+    for number, (first, last) in enumerate(stretches):
+        x = 1.03 + 0.035 * number
+        axes.plot(
+            *([x, x], [first - 0.25, last + 0.25]),
+            transform=axes.get_yaxis_transform(),
+            clip_on=False,
+            color="black",
+            linewidth=1.8,
+        )
+    few = next(iter(against.values()))
+    unit = (
+        f"{_count(few.seeds, 'seed')} and {few.images:,} test images" if few.images > 1 else f"{few.seeds} seeds"
+    )
+    ahead = sum(x.adjusted < statistics.LEVEL and x.difference.mean > 0 for x in against.values())
+    return Drawn(
+        "differences",
+        "Which methods differ",
+        "Mean difference in test accuracy to plain CLIP over all shots, with 95 % intervals by paired bootstrap "
+        f"over {unit}. Filled: the difference remains after Holm's correction for {len(comparisons)} comparisons. "
+        "Black bars join neighbours of which no two are told apart.",
+        f"Above plain CLIP beyond chance: {ahead} of {_count(len(methods), 'method')}. The largest difference is "
+        f"{100 * against[methods[0]].difference.mean:+.1f} points, of {methods[0]}.",
+        figure,
+    )
+
+
+def information_figure(entries: Sequence[Entry]) -> Drawn | None:
+    """A dot for every run, and a stroke at their mean."""
+    kinds = {"usable_information": "usable information", "mutual_information": "H(T) − H(T|E)"}
+    groups = ordered(entries)
+    figure, panels = _rows(list(groups), 2)
+    shots = sorted({entry.result["shots"] for entry in entries})
+    for axes, (kind, title) in zip(panels, kinds.items(), strict=True):
+        for row, group in enumerate(groups.values()):
+            values = by_shots(group, "information", kind)
+            for k, found in values.items():
+                size = 3 + 12 * (shots.index(k) + 1) / len(shots)
+                axes.scatter(found, [row] * len(found), s=size, color=COLOURS[0], alpha=0.45, linewidth=0)
+            axes.plot([np.mean([np.mean(x) for x in values.values()])], [row], "|", color="black", markersize=7)
+        axes.set_xlabel(f"{title},\nnats")
+    useful = {label: _mean_information(group) for label, group in groups.items()}
+    best = max(useful, key=lambda label: useful[label])
+    return Drawn(
+        "information",
+        "Information",
+        "Left: how much less surprised the method is by the right answer than plain CLIP, on the mean over images "
+        "(usable information). Right: how much surer it is than plain CLIP believes itself to be; below 0 even "
+        "where accuracy rises, if plain CLIP is overconfident. Dots are runs, larger with more shots; strokes are "
+        "means over shots. Above 0 the noise is positive-incentive.",
+        f"The most usable information has {best}: {useful[best]:+.2f} nats in the mean.",
+        figure,
+    )
+
+
+def _mean_information(entries: Sequence[Entry]) -> float:
+    return float(np.mean([np.mean(x) for x in by_shots(entries, "information", "usable_information").values()]))
+
+
+# ------------------------------------------------------------------------------------------------ reliability
+
+
+def reliability_figure(entries: Sequence[Entry]) -> Drawn:
+    """A panel for plain CLIP and for every method: of all its runs with the most shots."""
     shots = max(entry.result["shots"] for entry in entries)
     chosen = [entry for entry in entries if entry.result["shots"] == shots]
-    panels = {"zero-shot": _pooled(chosen, "zero_shot")}
-    for label, group in by_label(chosen).items():
+    panels = {PLAIN: {"zero_shot": pooled(chosen, "zero_shot")}}
+    for label, group in ordered(chosen).items():
         modes = ("mean", "marginal") if registry.makes_noise(group[0].result["method"]) else ("mean",)
-        panels |= {f"{label}, {mode}" if len(modes) > 1 else label: _pooled(group, mode) for mode in modes}
-    panels = dict(list(panels.items())[:MANY])
-    columns = min(4, len(panels))
+        panels[label] = {mode: pooled(group, mode) for mode in modes}
+    columns = 3
     rows = -(-len(panels) // columns)
+    size = (COLUMN, 1.3 * rows + 0.4)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(2.4 * columns, 2.5 * rows), sharex=True, sharey=True, squeeze=False
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    for axes, (title, (size, confidence, correct)) in zip(grid.flat, panels.items(), strict=False):
-        used = size > 0
-        share = size[used] / size.sum()
-        axes.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)
-        axes.plot(confidence[used] / size[used], correct[used] / size[used], linewidth=1)
-        axes.scatter(confidence[used] / size[used], correct[used] / size[used], s=4 + 150 * share, alpha=0.7)
-        axes.set_title(f"{title}\nECE {np.abs(correct - confidence).sum() / size.sum():.3f}", fontsize=7)
-    figure.supxlabel("confidence", fontsize=9)
-    figure.supylabel("accuracy", fontsize=9)
-    figure.suptitle(f"{shots} shots", fontsize=9)
-    figure.tight_layout()
-    return figure
+    for axes, (label, modes_of_label) in zip(grid.flat, panels.items(), strict=False):
+        for bins, look in zip(modes_of_label.values(), lines(), strict=False):
+            reliability_line(axes, bins, look)
+        errors = ", ".join(f"{calibration_error(bins):.3f}" for bins in modes_of_label.values())
+        axes.set_title(f"{wrapped(label)}\nECE {errors}", fontsize=6, pad=2)
+        axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
+    if any(len(modes) > 1 for modes in panels.values()):
+        handles = [
+            Line2D([], [], color=x["color"], linestyle=x["linestyle"]) for x, _ in zip(lines(), "12", strict=False)
+        ]
+        figure.legend(handles, ["mean", "marginal"], loc="outside upper center", ncols=2)
+    figure.supxlabel("confidence", fontsize=7)
+    figure.supylabel("accuracy", fontsize=7)
+    of_mean = {label: calibration_error(modes["mean"]) for label, modes in panels.items() if "mean" in modes}
+    worst = max(of_mean, key=lambda label: of_mean[label])
+    return Drawn(
+        "reliability",
+        f"Reliability at {shots} shots",
+        "Accuracy against confidence, of all seeds together; the area of a dot is the share of predictions. On "
+        "the dotted line, what is claimed holds; below it, the method is overconfident. ECE is the mean distance "
+        "from it.",
+        f"The expected calibration error is largest for {worst}: {of_mean[worst]:.3f}; plain CLIP has "
+        f"{calibration_error(panels[PLAIN]['zero_shot']):.3f}.",
+        figure,
+    )
 
 
-def _pooled(entries: Sequence[Entry], name: str) -> Float[np.ndarray, "3 bins"]:
+def reliability_line(axes: plt.Axes, bins: Float[np.ndarray, "3 bins"], look: Mapping[str, Any]) -> None:
+    """One diagram."""
+    size, confidence, correct = bins
+    used = size > 0
+    x, y = confidence[used] / size[used], correct[used] / size[used]
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.8, zorder=0)
+    axes.plot(x, y, linewidth=0.8, color=look["color"], linestyle=look["linestyle"])
+    axes.scatter(x, y, s=2 + 60 * size[used] / size.sum(), color=look["color"], alpha=0.6, linewidth=0)
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+
+
+def calibration_error(bins: Float[np.ndarray, "3 bins"]) -> float:
+    """ECE of pooled bins."""
+    size, confidence, correct = bins
+    return float(np.abs(correct - confidence).sum() / size.sum())
+
+
+def pooled(entries: Sequence[Entry], name: str) -> Float[np.ndarray, "3 bins"]:
     """Sums over runs: sizes of the bins, confidence and correct predictions in them."""
     bins = [entry.result["reliability"][name] for entry in entries]
     return np.array([[x[key] for key in ("size", "confidence", "correct")] for x in bins], float).sum(0)
-
-
-def information_figure(entries: Sequence[Entry]) -> plt.Figure:
-    """Every run is a dot."""
-    kinds = {"usable_information": "usable information, nats", "mutual_information": "H(T) - H(T|E), nats"}
-    figure, grid = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
-    for axes, (kind, title) in zip(grid, kinds.items(), strict=True):
-        for (label, group), marker in zip(by_label(entries).items(), itertools.cycle(MARKERS), strict=False):
-            x = [entry.result["information"][kind] for entry in group]
-            y = [100 * entry.result["test"]["mean"]["accuracy"] for entry in group]
-            axes.scatter(x, y, s=14, marker=marker, label=label, alpha=0.8)
-        axes.axvline(0, color="black", linestyle=":", linewidth=1)
-        axes.set_xlabel(title)
-    grid[0].set_ylabel("test accuracy, %")
-    grid[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure
-
-
-# ------------------------------------------------------------------------------------------------ one run's noise
-
-
-def gaussians(classifier: TrainedClassifier, images: Float[np.ndarray, "b h w 3"]) -> dict[str, Gaussian]:
-    """The noise at every site, as these pixels meet it, without a draw."""
-    seen: dict[str, Gaussian] = {}
-
-    def watch(site: str, gaussian: Gaussian) -> Float[Array, "n *x"]:
-        seen[site] = gaussian
-        return draw_mean(site, gaussian)
-
-    method, variables, theta = classifier.method, classifier.variables, classifier.frozen.theta
-    inputs = images if method.traits.reads == "pixels" else classifier.frozen.encode(images)
-    forward.forward(method, variables, theta, classifier.text, jnp.asarray(inputs), watch)
-    return seen
-
-
-def _with_most_shots(entries: Sequence[Entry], is_shown: Callable[[Mapping[str, Any]], bool]) -> dict[str, Entry]:
-    """The first run with the most shots of every label whose config has something to show."""
-    found: dict[str, Entry] = {}
-    for entry in sorted(entries, key=lambda entry: -entry.result["shots"]):
-        result = entry.result
-        if registry.makes_noise(result["method"]) and result["clip"] and entry.label not in found:
-            config = injector.load_injector(entry.folder / "injector.safetensors").config
-            if is_shown(config.noise):
-                found[entry.label] = entry
-    return dict(list(found.items())[:MANY])
-
-
-def tokens_figure(entries: Sequence[Entry]) -> plt.Figure | None:
-    """A line for every label with noise on the prompt."""
-    chosen = _with_most_shots(entries, lambda noise: "prompt_tokens" in noise)
-    if not chosen:
-        return None
-    figure, grid = plt.subplots(2, 1, figsize=(8, 5), sharex=True)
-    for label, entry in chosen.items():
-        classifier = classifiers.load_classifier(entry.folder)
-        gaussian = gaussians(classifier, _some_images(classifier, 1).images)["prompt_tokens"]
-        for axes, part in zip(grid, (gaussian.mean, gaussian.scale), strict=True):
-            axes.plot(np.sqrt(np.square(part[0, 0]).mean(-1)), marker="o", markersize=3, label=label)
-    words = _words(classifier)
-    grid[1].set_xticks(range(len(words)), words, rotation=60, fontsize=7)
-    for axes, name in zip(grid, ("mu", "sigma"), strict=True):
-        axes.set_ylabel(f"rms of {name}")
-        axes.set_ylim(bottom=0)
-    grid[0].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure
-
-
-def _words(classifier: TrainedClassifier) -> list[str]:
-    """The template's words, each in the place of its first token."""
-    (template,) = templates.find_templates(classifier.config.template, classifier.config.dataset)
-    tokenizer, words = classifier.frozen.clip.tokenizer, []
-    around = len(tokenizer.start_ids) + 1
-    for word in template.split("{}")[0].split():
-        words += [word, *[""] * (len(tokenizer.encode(word)) - around - 1)]
-    return words[: len(present(classifier.text.prompts).prefix)]
-
-
-class Shown(NamedTuple):
-    """Images as the tower reads them, and as a person does."""
-
-    images: Float[np.ndarray, "b h w 3"]
-    pictures: UInt8[np.ndarray, "b h w 3"]
-
-
-def _some_images(classifier: TrainedClassifier, count: int) -> Shown:
-    """A test image of each of the first classes."""
-    config, preprocessing = classifier.config, classifier.frozen.clip.preprocessing
-    firsts = {
-        record.label: record for record in reversed(sources.load_dataset(config.dataset, config.data_dir).test)
-    }
-    records = [firsts[label] for label in sorted(firsts)[:count]]
-    pictures = [views.view_pixels(record, preprocessing, None, 0, 0, 0) for record in records]
-    return Shown(views.Views(records, preprocessing)[np.arange(len(records))], np.stack(pictures))
-
-
-def maps_figure(entries: Sequence[Entry]) -> plt.Figure | None:
-    """Rows of images, with the root mean square over channels of mu and sigma beside them."""
-    chosen = _with_most_shots(entries, lambda noise: bool({"pixels", "patch_tokens"} & noise.keys()))
-    if not chosen:
-        return None
-    panels = []
-    for label, entry in chosen.items():
-        classifier = classifiers.load_classifier(entry.folder)
-        shown = _some_images(classifier, IMAGES)
-        for site, gaussian in gaussians(classifier, shown.images).items():
-            if site in ("pixels", "patch_tokens"):
-                panels.append((label if site in label else f"{label}, {site}", shown.pictures, gaussian))
-    figure, grid = plt.subplots(3 * len(panels), IMAGES, figsize=(1.6 * IMAGES, 4.8 * len(panels)), squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for row, (title, pictures, gaussian) in enumerate(panels):
-        grid[3 * row, 0].set_title(title, fontsize=8, loc="left")
-        for i, picture in enumerate(pictures):
-            grid[3 * row, i].imshow(picture)
-        for below, name, part in ((1, "mu", gaussian.mean), (2, "sigma", gaussian.scale)):
-            values = [_map(np.asarray(part[0, 0, i])) for i in range(len(pictures))]
-            top = max(x.max() for x in values)
-            for i, value in enumerate(values):
-                grid[3 * row + below, i].imshow(value, vmin=0, vmax=top, cmap="magma")
-            grid[3 * row + below, 0].set_title(f"rms of {name}, up to {top:.2g}", fontsize=7, loc="left")
-    return figure
-
-
-def _map(noise: Float[np.ndarray, "*m d"]) -> Float[np.ndarray, "h w"]:
-    """rms over channels; of patches, without the class token, as a square."""
-    power = np.sqrt(np.square(noise).mean(-1))
-    if power.ndim == 2:
-        return power
-    side = int(np.sqrt(len(power)))
-    return power[len(power) - side * side :].reshape(side, side)
-
-
-FIGURES: Mapping[str, Callable[[Sequence[Entry]], plt.Figure | None]] = {
-    "accuracy.png": accuracy_figure,
-    "reliability.png": reliability_figure,
-    "information.png": information_figure,
-    "tokens.png": tokens_figure,
-    "maps.png": maps_figure,
-}

@@ -1,138 +1,146 @@
-"""Result files to tables and figures: python -m pini_jax.report runs/sweep [runs/other ...] [--output=FOLDER].
+"""Tables of a report, as data frames: long ones with every number, wide ones for people.
 
-Reads every run below the folders, and writes report.md and PNG files to `output` (the first folder's `report`).
+| frame         | a row for every                                                                       |
+|---------------|---------------------------------------------------------------------------------------|
+| `runs`        | run                                                                                   |
+| `summary`     | dataset, CLIP, method, number of shots and measure: mean, sample deviation and number |
+| `comparisons` | two methods of one dataset and CLIP: difference, interval and p-values                |
+| `unfinished`  | run without a result                                                                  |
+| `left_out`    | run that was read and does not count, with the reason                                 |
+
+Long ones are written as CSV and Parquet with full precision, wide ones and comparisons as LaTeX.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
+from arro3.core import Array, DataType, Table
+from arro3.io import write_parquet
+from flax.traverse_util import flatten_dict
 
 from pini_jax.evaluate.prediction import MODES
-from pini_jax.methods import registry
-from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
+from pini_jax.report import statistics
+from pini_jax.report.collect import Collected, Entry, by_label, by_plain_label, by_shots
+from pini_jax.report.outcomes import Comparison
+from pini_jax.report.progress import Unfinished
 
-ROW = "  {:<24}{:>10}{:>9}{:>9}"
-UNSEEN = "  {:<24}{:>10}{:>9}{:>9}{:>9}"
-
-
-def markdown(entries: Sequence[Entry]) -> str:
-    """Tables over labels and shots: accuracy by prediction mode, and usable information.
-
-    Mean +- standard deviation over seeds; the last column is the mean over shots.
-    """
-    random = any(x.result["test"]["mean"] != x.result["test"]["marginal"] for x in entries)
-    groups = by_label(entries)
-    tables = []
-    for mode in MODES if random else MODES[:1]:
-        rows = {
-            label: by_shots(group, "zero_shot", "accuracy") for label, group in by_plain_label(entries).items()
-        }
-        rows |= {label: by_shots(group, "test", mode, "accuracy") for label, group in groups.items()}
-        tables.append(
-            _shots_table(f"accuracy, % ({mode})" if random else "accuracy, %", rows, scale=100, digits=1)
-        )
-    rows = {label: by_shots(group, "information", "usable_information") for label, group in groups.items()}
-    tables.append(_shots_table("usable information, nats", rows, scale=1, digits=2))
-    return "\n\n".join(tables)
+PLACE = ["dataset", "clip", "weights"]
+# Of result.json; what else it measures is added as it is.
+MEASURED = ("zero_shot", "val", "test", "information", "harmonic_mean", "unseen", "steps", "trainable_parameters")
 
 
-def _shots_table(title: str, rows: Mapping[str, Mapping[int, list[float]]], scale: float, digits: int) -> str:
-    shots = sorted({k for row in rows.values() for k in row})
-    lines = [f"| {title} | " + " | ".join(map(str, shots)) + " | mean |", "|---|" + "---|" * (len(shots) + 1)]
-    for label, row in rows.items():
-        cells = []
-        for k in shots:
-            values = scale * np.array(row.get(k, []))
-            spread = f" +- {values.std():.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean() + 0.0:.{digits}f}{spread}" if len(values) else "-")
-        means = [scale * np.mean(row[k]) for k in shots if k in row]
-        whole = f"{np.mean(means):.{digits}f}" if len(means) == len(shots) else ""
-        lines.append(f"| {label} | " + " | ".join(cells) + f" | {whole} |")
-    return "\n".join(lines)
+def runs_frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    """All numbers of every run, in columns such as `test.mean.accuracy`."""
+    return pd.DataFrame([_run(entry) for entry in entries])
 
 
-def _row(name: str, metrics: Mapping[str, Any]) -> str:
-    return ROW.format(name, f"{metrics['accuracy']:.1%}", f"{metrics['nll']:.3f}", f"{metrics['ece']:.3f}")
+def _run(entry: Entry) -> dict[str, Any]:
+    result = entry.result
+    measured = {key: result[key] for key in MEASURED if result.get(key) is not None}
+    known = {"label": entry.label, "shots": result["shots"], "seed": result["seed"], "folder": str(entry.folder)}
+    return entry.place._asdict() | known | flatten_dict(measured, sep=".")
 
 
-def table(result: Mapping[str, Any], num_draws: int) -> str:
-    """A run's result as a small table: zero-shot CLIP, then the trained noise by prediction mode."""
-    rows = {"zero-shot CLIP": result["zero_shot"]}
-    if registry.makes_noise(result["method"]):
-        titles = "PiNI, mean noise", "PiNI, one sample", f"PiNI, {num_draws} samples"
-        rows |= {title: result["test"][mode] for title, mode in zip(titles, MODES, strict=True)}
-    else:
-        rows[result["method"]] = result["test"]["mean"]
-    seconds, information = result["seconds"], result["information"]
-    return "\n".join(
-        [
-            "",
-            f"{result['dataset']} on {result['clip'] or 'given features'}: {result['shots']} shots, "
-            f"seed {result['seed']}, {result['num_test']} test images",
-            ROW.format("", "accuracy", "NLL", "ECE"),
-            *(_row(name, metrics) for name, metrics in rows.items()),
-            *_unseen(result),
-            f"  usable information {information['usable_information']:+.3f} nats, "
-            f"H(T) - H(T|E) {information['mutual_information']:+.3f} (+- {information['standard_error']:.3f})",
-            f"  {result['trainable_parameters']:,} trained parameters, "
-            f"checkpoint of {result['checkpoint_bytes'] / 1e6:.2f} MB",
-            f"  {result['steps']:,} steps, {result['steps_per_second']:.0f} per second; seconds: "
-            + ", ".join(f"{phase} {value:.1f}" for phase, value in seconds.items()),
-        ]
-    )
+def summary_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean, sample standard deviation and number of seeds of every measure."""
+    keys = [*PLACE, "label", "shots"]
+    numbers = runs.drop(columns=["seed", "folder"]).melt(keys, var_name="measure").dropna(subset="value")
+    grouped = numbers.groupby([*keys, "measure"], sort=False)["value"]
+    return grouped.agg(mean="mean", std="std", runs="count").reset_index()  # pandas divides by n - 1
 
 
-def _unseen(result: Mapping[str, Any]) -> list[str]:
-    """Accuracy on what was not trained, with the harmonic mean of base and new classes."""
-    if "unseen" not in result:
-        return []
-    lines = [UNSEEN.format("not seen in training", "zero-shot", *MODES)]
-    for name, task in result["unseen"].items():
-        accuracies = [task["zero_shot"], *(task["test"][mode] for mode in MODES)]
-        title = f"{name} ({task['num_classes']} classes)"
-        lines.append(UNSEEN.format(title, *(f"{x['accuracy']:.1%}" for x in accuracies)))
-    if means := result.get("harmonic_mean"):
-        lines.append(UNSEEN.format("harmonic mean", *(f"{means[key]:.1%}" for key in ("zero_shot", *MODES))))
-    return lines
-
-
-def population_table(values: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> str:
-    """Test accuracy by prediction mode, mean and standard deviation over seeds, of every setting of the others.
-
-    Args:
-        values: by which the results' runs differ, by their keys.
-    """
-    keys = [key for key in values[0] if key != "seed"]
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for own, result in zip(values, results, strict=True):
-        groups.setdefault(", ".join(str(own[key]) for key in keys), []).append(result)
-    head = ", ".join(keys)
-    width = max(7, *map(len, (head, *groups)))
-    lines = ["", f"{head:>{width}}  zero-shot " + "".join(f"{mode:>18}" for mode in MODES)]
-    for label, group in groups.items():
-        cells = (_mean_and_spread([result["test"][mode]["accuracy"] for result in group]) for mode in MODES)
-        zero_shot = np.mean([result["zero_shot"]["accuracy"] for result in group])
-        lines.append(f"{label:>{width}}  {zero_shot:>9.1%} " + "".join(f"{cell:>18}" for cell in cells))
-        lines += _unseen_means(group)
-    return "\n".join(lines)
-
-
-def _unseen_means(group: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rows of what was not trained, and of the harmonic mean of base and new classes."""
-    rows = {
-        name: [[result["unseen"][name]["test"][mode]["accuracy"] for result in group] for mode in MODES]
-        for name in group[0].get("unseen", {})
-    }
-    if "harmonic_mean" in group[0]:
-        rows["harmonic mean"] = [[result["harmonic_mean"][mode] for result in group] for mode in MODES]
-    return [
-        f"{name:>17} " + "".join(f"{_mean_and_spread(values):>18}" for values in cells)
-        for name, cells in rows.items()
+def comparisons_frame(found: Mapping[str, Sequence[Comparison]]) -> pd.DataFrame:
+    """Of every place, by its title."""
+    columns = ["place", "first", "second", "difference", "low", "high", "p", "p_holm", "shots", "seeds", "images"]
+    rows = [
+        (title, x.first, x.second, *x.difference, x.adjusted, " ".join(map(str, x.shots)), x.seeds, x.images)
+        for title, comparisons in found.items()
+        for x in comparisons
     ]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _mean_and_spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.1%} +- {100 * np.std(values):.1f}"
+def unfinished_frame(runs: Sequence[Unfinished]) -> pd.DataFrame:
+    """What a sweep still lacks."""
+    return pd.DataFrame([(str(x.folder), *x[1:]) for x in runs], columns=Unfinished._fields)
+
+
+def left_out_frame(collected: Collected) -> pd.DataFrame:
+    """What was read and does not count."""
+    rows = [(str(folder), reason) for folder, reason in collected.left_out.items()]
+    return pd.DataFrame(rows, columns=["folder", "reason"])
+
+
+# ------------------------------------------------------------------------------------------------ for people
+
+
+def wide_frames(entries: Sequence[Entry]) -> dict[str, pd.DataFrame]:
+    """Tables over methods and shots, by what they show: mean ± sample standard deviation over seeds."""
+    is_random = any(x.result["test"]["mean"] != x.result["test"]["marginal"] for x in entries)
+    frames = {}
+    for mode in MODES if is_random else MODES[:1]:
+        of_mode = f" ({mode})" if is_random else ""
+        frames[f"accuracy, %{of_mode}"] = _wide(entries, ("test", mode, "accuracy"), 100, 1)
+    for name, title in (("nll", "NLL, nats"), ("ece", "ECE")):
+        frames[title] = _wide(entries, ("test", "mean", name), 1, 3)
+    frames["usable information, nats"] = _wide(entries, ("information", "usable_information"), 1, 2)
+    return frames
+
+
+def _wide(entries: Sequence[Entry], path: Sequence[str], scale: float, digits: int) -> pd.DataFrame:
+    """Rows of methods, plain CLIP first where the same is known of it; the last column is the mean over shots."""
+    rows: dict[str, dict[int, list[float]]] = {}
+    if path[0] == "test":
+        rows = {label: by_shots(group, "zero_shot", path[-1]) for label, group in by_plain_label(entries).items()}
+    rows |= {label: by_shots(group, *path) for label, group in by_label(entries).items()}
+    shots = sorted({k for row in rows.values() for k in row})
+    cells = {
+        label: [_cell(row.get(k, []), scale, digits) for k in shots] + [_mean(row, shots, scale, digits)]
+        for label, row in rows.items()
+    }
+    columns = pd.Index([*map(str, shots), "mean"], name="shots")
+    return pd.DataFrame.from_dict(cells, orient="index", columns=columns)
+
+
+def _cell(values: Sequence[float], scale: float, digits: int) -> str:
+    if not values:
+        return "–"
+    mean = f"{scale * sum(values) / len(values) + 0.0:.{digits}f}"
+    return f"{mean} ± {scale * statistics.spread(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def _mean(row: Mapping[int, Sequence[float]], shots: Sequence[int], scale: float, digits: int) -> str:
+    """Over all shots, where a method has them."""
+    if row.keys() != set(shots):
+        return "–"
+    return f"{scale * sum(sum(x) / len(x) for x in row.values()) / len(row):.{digits}f}"
+
+
+def markdown(title: str, frame: pd.DataFrame) -> str:
+    """A wide table."""
+    return str(frame.rename_axis(title).to_markdown(disable_numparse=True))
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def write(frame: pd.DataFrame, folder: Path, name: str) -> None:
+    """A long frame as CSV and Parquet."""
+    frame.to_csv(folder / f"{name}.csv", index=False)
+    columns: dict[str, Any] = {str(key): _column(frame[key]) for key in frame}
+    write_parquet(Table.from_pydict(columns), folder / f"{name}.parquet")
+
+
+def write_latex(frame: pd.DataFrame, folder: Path, name: str) -> None:
+    """A frame as a table for a paper; numbers have four digits."""
+    frame.to_latex(folder / f"{name}.tex", index=False, escape=True, float_format="%.4g", na_rep="")
+
+
+def _column(values: pd.Series) -> Array:
+    if pd.api.types.is_numeric_dtype(values):
+        return Array.from_numpy(values.to_numpy())
+    return Array([None if pd.isna(x) else str(x) for x in values], type=DataType.string())

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 from tqdm import tqdm
 
+from pini_jax.core import progress as bars
 from pini_jax.core import stop
 from pini_jax.methods.method import Batch
 from pini_jax.methods.objective import Parts
@@ -29,7 +30,14 @@ from pini_jax.train.step import Constants, TrainState, constants_of
 
 PREFETCH = 4
 Turns = Sequence[Turn | None]  # of every lane
+Watch = Callable[
+    [int, int], None
+]  # is told the steps that runs have taken, and all they take; may raise to end it
 LOG = logging.getLogger(__name__)
+
+
+def unwatched(done: int, total: int) -> None:
+    """A `Watch` that does nothing."""
 
 
 class Trainee(NamedTuple):
@@ -84,11 +92,12 @@ class Tick(NamedTuple):
     batch: Batch
 
 
-def train(group: Group, step: Step, lanes: Lanes) -> None:
+def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> None:
     """Takes all steps of all runs, with lines of metrics.jsonl and checkpoints on the way.
 
     Args:
         step, lanes: as `compile_group` has made them.
+        watch: is called after every step.
 
     Raises:
         Stopped: somebody asked for it; everything is saved.
@@ -98,6 +107,7 @@ def train(group: Group, step: Step, lanes: Lanes) -> None:
             lanes = enter(group, lanes, turns)
             lanes, parts = step(lanes, batch)
             bar.update(sum(turn is not None for turn in turns))
+            watch(bar.n, bar.total)
             stopping = stop.requested()
             record(group, lanes, turns, parts, bar, save_all=stopping)
             if stopping:
@@ -125,6 +135,8 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, bar: tqdm, sa
         if turn is None or (recorder := group.trainees[turn.run].recorder).problem:
             continue
         done = turn.step + 1
+        if turn.opens:
+            recorder.first_loss = parts.loss[lane]
         if recorder.logs(done):
             loss, accuracy = float(parts.loss[lane]), float(parts.accuracy[lane])
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
@@ -136,7 +148,7 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, bar: tqdm, sa
 def progress(total: int, done: int) -> tqdm:
     """A bar of steps, in the first process."""
     hidden = jax.process_index() > 0
-    return tqdm(total=total, initial=done, unit="step", desc="training", dynamic_ncols=True, disable=hidden)
+    return bars.bar(total=total, initial=done, unit="step", desc="training", disable=hidden)
 
 
 # ----------------------------------------------------------------------------------------------- runs side by side

@@ -1,13 +1,11 @@
-"""Finished runs, as they are collected, and the tables that a report makes of them."""
+"""Finished runs, as they are collected."""
 
 import json
 
-import numpy as np
 import pytest
 
 from pini_jax.core.errors import InputError
 from pini_jax.report import collect as collection
-from pini_jax.report import tables as report
 from pini_jax.runs.folder import write_result
 
 
@@ -98,35 +96,27 @@ def test_nothing_is_pooled_but_seeds(tmp_path):
         write(tmp_path / str(i), base | {"seed": seed}, **own)
     write(tmp_path / "4", base | {"clip_sha256": "ab" * 32}, dataset="a")
     write(tmp_path / "5", base, dataset="a")  # once more the first
-    groups = collection.by_label(collection.read_runs([tmp_path]))
-    assert {label: len(group) for label, group in groups.items()} == {
-        "gda, dataset=a, views=None, weights=": 2,
-        "gda, dataset=b, views=None, weights=": 1,
-        "gda, dataset=a, views=8, weights=": 1,
-        "gda, dataset=a, views=None, weights=abababab": 1,
+    collected = collection.collect([tmp_path])
+    places = collection.by_place(collected.entries)
+    assert {
+        title: [(label, len(group)) for label, group in collection.by_label(x).items()]
+        for title, x in places.items()
+    } == {
+        "a on given features ()": [("gda, views=None", 2), ("gda, views=8", 1)],
+        "b on given features ()": [("gda", 1)],
+        "a on given features (abababab)": [("gda", 1)],
     }
-    rows = report.markdown(collection.read_runs([tmp_path])).split("\n\n")[0].splitlines()[2:]
-    assert [row.split("|")[1].strip() for row in rows if "zero-shot" in row] == [
-        "zero-shot, dataset=a, weights=",
-        "zero-shot, dataset=b, weights=",
-        "zero-shot, dataset=a, weights=abababab",
-    ]
+    assert collected.left_out == {tmp_path / "5": f"the run of {tmp_path / '0'} once more"}
 
 
-def test_tables_are_means_and_spreads_by_mode(runs):
-    text = report.markdown(collection.read_runs([runs]))
-    tables = [[row.strip("| ").split(" | ") for row in table.splitlines()] for table in text.split("\n\n")]
-    modes = [f"accuracy, % ({mode})" for mode in ("mean", "sample", "marginal")]
-    assert [table[0][0] for table in tables] == [*modes, "usable information, nats"]
-    mean = {row[0]: row[1:] for row in tables[0][2:]}
-    assert tables[0][0][1:] == ["1", "16", "mean"]
-    spread = np.std([61, 62])
-    assert mean["first, optim.lr=0.1"] == [f"61.5 +- {spread:.1f}", "71.0", "66.2"]
-    assert mean["zero-shot"][0] == "50.0 +- 0.0"
-    assert {row[0]: row[1] for row in tables[2][2:]}["first, optim.lr=0.1"].startswith("66.5")
-    assert {row[0]: row[1] for row in tables[3][2:]}["second, optim.lr=0.2"].startswith("0.21")
+def test_places_have_short_titles_where_these_tell_them_apart(tmp_path):
+    for name in ("dtd", "cars"):
+        write(tmp_path / name, result(1, 1, 0.6), dataset=f"features:/data/{name}.npz")
+    titles = ["cars on given features", "dtd on given features"]
+    assert list(collection.by_place(collection.read_runs([tmp_path]))) == titles
 
 
-def test_one_table_where_nothing_is_drawn(tmp_path):
-    write(tmp_path / "a", result(1, 1, 0.6, method="gda"))
-    assert report.markdown(collection.read_runs([tmp_path])).count("accuracy, %") == 1
+def test_runs_that_were_not_chosen_are_named(runs):
+    (runs / "comparison.json").write_text(json.dumps({"first-0.1-1-1": {"contender": "noise"}}))
+    left_out = collection.collect([runs]).left_out
+    assert len(left_out) == 11 and set(left_out.values()) == {"not chosen by validation"}

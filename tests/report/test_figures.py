@@ -1,77 +1,63 @@
-"""Figures of runs: which are drawn, and what the noise of a run is."""
+"""Figures of many runs: that nothing is left out, and that it can be read."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import sweeps
 from PIL import Image
-from test_collect import result, write
 
-from pini_jax import config
-from pini_jax.report import collect as collection
-from pini_jax.report import figures
-from pini_jax.runs import experiment
-from pini_jax.use import classifier as predict
-
-NOISE = {
-    "prompt_tokens": {"generator": "table"},
-    "pixels": {"generator": "cross_attention"},
-    "patch_tokens": {"generator": "mlp"},
-}
-SETTINGS = {
-    "clip": "tiny_clip",
-    "shots": 1,
-    "views": 1,
-    "num_draws": 1,
-    "noise": NOISE,
-    "template": "x x a photo of the digit {}.",
-    "optim": {"epochs": 1},
-}
+from pini_jax.report import collect, figures, outcomes, style
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """With noise on tokens, pixels and patches."""
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    experiment.train_and_evaluate(config.resolve(SETTINGS), workdir)
-    return workdir
+def drawn(folder, methods):
+    sweeps.write_sweep(folder, sweeps.NAMES[:methods], shots=(1, 4), seeds=(1, 2), images=60)
+    entries = collect.read_runs([folder])
+    with style.styled():
+        return {x.name: x for x in figures.draw(entries, outcomes.compare(entries))}
 
 
-def test_every_figure_of_a_run_is_drawn(run, tmp_path):
-    drawn = figures.draw(collection.read_runs([run]), tmp_path)
-    assert drawn == list(figures.FIGURES)
-    for name in drawn:
-        assert len(np.unique(np.asarray(Image.open(tmp_path / name).convert("L")))) > 10
+def texts(figure):
+    """All that is written in a figure, without line breaks."""
+    return [
+        x.get_text().replace("\n", "").replace(" ", "")
+        for x in figure.findobj(match=lambda x: hasattr(x, "get_text"))
+    ]
 
 
-def test_runs_without_towers_have_no_maps(tmp_path):
-    for seed in (1, 2):
-        write(tmp_path / str(seed), result(4, seed, 0.5 + seed / 10))
-    drawn = figures.draw(collection.read_runs([tmp_path]), tmp_path)
-    assert drawn == ["accuracy.png", "reliability.png", "information.png"]
+@pytest.mark.parametrize("methods", [1, 3, 8])
+def test_every_method_is_in_every_figure(methods, tmp_path):
+    """On one panel or on many."""
+    found = drawn(tmp_path / "runs", methods)
+    assert list(found) == ["accuracy", "differences", "reliability", "information"]
+    for figure in found.values():
+        written = texts(figure.figure)
+        for name in sweeps.NAMES[:methods]:
+            assert any(text.startswith(name.replace(" ", "")) for text in written), (figure.name, name)
+        path = style.save(figure, tmp_path)
+        width, _ = Image.open(path).size
+        assert width < 1.3 * style.COLUMN * 300 and path.with_suffix(".pdf").exists() and figure.alt
+    assert len(found["accuracy"].figure.axes) == (1 if methods <= figures.TOGETHER else 9)
 
 
-def test_the_noise_shown_is_that_of_the_run(run):
-    """The table of the prompt is the trained one; noise of pixels depends on the image."""
-    classifier = predict.load_classifier(run)
-    size = classifier.frozen.clip.preprocessing.crop
-    images = np.random.default_rng(0).standard_normal((2, size, size, 3), np.float32)
-    found = figures.gaussians(classifier, images)
-    assert set(found) == set(NOISE)
-    np.testing.assert_array_equal(
-        found["prompt_tokens"].mean[0, 0], classifier.variables.phi["prompt_tokens"]["mean"]
-    )
-    assert found["pixels"].mean.shape == (1, 1, *images.shape)
-    assert (jnp.abs(found["pixels"].mean[0, 0, 0] - found["pixels"].mean[0, 0, 1]) > 0).mean() > 0.9
-
-
-def test_words_stand_over_their_first_tokens(run):
-    classifier = predict.load_classifier(run)
-    words = figures._words(classifier)
-    assert [word for word in words if word] == ["x", "x", "a", "photo", "of", "the", "digit"]
-    assert len(words) == len(classifier.text.prompts.prefix)
+def test_one_number_of_shots_makes_no_line(tmp_path):
+    sweeps.write_sweep(tmp_path, sweeps.NAMES[:2], shots=(4,), seeds=(1,), images=40)
+    entries = collect.read_runs([tmp_path])
+    assert figures.accuracy_figure(entries) is None
+    assert figures.differences_figure(entries, outcomes.compare(entries)) is not None
 
 
 def test_confidence_bands_are_student_s():
     values = [0.5, 0.6, 0.7]
-    assert figures._half_width(values) == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)
-    assert figures._half_width([0.5]) == 0
+    assert figures.half_width(values) == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)
+    assert figures.half_width([0.5]) == 0
+
+
+def test_labels_move_apart_as_little_as_it_takes():
+    np.testing.assert_allclose(style.spaced([0, 10], 1), [0, 10])
+    np.testing.assert_allclose(style.spaced([5, 5, 5], 2), [3, 5, 7])
+    np.testing.assert_allclose(style.spaced([1, 0.5, 9], 1), [1.25, 0.25, 9])
+
+
+def test_labels_are_wrapped_where_they_may_be():
+    assert style.wrapped("image_features: cross_attention") == "image_features: cross_\nattention"
+    assert style.wrapped("short") == "short"
+    assert style.wrapped("x" * 40) == "x" * 40

@@ -1,0 +1,68 @@
+"""How far the runs are that have no result: what a sweep still lacks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pini_jax.core.paths import read_object
+from pini_jax.data.batches import Batches
+
+FAILED, UNDER_WAY, NOT_BEGUN = "failed", "under way", "not begun"
+
+
+class Unfinished(NamedTuple):
+    """A run without a result.
+
+    Attributes:
+        steps: of the whole training; 0 where it is not known.
+        reason: why it failed.
+    """
+
+    folder: Path
+    state: str
+    step: int = 0
+    steps: int = 0
+    reason: str = ""
+
+
+def unfinished_runs(folders: Sequence[Path]) -> list[Unfinished]:
+    """All below some folders, begun or merely planned in a population.json."""
+    begun = [file.parent for top in folders for file in sorted(top.glob("**/config.json"))]
+    planned = [
+        file.parent / name
+        for top in folders
+        for file in sorted(top.glob("**/population.json"))
+        for name in read_object(file)
+    ]
+    runs = dict.fromkeys([*planned, *begun])
+    return [_state(folder) for folder in runs if not (folder / "result.json").exists()]
+
+
+def _state(folder: Path) -> Unfinished:
+    if (folder / "failure.json").exists():
+        return Unfinished(folder, FAILED, reason=str(read_object(folder / "failure.json").get("reason", "")))
+    if not (folder / "config.json").exists():
+        return Unfinished(folder, NOT_BEGUN)
+    return Unfinished(folder, UNDER_WAY, _last_step(folder / "metrics.jsonl"), _num_steps(folder))
+
+
+def _last_step(path: Path) -> int:
+    """Of the last whole line."""
+    for line in reversed(path.read_text(errors="replace").splitlines() if path.exists() else []):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return int(json.loads(line)["step"])
+    return 0
+
+
+def _num_steps(folder: Path) -> int:
+    """As the run's own plan has it; 0 before its images are selected."""
+    if not (folder / "selection.json").exists():
+        return 0
+    config = read_object(folder / "config.json")
+    images = len(read_object(folder / "selection.json")["train"])
+    batches = Batches(images, min(config["batch_size"], images), config["views"], config["seed"])
+    return int(config["optim"]["epochs"]) * batches.per_epoch
