@@ -1,4 +1,4 @@
-"""Encodes labelled images once, into a pack of features to train on, anywhere.
+"""Encodes labelled images once, into a pack of features to train on.
 
     pini encode photos --clip=openai/clip-vit-base-patch16 --output=photos.npz
 

@@ -58,7 +58,7 @@ def test_sets_and_doubt_are_those_of_the_run(workdir, classifier, test_images):
         reported["sets"]["lac"]["coverage"], abs=0.01
     )
     assert plausible.any(1).all()
-    assert doubt.unsure(probabilities).mean() == pytest.approx(reported["unsure"], abs=0.01)
+    assert classifier.unsure(paths).mean() == pytest.approx(reported["unsure"], abs=0.01)
 
 
 def test_any_size_and_mode_of_image(classifier, tmp_path):
