@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import read_object
@@ -95,7 +95,7 @@ def lead(entry: Entry, tested: Tested | None) -> str:
     if tested is not None and (pairs := confused(tested)):
         (name, other, count), images = pairs[0], tested.counts.sum(1)
         of = images[list(tested.names).index(name)]
-        said.append(f"{name} is most often taken for {other} ({count} of {of}).")
+        said.append(f"Class {name} is most often taken for {other} ({count} of {of}).")
     if result["clip"] == "tiny_clip":
         said.append("These weights know only letters and digits.")
     return " ".join(said)
@@ -120,9 +120,14 @@ def _numbers(entry: Entry) -> Table:
     """Plain CLIP and every way of prediction."""
     result = entry.result
     measures = {
-        "accuracy": "accuracy, %", "balanced_accuracy": "balanced", "macro_f1": "macro-F1", "nll": "NLL", "ece": "ECE",
-        "calibrated_nll": "calibrated NLL", "calibrated_ece": "calibrated ECE",
-    }  # fmt: skip
+        "accuracy": "accuracy, %",
+        "balanced_accuracy": "balanced accuracy",
+        "macro_f1": "macro-F1",
+        "nll": "NLL",
+        "ece": "ECE",
+        "calibrated_nll": "calibrated NLL",
+        "calibrated_ece": "calibrated ECE",
+    }
     rows = {"zero-shot CLIP": result["zero_shot"]} | terminal.titled(
         result, int(entry.settings.get("num_draws", 0))
     )
@@ -197,9 +202,9 @@ def _small(record: Record) -> str:
         image = open_image(record)
     except (InputError, OSError):
         return ""
-    image.thumbnail((SIDE, SIDE))
-    square = Image.new("RGB", (SIDE, SIDE), "white")
-    square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
+    # What has fewer pixels keeps them as squares that can be seen.
+    how = Image.Resampling.BICUBIC if max(image.size) > SIDE else Image.Resampling.NEAREST
+    square = ImageOps.pad(image, (SIDE, SIDE), how, color="white")
     content = io.BytesIO()
     square.save(content, "JPEG", quality=80)
     return page.data_uri(content.getvalue(), "image/jpeg")

@@ -65,8 +65,8 @@ def reliability_figure(entry: Entry) -> Drawn:
         "Reliability",
         "Accuracy of test images against confidence, before calibration; the area of a dot is the share of "
         "predictions. On the dotted line, what is claimed holds; below it, the method is overconfident.",
-        f"The expected calibration error is {errors['zero_shot']:.3f} of plain CLIP, and {errors['mean']:.3f} of the "
-        "method.",
+        f"The expected calibration error is {errors['zero_shot']:.3f} of plain CLIP, and {errors['mean']:.3f} of "
+        "the method.",
         figure,
     )
 
@@ -94,7 +94,8 @@ def training_figure(folder: Path) -> Drawn | None:
         "Training",
         f"Loss and accuracy of the training batches, a line every {steps[1] - steps[0]} steps; strong lines are "
         "running means. A training accuracy of 100 % says nothing of test images.",
-        f"From step {first['step']} to {last['step']} the loss goes from {first['loss']:.2f} to {last['loss']:.2f}.",
+        f"From step {first['step']} to {last['step']} the loss goes from {first['loss']:.2f} to "
+        f"{last['loss']:.2f}.",
         figure,
     )
 

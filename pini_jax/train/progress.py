@@ -10,10 +10,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Protocol
 
 import jax
-from jaxtyping import Array, Float
 from tqdm import tqdm
 
 EVERY = 30.0  # seconds between lines
@@ -21,11 +20,14 @@ QUEUED = 16  # steps that the device may be behind: enough to keep it busy
 LOG = logging.getLogger(__name__)
 
 
-class Waiting(NamedTuple):
-    """A call of the step that the device may still be at."""
+class Pending(Protocol):
+    """An array that the device may still be at."""
 
-    loss: Float[Array, "lanes"]
-    steps: int
+    def is_ready(self) -> bool:
+        """Whether it is known."""
+
+    def block_until_ready(self) -> object:
+        """Waits until it is."""
 
 
 class Progress:
@@ -47,19 +49,15 @@ class Progress:
     ):
         is_terminal = sys.stderr.isatty() if is_terminal is None else is_terminal
         speaks = jax.process_index() == 0  # the first process speaks for all
+        hidden = not (speaks and is_terminal)
         self._bar = tqdm(
-            total=total,
-            initial=done,
-            unit="step",
-            desc="training",
-            dynamic_ncols=True,
-            disable=not is_terminal or not speaks,
+            total=total, initial=done, unit="step", desc="training", dynamic_ncols=True, disable=hidden
         )
         self._tells = speaks and not is_terminal
         self._total, self._done, self._before = total, done, done
         self._said, self._clock = "", clock
         self._begun = self._told = clock()
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[tuple[Pending, int]] = deque()
 
     def __enter__(self) -> Progress:
         return self
@@ -69,9 +67,9 @@ class Progress:
             self._finish(down_to=0)
         self._bar.close()
 
-    def queue(self, loss: Float[Array, "lanes"], steps: int) -> None:
+    def queue(self, loss: Pending, steps: int) -> None:
         """Some steps were handed to the device; waits where it is far behind."""
-        self._waiting.append(Waiting(loss, steps))
+        self._waiting.append((loss, steps))
         self._finish(down_to=QUEUED)
 
     def say(self, loss: float, accuracy: float) -> None:
@@ -81,7 +79,7 @@ class Progress:
 
     def _finish(self, down_to: int) -> None:
         """Counts what is finished, and waits until no more than so many calls are not."""
-        while self._waiting and (len(self._waiting) > down_to or self._waiting[0].loss.is_ready()):
+        while self._waiting and (len(self._waiting) > down_to or self._waiting[0][0].is_ready()):
             loss, steps = self._waiting.popleft()
             loss.block_until_ready()
             self._done += steps
