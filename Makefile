@@ -1,5 +1,6 @@
 # make demo: few-shot adaptation on real handwriting, from nothing to a table.
-# make test: the test suite.    make test-long: what takes longer.    make coverage: the lines that tests run.
+# make test: the test suite.    make test-long: what takes longer (ONLY=tests/docs: a part of it).
+# make coverage: the lines that tests run.
 # make check: linter, format, types and layers.    make layers: who may import whom.    make docs: the site, in site/.
 # make wheel: what is published, in dist/.    make lock: requirements.lock, anew.
 # make platforms: whether every package has a wheel for Linux, macOS and Windows.
@@ -17,7 +18,7 @@ test: .venv/installed-test
 	$(PYTEST)
 
 test-long: .venv/installed-test
-	$(PYTEST) -m long
+	$(PYTEST) -m long $(ONLY)
 
 coverage: .venv/installed-test
 	$(PYTEST) --cov=pini_jax --cov-report=term:skip-covered --cov-report=html:.cache/coverage

@@ -5,6 +5,7 @@ Nothing here needs JAX or PyTorch, so that neither is in the other's memory.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ VIT_B_16 = Architecture(
     TextSizes(49408, 77, Transformer(512, 12, 8, 2048, causal=True)),
     512,
 )
+VIT_B_32 = dataclasses.replace(VIT_B_16, image=dataclasses.replace(VIT_B_16.image, patch_size=32))
 
 
 class Lengths(NamedTuple):

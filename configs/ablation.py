@@ -18,24 +18,26 @@ CONTROLS = ("random", "mean_only", "scale_only")
 
 def variants() -> dict[str, dict]:
     """Name -> the settings that differ from the base."""
-    found: dict[str, dict] = {"none": {"method": "zero_shot"}, "both (released)": {"noise": RELEASED}}
+    variants: dict[str, dict] = {"none": {"method": "zero_shot"}, "both (released)": {"noise": RELEASED}}
     for site in SITES.values():
         for generator in site.generators:
-            found[f"{site.name}: {generator}"] = {"noise": {site.name: {"generator": generator}}}
+            variants[f"{site.name}: {generator}"] = {"noise": {site.name: {"generator": generator}}}
     for k in (4, 16):
-        found[f"k = {k}"] = {"noise": RELEASED, "num_samples": k}
-        found[f"k = {k}, multi_sample"] = {
+        variants[f"k = {k}"] = {"noise": RELEASED, "num_samples": k}
+        variants[f"k = {k}, multi_sample"] = {
             "noise": RELEASED,
             "num_samples": k,
             "objective": {"bound": "multi_sample"},
         }
     for reduction in (2, 4):
-        found[f"reduction = {reduction}"] = {
+        variants[f"reduction = {reduction}"] = {
             "noise": RELEASED | {"image_features": RELEASED["image_features"] | {"reduction": reduction}}
         }
     for control in CONTROLS:
-        found[control] = {"noise": {site: settings | {"control": control} for site, settings in RELEASED.items()}}
-    return found
+        variants[control] = {
+            "noise": {site: settings | {"control": control} for site, settings in RELEASED.items()}
+        }
+    return variants
 
 
 def get_config(arguments: str = ""):

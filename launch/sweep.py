@@ -45,8 +45,9 @@ def axes(values: flags.FlagValues) -> dict[str, tuple[int, ...]]:
 
 
 def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
-    """Makes the population."""
-    values.config.population = axes(values) | (values.config.get("population") or {})
+    """Makes the population; one that is a list has its own shots and seeds."""
+    population = values.config.get("population") or {}
+    values.config.population = axes(values) | population if isinstance(population, dict) else population
     training.main(values)
 
 

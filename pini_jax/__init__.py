@@ -21,6 +21,8 @@ _FACE = {
     "Traits": "methods.method",
     "train_and_evaluate": "runs.experiment",
     "train_population": "runs.population",
+    "BatchClassifier": "use.batches",
+    "Classifier": "use.estimator",
     "TrainedClassifier": "use.classifier",
     "load_classifier": "use.classifier",
 }

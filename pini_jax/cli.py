@@ -18,19 +18,25 @@ COMMANDS = {
     "train": "pini_jax.main",
     "predict": "pini_jax.predict",
     "evaluate": "pini_jax.evaluation",
+    "encode": "pini_jax.encode",
     "report": "pini_jax.report.__main__",
     "sweep": "pini_jax.launch.sweep",
+    "sweep plan": "pini_jax.launch.sweep_plan",
+    "sweep run": "pini_jax.launch.sweep_run",
+    "sweep status": "pini_jax.launch.sweep_status",
     "compare": "pini_jax.launch.compare",
     "check": "pini_jax.data.__main__",
     "reproduce": "pini_jax.reproduce",
 }
 # Commands that save what they have when they are stopped.
-STOPPABLE = ("train", "predict", "evaluate", "sweep", "compare", "reproduce")
+STOPPABLE = ("train", "predict", "evaluate", "encode", "sweep", "sweep run", "compare", "reproduce")
 
 
 def main() -> None:
     """Runs `pini NAME ...` as `python -m MODULE ...`."""
     name, *arguments = sys.argv[1:] or [""]
+    if arguments and f"{name} {arguments[0]}" in COMMANDS:
+        name = f"{name} {arguments.pop(0)}"
     if name in STOPPABLE:
         stop.listen()  # before what is slow to import
     if name in COMMANDS:
@@ -52,7 +58,7 @@ def main() -> None:
 
 def list_of_commands() -> str:
     """A line for every command."""
-    lines = [f"  {name:10}{summary(module)}" for name, module in COMMANDS.items()]
+    lines = [f"  {name:14}{summary(module)}" for name, module in COMMANDS.items()]
     return "\n".join([pini_jax.__doc__ or "", "", *lines, "", "pini NAME --help says more about one of them."])
 
 

@@ -26,7 +26,7 @@ from pini_jax.data.transforms import Augment
 from pini_jax.methods import registry
 from pini_jax.methods.method import Method
 from pini_jax.methods.objective import Objective
-from pini_jax.methods.optim import Optim
+from pini_jax.methods.optim import NUMBERS, Optim
 from pini_jax.noise import sites
 
 
@@ -154,7 +154,7 @@ def take_argument(arguments: str, key: str) -> tuple[str, str]:
     pairs = [argument.partition("=") for argument in filter(None, arguments.split(","))]
     values = [value for name, _, value in pairs if name == key]
     if not values or not values[-1]:
-        raise InputError(f"this config wants an argument: --config=configs/NAME.py:{key}=...")
+        raise InputError(f"this config wants an argument: --config=NAME:{key}=...")
     return values[-1], ",".join("".join(pair) for pair in pairs if pair[0] != key)
 
 
@@ -183,7 +183,7 @@ def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_coll
     `method=NAME` comes first, and brings the settings of that method's paper.
 
     Raises:
-        InputError: an argument is no key=value, or its key is unknown.
+        InputError: an argument is no key=value, its key is unknown, or its value is of another type.
     """
     given = [argument for argument in arguments.split(",") if argument]
     if methods := [argument for argument in given if argument.startswith("method=")]:
@@ -193,10 +193,19 @@ def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_coll
         key, equals, value = argument.partition("=")
         if not equals or key not in known:
             raise InputError(f"argument {argument!r} is no key=value of a known key{did_you_mean(key, known)}")
-        with contextlib.suppress(ValueError, SyntaxError):  # what is no literal is a string
-            value = ast.literal_eval(value)
-        config.update_from_flattened_dict({key: value})
+        try:
+            config.update_from_flattened_dict({key: _literal(value)})
+        except (TypeError, ValueError):
+            wanted = type(known[key]).__name__
+            raise InputError(f"argument {argument!r}: {key} is of type {wanted}, such as {known[key]!r}") from None
     return config
+
+
+def _literal(text: str) -> Any:
+    """What Python reads in a text; what is no literal is a string."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
+    return text
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -234,6 +243,31 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     )
     _check_traits(config)
     return dataclasses.replace(config, noise=sites.noise_with_defaults(config.noise))
+
+
+# What a run's other settings may be does not depend on these.
+INDEPENDENT = ("shots", "seed", *(f"optim.{name}" for name in NUMBERS))
+
+
+def problems_of_number(key: str, value: Any) -> list[str]:
+    """What is wrong with the value of an `INDEPENDENT` setting."""
+    branch, _, name = key.rpartition(".")
+    kind = Optim if branch else Config
+    return [*options.problems_of(kind, {name: value}, [name], "", f"{branch}." if branch else "")]
+
+
+def with_numbers(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A config with other values of some `INDEPENDENT` settings: as `resolve`, which takes much longer.
+
+    Raises:
+        InputError: all problems at once.
+    """
+    if problems := [problem for key, value in settings.items() for problem in problems_of_number(key, value)]:
+        raise InputError("config: " + "; ".join(problems))
+    own = {key: value for key, value in settings.items() if "." not in key}
+    optim = {key.removeprefix("optim."): value for key, value in settings.items() if "." in key}
+    numbers = {key: options.convert(type(getattr(config.optim, key)), value) for key, value in optim.items()}
+    return dataclasses.replace(config, **own, optim=dataclasses.replace(config.optim, **numbers))
 
 
 def make_method(config: Config, towers: registry.Towers = registry.NO_TOWERS) -> Method:

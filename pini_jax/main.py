@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from pini_jax.core import command, config_file, runtime
+from pini_jax.core import command, config_file, processes
 from pini_jax.core.paths import refuse_scheme
 from pini_jax.report import terminal
 from pini_jax.runs import population
@@ -39,7 +39,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     refuse_scheme("--workdir", values.workdir)
     members = population.members(values.config)
     if values.distributed:
-        runtime.join_processes()
+        processes.join()
     results = population.train_population(members, Path(values.workdir))
     if jax.process_index():
         return  # the first process speaks for all

@@ -234,6 +234,12 @@ def test_unknown_arguments_are_refused(argument):
         configs.with_arguments(configs.default(), argument)
 
 
+@pytest.mark.parametrize("argument", ["shots=four", "shots=1.5", "optim.lr=fast", "augment.flip=yes"])
+def test_arguments_of_another_type_are_refused(argument):
+    with pytest.raises(InputError, match=f"{argument.partition('=')[0]} is of type (int|float)"):
+        configs.with_arguments(configs.default(), argument)
+
+
 @pytest.mark.parametrize("template", ["a photo", "{} {}", "imagenet_80"])
 def test_a_template_is_one_text_with_one_place(template):
     with pytest.raises(InputError, match="template"):

@@ -175,11 +175,11 @@ def _processor(given: Mapping[str, Any]) -> str:
     if name is None:
         size, crops = given.get("size"), "crop_size" in given or given.get("do_center_crop")
         return "Siglip" if isinstance(size, Mapping) and "height" in size and not crops else "CLIP"
-    found = _PROCESSOR.fullmatch(name) if isinstance(name, str) else None
-    if found is None or found[1] not in _PROCESSORS:
+    match = _PROCESSOR.fullmatch(name) if isinstance(name, str) else None
+    if match is None or match[1] not in _PROCESSORS:
         known = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
         raise InputError(f"{_FILE}: image_processor_type must be one of {known}, not {quoted(name)}")
-    return found[1]
+    return match[1]
 
 
 def _check_steps(settings: Mapping[str, Any]) -> None:

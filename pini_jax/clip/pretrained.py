@@ -152,8 +152,8 @@ def _recognise(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
 
 def _refuse_prefix(keys: Iterable[str]) -> None:
     """What wraps a model puts its own name before those of the tensors."""
-    found = (re.match(r"(.+?\.)(?:visual|vision_model|text_model)\.", key) for key in keys)
-    prefix = next((match[1] for match in found if match), None)
+    matches = (re.match(r"(.+?\.)(?:visual|vision_model|text_model)\.", key) for key in keys)
+    prefix = next((match[1] for match in matches if match), None)
     if prefix is None:
         return
     if prefix.startswith("base_model."):

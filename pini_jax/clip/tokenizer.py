@@ -215,10 +215,10 @@ def _family(folder: Path) -> Family:
 def _read_clip(folder: Path, family: Family) -> Tokenizer:
     """The file as it is, unless transformers would read it otherwise."""
     backend = _open(folder / "tokenizer.json")
-    found = _finish(folder, family, backend)
+    tokenizer = _finish(folder, family, backend)
     usual = (str(backend.normalizer), str(backend.pre_tokenizer)) == (str(NORMALIZER), str(PRE_TOKENIZER))
     special = {token.content for token in backend.get_added_tokens_decoder().values()}
-    return found if usual and _special_tokens(folder) <= special else _rebuild_clip(folder, family)
+    return tokenizer if usual and _special_tokens(folder) <= special else _rebuild_clip(folder, family)
 
 
 def _rebuild_clip(folder: Path, family: Family) -> Tokenizer:
@@ -289,11 +289,11 @@ def _finish(folder: Path, family: Family, backend: tokenizers.Tokenizer) -> Toke
         clean = _OPEN_CLIP[name]
     pad = _content(_settings(folder).get("pad_token")) or family.pad
     try:
-        found = from_backend(backend, family.start, family.end, pad, clean)
+        tokenizer = from_backend(backend, family.start, family.end, pad, clean)
     except InputError as error:
         raise InputError(f"the tokenizer in {folder} is not {family.name}'s: {error}") from None
     # open_clip's own tokenizer is CLIP's, and fills with zeros
-    return found._replace(pad_id=0) if text and not of_hugging_face else found
+    return tokenizer._replace(pad_id=0) if text and not of_hugging_face else tokenizer
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -314,8 +314,8 @@ def _special_tokens(folder: Path) -> set[str]:
 
 def _within(settings: dict[str, Any], key: str) -> dict[str, Any]:
     """The object under a key; {} where there is none."""
-    found = settings.get(key)
-    return found if isinstance(found, dict) else {}
+    value = settings.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _content(token: object) -> str:

@@ -38,6 +38,8 @@ class _Parser(flags.ArgumentParser):  # type: ignore[type-arg]  # generic for my
 def load_config(source: str) -> ml_collections.ConfigDict:
     """The config of `NAME`, which ships, or of a file; `NAME:key=value,...` hands it arguments.
 
+    What a function `sweep()` of the file yields, {key: value, ...} for every run, becomes its `population`.
+
     Raises:
         InputError: there is no such file, or it fails, or makes no config; the message has the line.
     """
@@ -45,7 +47,10 @@ def load_config(source: str) -> ml_collections.ConfigDict:
     name, colon, arguments = rest.partition(":")
     path = find_config(drive + name)
     try:
-        config = _run(path).get_config(*[arguments] if colon else [])
+        module = _run(path)
+        config = module.get_config(*[arguments] if colon else [])
+        if hasattr(module, "sweep"):
+            config.population = tuple(module.sweep())
     except InputError:
         raise
     except Exception as error:  # whatever such a program may raise

@@ -7,6 +7,7 @@ to be placed, and places its own part.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import jax
@@ -70,6 +71,15 @@ def everywhere(flags: list[bool]) -> list[bool]:
     if jax.process_count() == 1 or not flags:
         return flags
     return multihost_utils.process_allgather(np.array(flags)).all(axis=0).tolist()
+
+
+def unlike(text: str) -> list[int]:
+    """The processes whose text is not the first one's."""
+    if jax.process_count() == 1:
+        return []
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest)
+    return np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -33,8 +33,8 @@ def refuse_scheme(setting: str, value: str) -> None:
     Raises:
         InputError: somewhere in it is a `scheme://`.
     """
-    if found := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
-        remedy = "leave the file:// out" if found[0].lower() == "file://" else "mount it, or copy it to a disk"
+    if scheme := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+        remedy = "leave the file:// out" if scheme[0].lower() == "file://" else "mount it, or copy it to a disk"
         raise InputError(f"{setting}={value!r}: only paths of this machine are read and written; {remedy}")
 
 

@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
+import traceback
 from collections.abc import Iterator
 
 import absl.logging
 import jax
 
-from pini_jax.core import paths, stop
-from pini_jax.core.errors import InputError, UsageError, last_line
+from pini_jax.core import paths, processes, stop
+from pini_jax.core.errors import InputError, UsageError
 
 
-def join_processes() -> None:
-    """Joins the other processes of this job, which run the same command: before anything is computed.
-
-    On clusters that JAX knows (Cloud TPU pods, SLURM, Open MPI, Kubernetes) it asks them who is who. Elsewhere the
-    environment says it: JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-
-    Raises:
-        InputError: it says nothing, or nobody answers.
-    """
-    try:
-        jax.distributed.initialize(
-            num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID")
-        )
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"the processes of this job could not be joined ({last_line(error)})") from None
-    if jax.process_index():
-        logging.getLogger("pini_jax").setLevel(logging.WARNING)  # the first process speaks for all
-
-
-def _number(variable: str) -> int | None:
-    value = os.environ.get(variable)
-    return None if value is None else int(value)
+def keep_programs() -> None:
+    """Keeps compiled programs in the cache folder, unless the process keeps them elsewhere."""
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def prepare() -> None:
-    """Keeps compiled programs in the cache folder, and prints our own messages as plain lines."""
-    jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    """Keeps compiled programs, and prints our own messages as plain lines."""
+    keep_programs()
     # Orbax logs every save, and a failed one from each of its threads; what fails is raised as well.
     absl.logging.set_verbosity(absl.logging.FATAL)
     # Nor do coroutines that a damaged or unwritable checkpoint stopped have more to say.
@@ -64,13 +46,18 @@ def errors_as_lines() -> Iterator[None]:
         print("stopped: everything is saved, and the same command goes on from there", file=sys.stderr)
         sys.exit(stop.STATUS)
     except InputError as error:
+        processes.fail(_line(error))
         print(_line(error), file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except OSError as error:
-        print(_line(error), file=sys.stderr)
+        processes.end_if_one_is_gone()
+        processes.fail(_line(error))
         sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)  # after a failed write, threads of Orbax may wait for each other without end
+        stop.end(_line(error), 1)  # after a failed write, threads of Orbax may wait for each other without end
+    except Exception:
+        processes.end_if_one_is_gone()
+        processes.fail(traceback.format_exc())
+        raise
 
 
 def _line(error: Exception) -> str:

@@ -1,24 +1,26 @@
 """Stopping on request: SIGTERM, SIGUSR1 or SIGINT let the step in flight end, and everything is saved.
 
-A handler sets a flag; loops ask for it where they can stop, and raise `Stopped`, which ends the process with
-status 42. A second signal ends it at once: what was saved stays. Nothing slow is imported here, so that a process
-can listen from its first line.
+Loops ask where they can stop, and raise `Stopped`, which ends the process with status 42. A second signal ends it
+at once: what was saved stays. A thread of its own counts the signals, so that neither is late while the main one
+compiles. Nothing slow is imported here, so that a process can listen from its first line.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import signal
-import sys
+import socket
 import threading
-from types import FrameType
+import time
+from collections.abc import Callable, Iterator
 
 STATUS = 42  # stopped on request with everything saved: run the same command again
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+ECHO = 0.25  # seconds: `timeout` and other launchers send the same signal to a process and to its group
 
-_request = threading.Event()
-_questions = itertools.count(1)
+asked = threading.Event()  # this process, by a signal
+_answer: Callable[[], bool] = asked.is_set
 
 
 class Stopped(BaseException):
@@ -27,34 +29,65 @@ class Stopped(BaseException):
 
 def listen() -> None:
     """Takes the signals from now on; of no effect outside of the main thread."""
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            signal.signal(number, _remember)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    # The interpreter writes at once, and calls handlers only between two lines of the main thread.
+    signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_count, args=(reading, writing), name="signals", daemon=True).start()
 
 
-def _remember(number: int, frame: FrameType | None) -> None:
-    if _request.is_set():
-        os._exit(STATUS)
-    _request.set()
-    if _several_processes() and number != signal.SIGTERM:
-        os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells the other processes
+def _count(reading: socket.socket, writing: socket.socket) -> None:
+    """Remembers the first signal, and ends the process at the second."""
+    first = 0.0
+    while True:
+        if not set(reading.recv(64)) & set(SIGNALS):
+            continue
+        if not asked.is_set():
+            first = time.monotonic()
+            asked.set()
+        elif time.monotonic() - first > ECHO:
+            end("stopped at once: what was saved before is whole, and the same command goes on from there", STATUS)
+
+
+def end(line: str, status: int) -> None:
+    """Ends the process with a line on stderr, whatever its threads wait for."""
+    os.write(2, f"{line}\n".encode())
+    os._exit(status)
+
+
+@contextlib.contextmanager
+def waits_for_others(seconds: float) -> Iterator[None]:
+    """Within, nothing is to be saved: a signal ends the process, unless it gets on in so many seconds."""
+    over = threading.Event()
+
+    def wait() -> None:
+        asked.wait()
+        if not over.wait(seconds):
+            end("stopped: nothing was begun", STATUS)
+
+    threading.Thread(target=wait, name="waiting", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def answer_by(agreement: Callable[[], bool]) -> None:
+    """Where several processes must stop together: who decides."""
+    global _answer
+    _answer = agreement
 
 
 def requested() -> bool:
-    """Whether to stop now; where there are several processes, the same answer in all that ask as often."""
-    if _several_processes():
-        from jax.experimental import multihost_utils
-
-        return multihost_utils.reached_preemption_sync_point(next(_questions))
-    return _request.is_set()
+    """Whether to stop now; where there are several processes, the same answer in all, which ask equally often."""
+    return _answer()
 
 
 def raise_if_requested() -> None:
     """Raises Stopped if so."""
     if requested():
         raise Stopped
-
-
-def _several_processes() -> bool:
-    jax = sys.modules.get("jax")
-    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1

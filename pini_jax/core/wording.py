@@ -21,8 +21,12 @@ def quoted(value: object) -> str:
 def plain(text: object) -> str:
     """str(text) without what does not print, cut."""
     start = str(text)[: LETTERS + 1]
-    letters = "".join(letter if letter.isprintable() else " " for letter in start[:LETTERS])
-    return " ".join(letters.split()) + "…" * (len(start) > LETTERS)
+    return printable(start[:LETTERS]) + "…" * (len(start) > LETTERS)
+
+
+def printable(text: str) -> str:
+    """On one line, with blanks for what does not print."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def listed(entries: Iterable[str], separator: str = ", ") -> str:

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 import pini_jax
 from pini_jax.clip.pretrained import Pretrained
 from pini_jax.core import mesh as meshes
-from pini_jax.core import stop
+from pini_jax.core import progress, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import cache_folder
 from pini_jax.core.wording import listed
@@ -82,25 +81,25 @@ def features(
     # Several processes compute together what any of them lacks.
     known = meshes.everywhere([array is not None for array in read])
     pairs = zip(chunks, read, known, strict=True)
-    found = {chunk: array for chunk, array, held in pairs if held and array is not None}
-    missing = [chunk for chunk in chunks if chunk not in found]
+    arrays = {chunk: array for chunk, array, held in pairs if held and array is not None}
+    missing = [chunk for chunk in chunks if chunk not in arrays]
 
     def pixels(index: int) -> Float[np.ndarray, "h w 3"]:
         return clip.preprocessing.normalise(
             view_pixels(records[index], clip.preprocessing, augment, seed, view, index)
         )
 
-    if found and missing:
-        LOG.info("of %d images %d are in the cache", len(records), sum(map(len, found.values())))
+    if arrays and missing:
+        LOG.info("of %d images %d are in the cache", len(records), sum(map(len, arrays.values())))
     keeping = True
     try:
         for chunk, array in _compute(missing, batch, pixels, encode):
             keeping = keeping and bool(np.isfinite(array).all()) and _write(chunk, array)
-            found[chunk] = array
+            arrays[chunk] = array
     except InputError:
         refuse_unreadable(records)  # all of them, not the first alone
         raise
-    whole = np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(found[chunk] for chunk in chunks)])
+    whole = np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(arrays[chunk] for chunk in chunks)])
     if bad := [record.id for record, row in zip(records, whole, strict=True) if not np.isfinite(row).all()]:
         raise InputError(f"the image tower's features are not finite, of: {listed(bad)}")
     return whole
@@ -146,7 +145,7 @@ def _compute(
     images = [index for chunk in chunks for index in range(chunk.start, chunk.stop)]
     with (
         contextlib.closing(batches(pixels, images, batch)) as read,
-        tqdm(total=len(images), unit="image", desc="encoding", delay=2, dynamic_ncols=True) as bar,
+        progress.bar(total=len(images), unit="image", desc="encoding", delay=2) as bar,
     ):
         encoded = _encode_all(read, batch, encode)
         for chunk in chunks:

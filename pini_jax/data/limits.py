@@ -56,8 +56,8 @@ def check_scans(image: Image.Image) -> None:
 def _scans(jpeg: bytes) -> int:
     """How often the first picture of a file is gone over; others may follow it."""
     scans, place = 0, 2
-    while (found := _MARKER.search(jpeg, place)) and found[1][0] != _END:
-        scans += found[1][0] == _SCAN
+    while (marker := _MARKER.search(jpeg, place)) and marker[1][0] != _END:
+        scans += marker[1][0] == _SCAN
         # What follows the marker begins with its own length.
-        place = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
     return scans

@@ -32,7 +32,7 @@ def select(dataset: Dataset, shots: int, seed: int) -> Dataset:
     stream = random.Random(seed)
     train = _sample(dataset.train, shots, stream)
     pool = dataset.val or _without(dataset.train, train)
-    if not pool:
+    if not pool and dataset.test:
         LOG.warning("%s has no image left for validation: result.json will have none", dataset.name)
     return dataset._replace(train=train, val=_sample(pool, min(shots, MAX_VAL_SHOTS), stream))
 
@@ -73,7 +73,7 @@ def _check(dataset: Dataset, shots: int) -> None:
             f"shots={shots}, but no class of {dataset.name} has more than {max(counts.values())} training images"
         )
     short = {dataset.class_names[label]: n for label, n in counts.items() if n < shots}
-    if short:
+    if short and dataset.test:  # without one the images are a program's own, and it knows how many
         few = listed(f"{name} ({n})" for name, n in short.items())
         LOG.warning("fewer than %d training images, so all are taken, of: %s", shots, few)
 

@@ -74,6 +74,20 @@ def _encode_images(
     return jax.lax.map(encode, (text, draw.split(len(text))))[None], variables.buffers
 
 
+class Drawn(NamedTuple):
+    """What a mode draws and encodes once, whatever the images.
+
+    Attributes:
+        theta: as `method.adapt` leaves it.
+        text: features of every class for every draw.
+        key: of the images' draws; None where nothing is drawn.
+    """
+
+    theta: Parameters
+    text: Float[Array, "k c e"]
+    key: Array | None
+
+
 def encode_text_draws(
     method: Method,
     variables: Variables,
@@ -102,14 +116,23 @@ def predict(
     mesh: jax.sharding.Mesh | None = None,
     numbers: Int[np.ndarray, "b"] | None = None,
 ) -> Predictions:
-    """q_k = softmax(logits_k) of every image: the same whatever the batch size, but for rounding.
+    """q_k = softmax(logits_k) of every image, as `draw` and `predict_drawn` have it.
+
+    Raises:
+        InputError: an unknown mode.
+    """
+    drawn = draw(method, variables, theta, text, mode, num_draws, seed)
+    return predict_drawn(method, variables, drawn, images, batch_size, mesh, numbers)
+
+
+def draw(
+    method: Method, variables: Variables, theta: Parameters, text: Text, mode: str, num_draws: int, seed: int
+) -> Drawn:
+    """What is done once before images are classified.
 
     Args:
         mode: `mean` adds mu and no draw; `sample` draws once, as the released code does; `marginal` draws
             `num_draws` times.
-        batch_size: 0 takes one of a few sizes that suits the method and the images.
-        mesh: over whose devices the images of a batch are split; None takes JAX's default device.
-        numbers: of the images, where these are some of many: every number has draws of its own.
 
     Raises:
         InputError: an unknown mode.
@@ -121,14 +144,30 @@ def predict(
     still = mode == "mean" or not method.traits.is_random
     text_key, image_key = (None if still else rng.stream(root, x) for x in ("text", "image"))
     num_draws = num_draws if mode == "marginal" and method.traits.is_random else 1
-    encoded = encode_text_draws(method, variables, theta, text, num_draws, text_key)
+    return Drawn(theta, encode_text_draws(method, variables, theta, text, num_draws, text_key), image_key)
+
+
+def predict_drawn(
+    method: Method,
+    variables: Variables,
+    drawn: Drawn,
+    images: Images,
+    batch_size: int = 0,
+    mesh: jax.sharding.Mesh | None = None,
+    numbers: Int[np.ndarray, "b"] | None = None,
+) -> Predictions:
+    """q_k = softmax(logits_k) of every image: the same whatever the batch size, but for rounding.
+
+    Args:
+        batch_size: 0 takes one of a few sizes that suits the method and the images.
+        mesh: over whose devices the images of a batch are split; None takes JAX's default device.
+        numbers: of the images, where these are some of many: every number has draws of its own.
+    """
     size = batch_size or batch_size_for(method, len(images))
     if mesh is not None:
         size += -size % meshes.batch_shards(mesh)
-
     numbers = np.arange(len(images)) if numbers is None else numbers
-
-    scale = float(np.exp(meshes.fetch(theta["logit_scale"])))
+    scale = float(np.exp(meshes.fetch(drawn.theta["logit_scale"])))
 
     def batch(ids: Int[np.ndarray, "b"]) -> Predictions:
         stop.raise_if_requested()
@@ -136,8 +175,8 @@ def predict(
         taken = np.minimum(ids, len(images) - 1)
         inputs = images[taken], numbers[taken]
         x, ids = inputs if mesh is None else meshes.shard(mesh, inputs)
-        draw = draw_mean if image_key is None else draw_per_image(image_key, ids)
-        logits, _ = forward.classify(method, variables, theta, encoded, x, draw, call=compiled_alone)
+        noise = draw_mean if drawn.key is None else draw_per_image(drawn.key, ids)
+        logits, _ = forward.classify(method, variables, drawn.theta, drawn.text, x, noise, call=compiled_alone)
         return summary(meshes.fetch(logits)[0], scale)
 
     predicted = [batch(np.arange(start, start + size)) for start in range(0, len(images), size)]

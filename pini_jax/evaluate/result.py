@@ -22,6 +22,7 @@ from pini_jax.task.task import Task
 
 PLAIN = ZeroShot()
 OWN = ("val", "test", "held_out")  # splits of the task that is trained on; all others are unseen
+OF_TEST = ("zero_shot", "test", "information", "reliability", "intervals", "doubt")
 
 
 class Trained(NamedTuple):
@@ -119,8 +120,15 @@ def answers_of(found: Predicted, temperatures: Mapping[str, float]) -> dict[str,
 
 
 def measure(kept: Kept) -> dict[str, Any]:
-    """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks."""
-    result = measure_test(kept, "test")
+    """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks.
+
+    Where there are no test images, as in `Classifier.fit`, what is reported of them is None.
+    """
+    result: dict[str, Any] = dict.fromkeys(OF_TEST)
+    if "test" in kept.answers:
+        result |= measure_test(kept, "test")
+        result["intervals"] = {mode: bootstrap.intervals(x) for mode, x in kept.answers["test"].items()}
+        result["doubt"] = doubt.describe(kept)
     result["val"] = _metrics_of_modes(kept, "val") if "val" in kept.answers else None
     if "val" in kept.answers:
         plain, temperature = kept.answers["val"]["zero_shot"], kept.temperatures["zero_shot"]
@@ -135,8 +143,6 @@ def measure(kept: Kept) -> dict[str, Any]:
         result["unseen"] = unseen
     if "new" in unseen:
         result["harmonic_mean"] = harmonic_means(result, unseen["new"])
-    result["intervals"] = {mode: bootstrap.intervals(x) for mode, x in kept.answers["test"].items()}
-    result["doubt"] = doubt.describe(kept)
     return result
 
 

@@ -11,7 +11,8 @@ the class means, at a trace of e in coordinates where S = I: means move along th
 differ. So k is how many images a text is worth. S is estimated around (n M + 4k P) / (n + 4k), which one image per
 class allows, and S_r = (1 - r) S + r tr(S) / e I.
 
-Everything here is NumPy in float64. Shapes: m rows (views of images), c classes, e channels.
+Everything here is NumPy in float64, and asks now and then whether to stop: many classes take minutes. Shapes: m
+rows (views of images), c classes, e channels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.optimize
 from jaxtyping import Float, Int
+
+from pini_jax.core import stop
 
 TINY = 1e-12  # beside squares of unit features: for what does not vary at all
 STRENGTHS = (1.0, 0.25, 0.06, 0.015, 0.004)  # of the pull to the start, in nats
@@ -116,6 +119,7 @@ def means(shots: Shots, text: Float[np.ndarray, "c e"]) -> Means:
 def covariance(shots: Shots, means: Means, k: float) -> Covariance:
     """S: the fixed point of EM under a prior of 4 k images that knows no directions."""
     n, prior = means.counts[:, None], 4 * k
+    stop.raise_if_requested()
     centres = (n * means.observed + prior * means.predicted) / (n + prior)
     unseen = (means.counts + prior) / (means.counts + prior - 1)
     rest = shots.features - centres[shots.labels]
@@ -130,6 +134,7 @@ def posterior_head(means: Means, within: Covariance, k: float) -> Head:
     With n^.5 (I + G) n^.5 = Q diag(l) Q^T and D = M - P, m - P = (I + G) n^.5 Q [phi_j (Q^T n^.5 D v_j) / (phi_j l
     + 1)] v_j^T, summed over the eigenpairs (phi_j, v_j) of (I + C) / 4k in white coordinates.
     """
+    stop.raise_if_requested()
     white, n, prior = within.whitener(), means.counts[:, None], 4 * k
     predicted, moved = (means.predicted - means.middle) @ white, (means.observed - means.predicted) @ white
     _, spread, axes = np.linalg.svd(predicted + moved * n / (n + prior), full_matrices=False)
@@ -157,17 +162,18 @@ def learned_heads(shots: Shots, start: Head, noise: Covariance) -> list[Head]:
     white = noise.whitener() / np.sqrt(width)
     rows = (shots.features - start.middle) @ white
     first = (noise.matrix() @ start.weights).T @ white * width
-    heads, found = [], first.ravel()
+    heads, solution = [], first.ravel()
     for strength in STRENGTHS:
-        found = scipy.optimize.minimize(
+        stop.raise_if_requested()
+        solution = scipy.optimize.minimize(
             _noisy_loss,
-            found,
+            solution,
             args=(strength, shots, rows, first, start.bias),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": STEPS, "ftol": 1e-6},
         ).x
-        heads.append(Head(start.middle, white @ found.reshape(first.shape).T, start.bias))
+        heads.append(Head(start.middle, white @ solution.reshape(first.shape).T, start.bias))
     return heads
 
 

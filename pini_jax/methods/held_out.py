@@ -47,15 +47,15 @@ def parts(support: Support) -> list[Part]:
         np.tile(np.arange(images), views),
     )
     val = unit(np.asarray(support.val_features)).reshape(-1, width)
-    found = [Part(shots, val, np.asarray(support.val_labels))]
+    parts = [Part(shots, val, np.asarray(support.val_labels))]
     most = np.bincount(labels).max()
     if most == 1 and len(val):
-        return found
+        return parts
     fold, number = folds(labels, max(2, min(FOLDS, most))), np.arange(images)
     for out in (number[fold == i] for i in np.unique(fold)):
         rest = shots.take(~np.isin(shots.images, out))
-        found.append(Part(rest, shots.features[out], labels[out]))  # the first view of an image judges
-    return found
+        parts.append(Part(rest, shots.features[out], labels[out]))  # the first view of an image judges
+    return parts
 
 
 def unit(x: np.ndarray) -> Float[np.ndarray, "*b e"]:
@@ -102,7 +102,7 @@ def _blend(
         wrong = np.exp(log_p) * (1 + UNKNOWN / images) - target
         return -(target * log_p).sum(), np.array([(wrong * x).sum() for x in units])
 
-    found = scipy.optimize.minimize(
+    solution = scipy.optimize.minimize(
         nll,
         np.ones(len(units)),
         jac=True,
@@ -110,7 +110,7 @@ def _blend(
         method="L-BFGS-B",
         options={"ftol": 1e-12, "gtol": 1e-7 * images},
     )
-    return found.x / sizes, float(found.fun)
+    return solution.x / sizes, float(solution.fun)
 
 
 def draw_size(
@@ -141,5 +141,5 @@ def draw_size(
         log_p = logsumexp(drawn, axis=0) - np.log(len(noises))
         return -log_p[own, labels].sum() - UNKNOWN * log_p.mean()
 
-    found = scipy.optimize.minimize_scalar(nll, bounds=(-0.7, 0.7), method="bounded", options={"xatol": 1e-3})
-    return low, float(np.exp(found.x))
+    solution = scipy.optimize.minimize_scalar(nll, bounds=(-0.7, 0.7), method="bounded", options={"xatol": 1e-3})
+    return low, float(np.exp(solution.x))

@@ -17,7 +17,8 @@ from absl import flags
 
 from pini_jax.core import command, extras, paths
 from pini_jax.core.errors import InputError
-from pini_jax.report import collect, progress
+from pini_jax.report import collect
+from pini_jax.report.unfinished import unfinished_runs
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -35,7 +36,7 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     for folder in folders:
         paths.refuse_scheme("FOLDER", folder)
     tops = [Path(folder) for folder in folders]
-    collected, unfinished = collect.collect(tops), progress.unfinished_runs(tops)
+    collected, unfinished = collect.collect(tops), unfinished_runs(tops)
     if not collected.entries and not unfinished:
         raise InputError(f"there is no run in {', '.join(folders)}: a run writes config.json first")
     output = Path(values.output or Path(folders[0], "report"))

@@ -40,7 +40,7 @@ def gaussians(classifier: TrainedClassifier, images: Float[np.ndarray, "b h w 3"
         return draw_mean(site, gaussian)
 
     method, variables, theta = classifier.method, classifier.variables, classifier.frozen.theta
-    inputs = images if method.traits.reads == "pixels" else classifier.frozen.encode(images)
+    inputs = images if method.traits.reads == "pixels" else classifier.towers.encode(images)
     forward.forward(method, variables, theta, classifier.text, jnp.asarray(inputs), watch)
     return seen
 
@@ -74,7 +74,7 @@ def tokens_figure(classifier: TrainedClassifier, gaussian: Gaussian) -> Drawn:
 def _words(classifier: TrainedClassifier) -> list[str]:
     """The template's words, each in the place of its first token."""
     (template,) = templates.find_templates(classifier.config.template, classifier.config.dataset)
-    tokenizer, words = classifier.frozen.clip.tokenizer, []
+    tokenizer, words = classifier.towers.clip.tokenizer, []
     around = len(tokenizer.start_ids) + 1
     for word in template.split("{}")[0].split():
         words += [word, *[""] * (len(tokenizer.encode(word)) - around - 1)]
@@ -90,7 +90,7 @@ class Shown(NamedTuple):
 
 def _some_images(classifier: TrainedClassifier, count: int) -> Shown:
     """A test image of each of the first classes."""
-    config, preprocessing = classifier.config, classifier.frozen.clip.preprocessing
+    config, preprocessing = classifier.config, classifier.towers.clip.preprocessing
     firsts = {
         record.label: record for record in reversed(sources.load_dataset(config.dataset, config.data_dir).test)
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from pini_jax.core.wording import plain
 from pini_jax.evaluate.prediction import MODES
 from pini_jax.methods import registry
 from pini_jax.report.collect import Entry, by_label, by_place, by_plain_label, by_shots
@@ -23,7 +24,7 @@ def table(result: Result, num_draws: int) -> str:
     steps = f"{result['steps']:,} steps" if result["steps"] else "no steps: it is solved for"
     rate = f", {result['steps_per_second']:,.0f} per second" if result["steps_per_second"] >= 1 else ""
     lines = [
-        f"{result['dataset']} on {result['clip'] or 'given features'}: {result['shots']} shots, "
+        f"{plain(result['dataset'])} on {plain(result['clip'] or 'given features')}: {result['shots']} shots, "
         f"seed {result['seed']}, {result['num_test']} test images",
         _indented(
             _table([[name, *_metrics(x)] for name, x in rows.items()], ["", *(x for x, _ in METRICS.values())])

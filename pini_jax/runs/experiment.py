@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
-from pini_jax.core import paths
+from pini_jax.core import stop
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import listed
 from pini_jax.data.datasets.records import Dataset
 from pini_jax.evaluate import doubt, prediction, predictions
 from pini_jax.evaluate import result as measured
@@ -23,8 +25,9 @@ from pini_jax.methods.method import Variables
 from pini_jax.runs import folder, injector, provenance
 from pini_jax.runs.provenance import Clock
 from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select_images, share, to_classify
+from pini_jax.task.task import Task
 from pini_jax.train import checkpoint
-from pini_jax.train.loop import Group, Trainee, compile_group, num_lanes, train
+from pini_jax.train.loop import Group, Trainee, Watch, compile_group, num_lanes, train, unwatched
 from pini_jax.train.recorder import Recorder
 from pini_jax.train.step import initial_state
 
@@ -44,15 +47,19 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     return train_together({workdir: config})[workdir]
 
 
-def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict[str, Any]]:
+def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> dict[Path, dict[str, Any]]:
     """The same for runs that differ in nothing but shots, seed and optimiser; results by their folders.
 
     They share the frozen half and one compiled step, which takes some of them side by side. Which lane a run is in
     follows from all of them, finished or not, so that it ends with the same bits whenever it is trained.
 
+    Args:
+        watch: is told after every step how far they are; what it raises ends them where they are.
+
     Raises:
         InputError: as above, for any of them, before one is begun; or some diverged, and the others are evaluated.
     """
+    stop.raise_if_requested()
     with ExitStack() as stack:
         for workdir in configs:
             stack.enter_context(folder.locked(workdir))
@@ -61,12 +68,12 @@ def train_together(configs: Mapping[Path, Config]) -> dict[Path, dict[str, Any]]
         for workdir in known:
             LOG.info("%s is finished: nothing to do; %s", workdir, compare_data(configs[workdir], workdir))
         if len(known) < len(configs):
-            known |= _train_rest(configs, known, stack)
+            known |= _train_rest(configs, known, stack, watch)
     return {workdir: known[workdir] for workdir in configs}
 
 
 def _train_rest(
-    configs: Mapping[Path, Config], known: Mapping[Path, dict[str, Any]], stack: ExitStack
+    configs: Mapping[Path, Config], known: Mapping[Path, dict[str, Any]], stack: ExitStack, watch: Watch
 ) -> dict[Path, dict[str, Any]]:
     """The results of the runs that have none yet."""
     clock = Clock()
@@ -77,13 +84,13 @@ def _train_rest(
     with clock.phase("compile"):
         compiled = compile_group(group) if group.starts != group.lengths else None
     if compiled is not None:
-        train(group, *compiled)
+        train(group, *compiled, watch)
     LOG.info("evaluating")
     trainees = group.trainees.values()
     results = {
-        trainee.run.workdir: finish(trainee, clock.seconds, group.width)
+        trainee.run.workdir: result
         for trainee in trainees
-        if trainee.recorder.problem is None
+        if (result := finish(trainee, clock.seconds, group.width)) is not None
     }
     problems = {trainee.run.workdir: trainee.recorder.problem for trainee in trainees if trainee.recorder.problem}
     for workdir, reason in problems.items():
@@ -99,6 +106,8 @@ def begin(runs: Sequence[Run], known: Mapping[Path, dict[str, Any]], stack: Exit
     Nothing is written before all that can be wrong has been tried.
     """
     pending = {i: run for i, run in enumerate(runs) if run.workdir not in known}
+    for task in (runs[0].shared.task, *runs[0].shared.unseen.values()):
+        check_texts(task)
     inputs = {i: (batch_reader(run), initial_state(run)) for i, run in pending.items()}
     runs[0].shared.frozen.check([images for run in pending.values() for images in to_classify(run).values()])
     for run in pending.values():
@@ -110,12 +119,30 @@ def begin(runs: Sequence[Run], known: Mapping[Path, dict[str, Any]], stack: Exit
     }
 
 
-def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any]:
-    """Evaluates what a run has learned, and writes predictions.parquet, injector.safetensors and result.json."""
+def check_texts(task: Task) -> None:
+    """Raises InputError where texts of classes have features that are not finite."""
+    for text in (task.zero_shot, task.text):
+        finite = np.isfinite(meshes.fetch(text.features)).all(axis=(0, 2))
+        if wrong := [name for name, good in zip(task.data.class_names, finite, strict=True) if not good]:
+            raise InputError(f"the text tower's features are not finite, of: {listed(wrong)}")
+
+
+def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any] | None:
+    """Evaluates what a run has learned, and writes predictions.parquet, injector.safetensors and result.json.
+
+    Returns:
+        the result; None if the run diverged.
+    """
     run, recorder, clock = trainee.run, trainee.recorder, Clock()
-    with clock.phase("evaluate"):
+    if recorder.problem:
+        return None
+    with clock.phase("evaluate"), np.errstate(invalid="ignore"):  # what is no number is said below
         kept = measured.predict(run, recorder.state.variables)
         evaluated = measured.measure(kept)
+    numbers = {key: x for key, x in flatten_dict(evaluated, sep=".").items() if x is not None}
+    if wrong := [key for key, x in numbers.items() if not np.isfinite(x).all()]:
+        recorder.fail(f"what was learned gives no numbers ({listed(wrong)})")
+        return None
     sha256 = predictions.write_predictions(run.workdir / "predictions.parquet", kept)
     export(run, recorder.state.variables, doubt.doubts(kept))
     steps = run.num_steps - recorder.start
@@ -157,10 +184,11 @@ def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
     """Writes injector.safetensors; and the classes' embeddings, where they and plain image features are enough."""
     shared, names = run.shared, run.data.class_names
     theta = shared.frozen.theta
-    injector.save_injector(
-        *(run.workdir / "injector.safetensors", variables, run.config, names, shared.frozen.fingerprint),
-        doubts,
+    given = shared.frozen.given(names)
+    exported = injector.Exported(
+        variables, run.config, names, shared.frozen.fingerprint, given=given, doubts=doubts
     )
+    injector.save_injector(run.workdir / "injector.safetensors", exported)
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)
         embeddings = prediction.encode_text_draws(shared.method, variables, adapted, shared.task.text)[0]
@@ -171,7 +199,7 @@ def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
 def compare_data(config: Config, workdir: Path) -> str:
     """Whether the data of a finished run are still as they were, in words."""
     try:
-        written = paths.read_object(workdir / "selection.json")
+        written = folder.read_sealed(workdir / "selection.json")
         data, _ = select_images(config, _open(config))
         now = folder.describe_data(data)
     except (InputError, OSError) as error:

@@ -36,14 +36,17 @@ from pini_jax import plugins
 from pini_jax.config import Config
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import listed, plain
 from pini_jax.data.datasets import records, sources, splits
 from pini_jax.data.datasets.records import Dataset
 from pini_jax.runs import provenance
 from pini_jax.task.run import Run
+from pini_jax.train import checkpoint
+from pini_jax.train.recorder import owners
 
-WRITTEN = (
-    *("config.json", "provenance.json", "selection.json", "split.json"),
-    *("metrics.jsonl", "predictions.parquet", "injector.safetensors", "classes.safetensors", "failure.json"),
+WRITTEN = (  # in the order in which a failed run's are deleted, so that a kill leaves one that has failed
+    *("provenance.json", "selection.json", "split.json", "metrics.jsonl", "predictions.parquet"),
+    *("injector.safetensors", "classes.safetensors", "config.json", "failure.json"),
 )
 SEAL = "seal"  # the hash over all else in a file
 FORMAT = 2  # of result.json and selection.json; 1 had no hash
@@ -71,7 +74,7 @@ def locked(workdir: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        who = holder.read_text() if holder.exists() else "another process"
+        who = plain(holder.read_text(errors="replace")) if holder.exists() else "another process"
         raise InputError(f"{workdir} is being written by {who}: wait for it, or choose another workdir") from None
     with lock:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
@@ -89,6 +92,8 @@ def claim(run: Run) -> None:
     Raises:
         InputError: the folder was made with other data.
     """
+    if not (run.workdir / "config.json").exists():
+        (run.workdir / "failure.json").unlink(missing_ok=True)  # of another one's run
     (run.workdir / "checkpoints").mkdir(exist_ok=True)
     write_provenance(run)  # first: what version 0.1 made has none
     paths.write_json(run.workdir / "config.json", configs.to_dict(run.config))
@@ -108,11 +113,11 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     file = workdir / "config.json"
     if not file.exists():
         return None
-    if not (workdir / "provenance.json").exists():
+    if _is_of_version_0_1(workdir):
         raise InputError(f"{workdir} was made by version 0.1, which reads it{OTHER}")
     written, wanted = paths.read_object(file, OTHER), json.loads(json.dumps(configs.to_dict(config)))
     if written != wanted and not _clear_failure(workdir):
-        differ = "; ".join(_differences(written, wanted))
+        differ = listed(_differences(written, wanted), "; ")
         raise InputError(f"{workdir} holds a run of another config ({differ}); choose another workdir")
     if not (workdir / "result.json").exists():
         return None
@@ -121,6 +126,15 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     except InputError as error:
         LOG.warning("%s; it is made again from the last checkpoint", error)
         return None
+
+
+def _is_of_version_0_1(workdir: Path) -> bool:
+    """Which wrote no provenance.json, no seals, and no hashes of images into checkpoints."""
+    if (workdir / "provenance.json").exists() or checkpoint.recorded(workdir / "checkpoints"):
+        return False
+    with contextlib.suppress(InputError, OSError):
+        return SEAL not in paths.read_object(workdir / "selection.json")
+    return True
 
 
 def _differences(written: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -142,7 +156,10 @@ def _clear_failure(workdir: Path) -> bool:
     failure = workdir / "failure.json"
     if not failure.exists() or (workdir / "result.json").exists():
         return False
-    LOG.info("%s held a run that had failed (%s)", workdir, paths.read_object(failure).get("reason"))
+    if jax.process_index():  # the first process deletes for all
+        return True
+    with contextlib.suppress(InputError):
+        LOG.info("%s held a run that had failed (%s)", workdir, paths.read_object(failure).get("reason"))
     shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     for name in WRITTEN:
         (workdir / name).unlink(missing_ok=True)
@@ -188,22 +205,53 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is damaged, or of version 0.1.
     """
+    return read_sealed(path)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `seal` was given, from a file.
+
+    Raises:
+        InputError: it is damaged, or has no hash.
+    """
     return unseal(paths.read_object(path, OTHER), path)
 
 
 def write_selection(run: Run) -> None:
     """selection.json: the images that training and validation may see, as rows of CoOp's files of splits.
 
+    Where it is lost or damaged it is made again, if the run's checkpoints belong to the same images.
+
     Raises:
-        InputError: the file is there, and says something else.
+        InputError: the file or a checkpoint says something else.
     """
     rows = splits.rows(run.data._replace(test=()))
     path, content = run.workdir / "selection.json", describe_data(run.data) | rows
     if run.shared.left_out:
         content["left_out"] = dict(run.shared.left_out)
-    if path.exists() and unseal(paths.read_object(path, OTHER), path) != json.loads(json.dumps(content)):
+    written = _read_if_whole(path)
+    if written is not None and _images(written) != _images(json.loads(json.dumps(content))):
         raise InputError(f"the data have changed since {path} was written{OTHER}")
+    says = {} if written is not None else checkpoint.recorded(run.workdir / "checkpoints")
+    if any(says.get(key, own) != own for key, own in owners(run).items()):
+        raise InputError(f"{path} cannot be read, and the checkpoints beside it belong to other data{OTHER}")
     paths.write_json(path, seal(content), indent=None)
+
+
+def _images(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """What a selection says of images, but for why some cannot be read: that is as Pillow puts it."""
+    return dict(selection) | {"left_out": sorted(selection.get("left_out", ()))}
+
+
+def _read_if_whole(path: Path) -> dict[str, Any] | None:
+    """What a sealed file says; None where it is not there, or damaged."""
+    if not path.exists():
+        return None
+    try:
+        return read_sealed(path)
+    except InputError as error:
+        LOG.warning("%s; it is made again", error)
+        return None
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:
@@ -215,7 +263,8 @@ def describe_data(data: Dataset) -> dict[str, Any]:
 def write_provenance(run: Run) -> None:
     """provenance.json, by the command that begins the run; later ones compare their plug-ins with it."""
     path = run.workdir / "provenance.json"
-    if not path.exists():
-        paths.write_json(path, provenance.describe_origin(run.config.plugins))
-        return
-    plugins.warn_of_changes(paths.read_object(path, OTHER).get("plugins", {}), f"{run.workdir} was begun")
+    begun = _read_if_whole(path)
+    if begun is None:
+        paths.write_json(path, seal(provenance.describe_origin(run.config.plugins)))
+    else:
+        plugins.warn_of_changes(begun["plugins"], f"{run.workdir} was begun")

@@ -33,6 +33,10 @@ class Exported(NamedTuple):
     """A trained injector: what it knows, and what it was trained with.
 
     Attributes:
+        clip_sha256: the hash of the CLIP that it belongs to, or of the features.
+        given: where the features were made elsewhere, what belongs to them: `text`, the features of the classes'
+            texts [c e], and `logit_scale`, the inverse temperature.
+        labels: what a program calls the classes, if not by their names.
         doubts: by prediction mode; none in a file of an earlier version.
     """
 
@@ -40,26 +44,24 @@ class Exported(NamedTuple):
     config: Config
     class_names: tuple[str, ...]
     clip_sha256: str
-    doubts: Mapping[str, Doubt]
+    given: Mapping[str, np.ndarray] = {}
+    labels: tuple[str | int | float | bool, ...] = ()
+    doubts: Mapping[str, Doubt] = NONE
 
 
-def save_injector(
-    path: Path,
-    variables: Variables,
-    config: Config,
-    class_names: Sequence[str],
-    clip_sha256: str,
-    doubts: Mapping[str, Doubt] = NONE,
-) -> None:
-    """Writes variables at once, with their config, classes, doubts and the hash of the CLIP they belong to."""
-    described = {
+def save_injector(path: Path, exported: Exported) -> None:
+    """Writes an injector at once."""
+    variables, config = exported.variables, exported.config
+    described: dict[str, Any] = {
         "config": configs.to_dict(config),
-        "class_names": class_names,
-        "clip_sha256": clip_sha256,
+        "class_names": exported.class_names,
+        "clip_sha256": exported.clip_sha256,
         "plugins": plugins.load_plugins(config.plugins),
-        "doubts": {mode: doubt.to_json(of_mode) for mode, of_mode in doubts.items()},
+        "doubts": {mode: doubt.to_json(of_mode) for mode, of_mode in exported.doubts.items()},
     }
-    trees = {key: tree for key, tree in variables._asdict().items() if tree}
+    if exported.labels:
+        described["labels"] = exported.labels
+    trees = {key: tree for key, tree in {**variables._asdict(), "given": exported.given}.items() if tree}
     _write(path, flatten_dict(trees, sep="/"), described)
 
 
@@ -116,7 +118,8 @@ def load_injector(path: Path) -> Exported:
     trees = unflatten_dict(tensors, sep="/")
     variables = Variables(trees.get("phi", {}), trees.get("buffers", {}))
     doubts = {mode: doubt.from_json(of_mode) for mode, of_mode in described.get("doubts", {}).items()}
-    return Exported(variables, config, tuple(names), clip_sha256, doubts)
+    labels = tuple(described.get("labels", ()))
+    return Exported(variables, config, tuple(names), clip_sha256, trees.get("given", {}), labels, doubts)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

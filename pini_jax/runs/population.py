@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
-from flax.traverse_util import flatten_dict
 
 from pini_jax import config as configs
 from pini_jax.config import Config
@@ -19,6 +19,9 @@ from pini_jax.core import paths
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.methods import optim
 from pini_jax.runs import experiment
+
+LETTERS = 200  # of a folder's name
+HASH = 12  # of its hash, where it is cut
 
 
 class Member(NamedTuple):
@@ -34,51 +37,130 @@ class Member(NamedTuple):
     @property
     def name(self) -> str:
         """Of its folder, such as shots_4-seed_1; nothing where there is no population."""
-        return "-".join(f"{key}_{value}".replace("/", "_") for key, value in self.values.items())
+        return name_of(self.values)
+
+
+def name_of(values: Mapping[str, Any]) -> str:
+    """The folder of a member that differs by these values; long names end in a hash, as file systems want it."""
+    name = "-".join(f"{key}_{value}".replace("/", "_") for key, value in values.items())
+    if len(name) <= LETTERS:
+        return name
+    return f"{name[: LETTERS - HASH - 1]}-{hashlib.sha256(name.encode()).hexdigest()[:HASH]}"
+
+
+class Variation(NamedTuple):
+    """What makes a member of a config.
+
+    Attributes:
+        values: by which it differs from the others, as in `Member`.
+        settings: what that sets, {key: value}; a branch of settings is replaced as a whole.
+    """
+
+    values: Mapping[str, Any]
+    settings: Mapping[str, Any]
 
 
 def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Member]:
-    """The run of these settings; or, where `population` is {key: (value, ...), ...}, one of every combination.
+    """The run of these settings; or, where there is a `population`, those of all its variations.
 
-    An entry {title: {name: {key: value, ...}, ...}} of `population` has named values, each of several settings.
+    Raises:
+        InputError: all problems at once.
+    """
+    base, population = split(settings)
+    return [
+        Member(variation.values, configs.resolve(changed(base, variation.settings)))
+        for variation in variations(base, population)
+    ]
+
+
+def split(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> tuple[dict[str, Any], Any]:
+    """All settings of one run, checked, and the population.
 
     Raises:
         InputError: all problems at once.
     """
     if isinstance(settings, ml_collections.ConfigDict):
         settings = settings.to_dict()
-    population = settings.get("population") or {}
-    one = configs.to_dict(configs.resolve({key: value for key, value in settings.items() if key != "population"}))
-    known = flatten_dict(one, sep=".")
+    one = configs.resolve({key: value for key, value in settings.items() if key != "population"})
+    return configs.to_dict(one), settings.get("population") or {}
+
+
+def variations(base: Mapping[str, Any], population: Any) -> list[Variation]:
+    """One of every combination, where `population` is {key: (value, ...), ...}; or those of a list of {key: value}.
+
+    An entry {title: {name: {key: value, ...}, ...}} of `population` has named values, each of several settings.
+
+    Raises:
+        InputError: it is neither, or has unknown keys.
+    """
+    known = _keys(base)
+    if isinstance(population, (tuple, list)):
+        return _listed_variations(population, known)
     if not isinstance(population, Mapping):
-        raise InputError(f"population={population!r} must be {{key: (value, ...), ...}}")
+        raise InputError(
+            f"population={population!r} must be {{key: (value, ...), ...}}, or a list of {{key: value}}"
+        )
     for key, values in population.items():
-        if isinstance(values, Mapping) and values and all(isinstance(x, Mapping) for x in values.values()):
+        if _is_named(values):
             continue
         if key not in known:
             raise InputError(f"population has no key {key!r}{did_you_mean(str(key), known)}")
         if not isinstance(values, (tuple, list)) or not values or len(set(map(repr, values))) < len(values):
             raise InputError(f"population: {key!r} must have values that differ, not {values!r}")
-    combinations = [
+    combinations = (
         dict(zip(population, values, strict=True)) for values in itertools.product(*population.values())
-    ]
-    return [Member(values, configs.resolve(_changed(one, population, values))) for values in combinations]
+    )
+    return [Variation(values, _settings_of(values, population)) for values in combinations]
 
 
-def _changed(
-    settings: Mapping[str, Any], population: Mapping[str, Any], values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The settings of one combination; what a named value sets takes the place of all that was there."""
-    changed = copy.deepcopy(dict(settings))
+def _listed_variations(population: Sequence[Any], known: Mapping[str, Any]) -> list[Variation]:
+    for settings in population:
+        if not isinstance(settings, Mapping) or not settings:
+            raise InputError(f"population: {settings!r} must be {{key: value, ...}}")
+        if unknown := [key for key in settings if key not in known]:
+            raise InputError(f"population has no key {unknown[0]!r}{did_you_mean(str(unknown[0]), known)}")
+    return [Variation(settings, settings) for settings in population]
+
+
+def _keys(base: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting by its whole key, and every branch of settings."""
+    found = {}
+    for key, value in base.items():
+        found[key] = value
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{rest}": own for rest, own in _keys(value).items()}
+    return found
+
+
+def _is_named(values: Any) -> bool:
+    return isinstance(values, Mapping) and bool(values) and all(isinstance(x, Mapping) for x in values.values())
+
+
+def _settings_of(values: Mapping[str, Any], population: Mapping[str, Any]) -> dict[str, Any]:
+    """What the values of a combination set."""
+    settings: dict[str, Any] = {}
     for title, value in values.items():
         named = population[title]
-        for key, own in named[value].items() if isinstance(named, Mapping) else [(title, value)]:
-            *path, last = key.split(".")
-            branch = changed
-            for part in path:
-                branch = branch[part]
-            branch[last] = own
-    return changed
+        settings |= named[value] if isinstance(named, Mapping) else {title: value}
+    return settings
+
+
+def changed(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a variation; what it sets takes the place of all that was there.
+
+    Raises:
+        InputError: a key leads nowhere.
+    """
+    whole = copy.deepcopy(dict(base))
+    for key, own in settings.items():
+        *path, last = key.split(".")
+        branch: Any = whole
+        for part in path:
+            if not isinstance(branch.get(part), Mapping):
+                raise InputError(f"population: {key!r} sets nothing: there is no {part!r} in what it is to change")
+            branch = branch[part]
+        branch[last] = own
+    return whole
 
 
 def train_population(members: Sequence[Member], workdir: Path) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def _causes(run: Path, workdir: Path, before: Mapping[str, Any], after: Mapping[
         if before.get(key) != after.get(key):
             yield f"{key}: {before.get(key)} then, {after.get(key)} now"
     if (run / "provenance.json").exists():
-        then, now = (paths.read_object(x / "provenance.json") for x in (run, workdir))
+        then, now = (folder.read_sealed(x / "provenance.json") for x in (run, workdir))
         for key in ("commit", "python", "platform", "plugins"):
             if then.get(key) != now.get(key):
                 yield f"{key}: {then.get(key)} then, {now.get(key)} now"

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -21,10 +20,11 @@ from pini_jax.clip.pretrained import Pretrained
 from pini_jax.clip.prompts import Prompts
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
+from pini_jax.core import stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.shapes import Parameters
 from pini_jax.data import features, templates
-from pini_jax.data.datasets import packs, sources
+from pini_jax.data.datasets import sources
 from pini_jax.data.datasets.packs import Pack
 from pini_jax.data.datasets.records import Record
 from pini_jax.data.datasets.unreadable import refuse_unreadable
@@ -80,6 +80,9 @@ class Frozen(Protocol):
     def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
         """Of the classes, by a single template, to be encoded at every step."""
 
+    def given(self, class_names: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """What prediction needs of it besides a method's variables, where no CLIP has it."""
+
     def images(self, records: Records, reads: Reads, view: View | None = None, kept: bool = True) -> Images:
         """Images as a method reads them.
 
@@ -107,8 +110,7 @@ def load_frozen(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
     """
     if sources.has_images(config.dataset):
         return load_towers(config, mesh)
-    path = Path(config.data_dir).expanduser() / sources.kind_of(config.dataset)[1]
-    return FrozenPack(packs.load_pack(path), mesh)
+    return FrozenPack(sources.load_pack(config.dataset, config.data_dir), mesh)
 
 
 def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:
@@ -164,14 +166,24 @@ class FrozenTowers:
 
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
         """As in `Frozen`; of several templates the ensemble."""
-        tower, theta = self.clip.text_tower, self.clip.theta
-        built = [self._build(text, class_names) for text in templates.find_templates(template, dataset)]
-        return zero_shot.ensemble([zero_shot.encode_classes(tower, theta, each) for each in built])
+        return zero_shot.ensemble(
+            [self._encode(text, class_names) for text in templates.find_templates(template, dataset)]
+        )
+
+    def _encode(self, template: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
+        stop.raise_if_requested()
+        built = self._build(template, class_names)
+        # Waited for, so that a stop between two templates is soon.
+        return jax.block_until_ready(zero_shot.encode_classes(self.clip.text_tower, self.clip.theta, built))
 
     def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
         """As in `Frozen`."""
         (text,) = templates.find_templates(template, dataset)
         return self._build(text, class_names)
+
+    def given(self, class_names: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """Nothing: the CLIP has all."""
+        return {}
 
     def _build(self, template: str, class_names: Sequence[str]) -> Prompts:
         """Rows of suffixes split over the devices, the rest on each."""
@@ -226,9 +238,13 @@ class FrozenPack:
 
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
         """As the pack has them, whatever the template."""
+        return meshes.replicate(self.mesh, self.given(class_names)["text"][None])
+
+    def given(self, class_names: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """The text features of these classes, and exp(s)."""
         labels = {name: label for label, name in enumerate(self.pack.findings.dataset.class_names)}
         chosen = self.pack.text[np.array([labels[name] for name in class_names])]
-        return meshes.replicate(self.mesh, chosen[None])
+        return {"text": chosen, "logit_scale": np.float64(self.pack.logit_scale)}
 
     def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
         """Raises InputError: a pack has no text tower."""

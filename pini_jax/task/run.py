@@ -14,6 +14,7 @@ from pini_jax import config as configs
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import listed
 from pini_jax.data import selection
 from pini_jax.data.batches import Batches
 from pini_jax.data.datasets import classes, records, sources
@@ -90,7 +91,10 @@ def share(config: Config) -> Shared:
     # First, so that what is wrong with a selection is known before the towers are loaded.
     trained, new = select_images(config, data[config.dataset])
     meshes.check_divisible(mesh, config.batch_size)
+    check_alike("another config", config.hash)
+    check_alike("other images", *(records.list_hash(images) for images in data[config.dataset][2:]))
     frozen = frozen_halves.load_frozen(config, mesh)
+    check_alike("another CLIP", frozen.fingerprint)
     unseen = {name: tasks.make_task(config, frozen, data[name], name) for name in config.transfer}
     if new is not None:
         unseen = {"new": tasks.make_task(config, frozen, new, config.dataset)} | unseen
@@ -103,6 +107,12 @@ def share(config: Config) -> Shared:
         unseen=unseen,
         method=configs.make_method(config, frozen.towers),
     )
+
+
+def check_alike(what: str, *hashes: str) -> None:
+    """Raises InputError where another process of the job has other hashes: it would compute something else."""
+    if others := meshes.unlike(" ".join(hashes)):
+        raise InputError(f"process {listed(map(str, others))} has {what} than process 0")
 
 
 def open_dataset(config: Config, name: str) -> tuple[Dataset, dict[str, str]]:

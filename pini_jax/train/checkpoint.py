@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from pini_jax.core.errors import InputError, last_line
 from pini_jax.train.step import TrainState
 
 KEEP = 2
+OWNERS = {  # what a checkpoint belongs to, and what another one is called
+    "clip_sha256": "another CLIP",
+    "selection_sha256": "other images",
+    "test_sha256": "other test images",
+    "config_hash": "another config",
+}
 LOG = logging.getLogger(__name__)
 
 
@@ -32,21 +39,67 @@ def num_bytes(state: TrainState) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
+def recorded(folder: Path) -> dict[str, str]:
+    """What the latest checkpoint that says anything says of itself; empty if none does."""
+    for step in reversed(_steps(folder)):
+        with contextlib.suppress(Exception):
+            return _metadata(folder, step)
+    return {}
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def _metadata(folder: Path, step: int) -> dict[str, str]:
+    """What we have written about a checkpoint; damaged files raise whatever their bytes lead to."""
+    metadata = dict(ocp.checkpointables_metadata(folder.absolute() / str(step)).custom_metadata)
+    return {key: str(metadata[key]) for key in (*OWNERS, "sha256", "metrics_sha256")}
+
+
+def _set_aside(folder: Path) -> None:
+    """Renames checkpoints that say nothing of themselves: Orbax would read none beside them."""
+    for step in _steps(folder):
+        try:
+            _metadata(folder, step)
+        except Exception:
+            LOG.warning("checkpoint %d is damaged and is skipped", step)
+            with contextlib.suppress(OSError):  # another process has done it
+                (folder / str(step)).rename(folder / f"{step}.damaged")
+
+
 class Checkpoints:
-    """The last `KEEP` checkpoints of a run; each appears at once, by a rename, or not at all.
+    """The last checkpoints of a run; each appears at once, by a rename, or not at all.
 
     A checkpoint holds {"trainables", "optimiser", "position": {step, epoch, batch}}, with "buffers" if there are
-    any, a hash of its content, and the hash of the CLIP that it belongs to.
+    any, a hash of its content, one of metrics.jsonl up to it, and those of what it belongs to.
+
+    Attributes:
+        metrics_sha256: of the checkpoint that was restored, if one was.
     """
 
-    def __init__(self, folder: Path, batches_per_epoch: int, clip_sha256: str):
+    def __init__(
+        self, folder: Path, batches_per_epoch: int, owners: Mapping[str, str], due: Callable[[int], bool]
+    ):
+        """Opens a folder.
+
+        Args:
+            owners: hashes by the keys of `OWNERS`.
+            due: whether an undisturbed run has a checkpoint after so many steps.
+        """
         self._batches_per_epoch = batches_per_epoch
-        self._clip_sha256 = clip_sha256
-        self._orbax = ocp.training.Checkpointer(
-            folder.absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),
-            cleanup_tmp_directories=True,
-        )
+        self._owners = owners
+        self._due = due
+        self._newest = 0
+        self.metrics_sha256 = ""
+        try:
+            self._orbax = self._open(folder)
+        except Exception:  # as above
+            _set_aside(folder)
+            self._orbax = self._open(folder)
+
+    def _open(self, folder: Path) -> ocp.training.Checkpointer:
+        return ocp.training.Checkpointer(folder.absolute(), preservation_policy=self, cleanup_tmp_directories=True)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -55,6 +108,12 @@ class Checkpoints:
         # After a failed save, closing raises the same error once more.
         with contextlib.suppress(*([Exception] if kind else [])):
             self._orbax.close()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
+        """Which stay, as Orbax asks: the last `KEEP` that are due, and the newest, which may be that of a stop."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*[step for step in steps if self._due(step)][-KEEP:], self._newest}
+        return [step in kept for step in steps]
 
     def _content(self, state: TrainState) -> dict[str, Any]:
         epoch, batch = state.step // self._batches_per_epoch, state.step % self._batches_per_epoch
@@ -65,15 +124,15 @@ class Checkpoints:
         }
         return content | ({"buffers": state.buffers} if state.buffers else {})
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, metrics_sha256: str = "") -> None:
         """Writes the state under its step, and deletes the oldest checkpoint.
 
         Raises:
             OSError: the disk is full or cannot be written; earlier checkpoints stay.
         """
-        step = int(state.step)
+        step = self._newest = int(state.step)
         content = self._content(state)
-        metadata = {"sha256": _digest(state), "clip_sha256": self._clip_sha256}
+        metadata = dict(self._owners) | {"sha256": _digest(state), "metrics_sha256": metrics_sha256}
         try:
             self._orbax.save_checkpointables(step, content, force=True, overwrite=True, custom_metadata=metadata)
         except Exception as error:  # the storage library has errors of its own
@@ -87,7 +146,7 @@ class Checkpoints:
         A damaged checkpoint is named in a warning, and the one before it is taken.
 
         Raises:
-            InputError: the checkpoint was trained on other weights.
+            InputError: the checkpoint belongs to other weights or images.
         """
         for checkpoint in reversed(self._orbax.checkpoints):
             try:
@@ -105,11 +164,13 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._content(like)
         )
         content = self._orbax.load_checkpointables(step, abstract)
-        saved = ocp.checkpointables_metadata(self._orbax.directory / str(step)).custom_metadata
-        if saved["clip_sha256"] != self._clip_sha256:
-            raise InputError(f"checkpoint {step} was trained on another CLIP; choose another workdir")
+        saved = _metadata(Path(self._orbax.directory), step)
+        for key, other in OWNERS.items():
+            if saved[key] != self._owners[key]:
+                raise InputError(f"checkpoint {step} belongs to {other}; choose another workdir")
         step_taken, buffers = content["position"]["step"], content.get("buffers", {})
         state = TrainState(step_taken, content["trainables"], content["optimiser"], buffers)
         if _digest(state) != saved["sha256"]:
             raise ValueError("its content does not match its hash")
+        self.metrics_sha256 = saved["metrics_sha256"]
         return state

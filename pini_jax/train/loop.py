@@ -29,7 +29,14 @@ from pini_jax.train.step import Constants, TrainState, constants_of
 
 PREFETCH = 4
 Turns = Sequence[Turn | None]  # of every lane
+Watch = Callable[
+    [int, int], None
+]  # is told the steps that runs have taken, and all they take; may raise to end it
 LOG = logging.getLogger(__name__)
+
+
+def unwatched(done: int, total: int) -> None:
+    """A `Watch` that does nothing."""
 
 
 class Trainee(NamedTuple):
@@ -84,11 +91,12 @@ class Tick(NamedTuple):
     batch: Batch
 
 
-def train(group: Group, step: Step, lanes: Lanes) -> None:
+def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> None:
     """Takes all steps of all runs, with lines of metrics.jsonl and checkpoints on the way.
 
     Args:
         step, lanes: as `compile_group` has made them.
+        watch: is called after every step.
 
     Raises:
         Stopped: somebody asked for it; everything is saved.
@@ -98,6 +106,7 @@ def train(group: Group, step: Step, lanes: Lanes) -> None:
             lanes = enter(group, lanes, turns)
             lanes, parts = step(lanes, batch)
             progress.queue(parts.loss, sum(turn is not None for turn in turns))
+            watch(progress.done, progress.total)
             stopping = stop.requested()
             record(group, lanes, turns, parts, progress, save_all=stopping)
             if stopping:
@@ -125,6 +134,8 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: Pro
         if turn is None or (recorder := group.trainees[turn.run].recorder).problem:
             continue
         done = turn.step + 1
+        if turn.opens:
+            recorder.first_loss = parts.loss[lane]
         if recorder.logs(done):
             loss, accuracy = float(parts.loss[lane]), float(parts.accuracy[lane])
             progress.say(loss, accuracy)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import jax
-from tqdm import tqdm
 
 EVERY = 30.0  # seconds between lines
 QUEUED = 16  # steps that the device may be behind: enough to keep it busy
@@ -32,6 +31,9 @@ class Pending(Protocol):
 
 class Progress:
     """Counts the steps that the device has finished.
+
+    Attributes:
+        total, done: steps.
 
     Args:
         total: steps of all runs.
@@ -54,7 +56,7 @@ class Progress:
             total=total, initial=done, unit="step", desc="training", dynamic_ncols=True, disable=hidden
         )
         self._tells = speaks and not is_terminal
-        self._total, self._done, self._before = total, done, done
+        self.total, self.done, self._before = total, done, done
         self._said, self._clock = "", clock
         self._begun = self._told = clock()
         self._waiting: deque[tuple[Pending, int]] = deque()
@@ -82,21 +84,19 @@ class Progress:
         while self._waiting and (len(self._waiting) > down_to or self._waiting[0][0].is_ready()):
             loss, steps = self._waiting.popleft()
             loss.block_until_ready()
-            self._done += steps
+            self.done += steps
             self._bar.update(steps)
         if self._tells and self._clock() - self._told >= EVERY:
             self._tell()
 
     def _tell(self) -> None:
         self._told = self._clock()
-        taken = self._done - self._before
+        taken = self.done - self._before
         left = ""
         if taken:
-            seconds = (self._told - self._begun) / taken * (self._total - self._done)
+            seconds = (self._told - self._begun) / taken * (self.total - self.done)
             left = f", about {duration(seconds)} left"
-        LOG.info(
-            "step %s of %s%s%s", f"{self._done:,}", f"{self._total:,}", left, self._said and f"; {self._said}"
-        )
+        LOG.info("step %s of %s%s%s", f"{self.done:,}", f"{self.total:,}", left, self._said and f"; {self._said}")
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
+from pini_jax.data.datasets import records
 from pini_jax.methods import optim
 from pini_jax.task.run import Run
 from pini_jax.train.checkpoint import Checkpoints
@@ -32,6 +34,7 @@ class Recorder:
         state: of the last checkpoint, or a fresh one.
         start: steps that were taken before.
         seconds: from the first step to the last checkpoint.
+        first_loss: of the first step since then, on the device.
         problem: why there can be no result.
     """
 
@@ -40,8 +43,9 @@ class Recorder:
         self._rate = optim.schedule(run.config.optim, run.batches.per_epoch)
         self._files = ExitStack()
         self._begun = 0.0
-        folder, fingerprint = run.workdir / "checkpoints", run.shared.frozen.fingerprint
-        self._checkpoints = self._files.enter_context(Checkpoints(folder, run.batches.per_epoch, fingerprint))
+        self._checkpoints = self._files.enter_context(
+            Checkpoints(run.workdir / "checkpoints", run.batches.per_epoch, owners(run), self.saves)
+        )
         try:
             self.state = self._checkpoints.restore(fresh) or fresh
         except InputError:
@@ -49,10 +53,13 @@ class Recorder:
             raise
         self.start = int(self.state.step)
         self.seconds = 0.0
+        self.first_loss: jax.Array | None = None
         self.problem: str | None = None
         if self.start:
             LOG.info("going on from step %d of %d", self.start, run.num_steps)
-        self._lines = self._files.enter_context(MetricsFile(run.workdir / "metrics.jsonl", self.start))
+        self._lines = self._files.enter_context(
+            MetricsFile(run.workdir / "metrics.jsonl", self.start, self._checkpoints.metrics_sha256)
+        )
 
     def __enter__(self) -> Recorder:
         return self
@@ -71,7 +78,7 @@ class Recorder:
     def write(self, done: int, loss: float, accuracy: float) -> None:
         """A line about the last of `done` steps."""
         if not math.isfinite(loss):
-            self._diverged(f"the loss of step {done} is {loss}", done)
+            self.fail(f"the loss of step {done} is {loss}")
         else:
             rate = float(self._rate(done - 1))
             self._lines.write(step=done, loss=loss, accuracy=accuracy, learning_rate=rate)
@@ -83,16 +90,27 @@ class Recorder:
     def save(self, done: int, state: TrainState) -> None:
         """A checkpoint, unless something in it is no number."""
         if not is_finite(state):
-            self._diverged(f"after step {done} not all parameters are finite", done)
+            self.fail(f"after step {done} not all parameters are finite")
             return
-        self._lines.flush()
-        self._checkpoints.save(state)
+        self._checkpoints.save(state, self._lines.flush())
         self.state, self.seconds = state, time.perf_counter() - self._begun
 
-    def _diverged(self, how: str, done: int) -> None:
-        # Before the first update the learning rate has done nothing.
-        mend = "lower optim.lr" if done > 1 else "no step was taken before: look at the features and the noise"
+    def fail(self, how: str) -> None:
+        """There can be no result: something is no number."""
+        # The learning rate has done nothing before the first update.
+        learned = self.start or (self.first_loss is not None and math.isfinite(float(self.first_loss)))
+        mend = "lower optim.lr" if learned else "no step was taken before: look at the features and the noise"
         self.problem = f"training diverged: {how}; {mend} ({self._run.workdir})"
+
+
+def owners(run: Run) -> dict[str, str]:
+    """The hashes of what a run's checkpoints belong to."""
+    return {
+        "config_hash": run.config.hash,
+        "clip_sha256": run.shared.frozen.fingerprint,
+        "selection_sha256": run.selection_hash,
+        "test_sha256": records.list_hash(run.data.test),
+    }
 
 
 def is_finite(state: TrainState) -> bool:
@@ -102,10 +120,14 @@ def is_finite(state: TrainState) -> bool:
 
 
 class MetricsFile:
-    """metrics.jsonl, cut back to the step that training goes on from."""
+    """metrics.jsonl, cut back to the step that training goes on from; a changed line before it is warned of."""
 
-    def __init__(self, path: Path, keep_until: int):
-        paths.write_file(path, "".join(line + "\n" for line, step in _records(path) if step <= keep_until))
+    def __init__(self, path: Path, keep_until: int, sha256: str = ""):
+        kept = "".join(line + "\n" for line, step in _records(path) if step <= keep_until)
+        self._digest = hashlib.sha256(kept.encode())
+        if sha256 and self._digest.hexdigest() != sha256:
+            LOG.warning("%s: its lines up to step %d are not those that were written", path, keep_until)
+        paths.write_file(path, kept)
         self._file = open(os.devnull if jax.process_index() else path, "a")  # noqa: SIM115, closed by __exit__
 
     def __enter__(self) -> MetricsFile:
@@ -116,11 +138,14 @@ class MetricsFile:
 
     def write(self, **values: float) -> None:
         """Adds a line."""
-        self._file.write(json.dumps(values) + "\n")
+        line = json.dumps(values) + "\n"
+        self._digest.update(line.encode())
+        self._file.write(line)
 
-    def flush(self) -> None:
-        """Puts all lines on the disk, so that no checkpoint is ahead of them."""
+    def flush(self) -> str:
+        """Puts all lines on the disk, so that no checkpoint is ahead of them; a hash over all of them."""
         self._file.flush()
+        return self._digest.hexdigest()
 
 
 def _records(path: Path) -> Iterator[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""A trained method with its frozen CLIP, for images that nobody has labelled.
+"""A trained method with what is frozen, for images that nobody has labelled.
 
 trained = pini_jax.load_classifier("runs/digits")
 probabilities = trained(["three.png"])          # [1 c], in the order of trained.class_names
@@ -7,41 +7,52 @@ probabilities = trained(["three.png"])          # [1 c], in the order of trained
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import itertools
+import json
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 
 from pini_jax import config as configs
 from pini_jax.config import Config
 from pini_jax.core import mesh, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.shapes import Parameters
+from pini_jax.data.datasets import packs
+from pini_jax.data.datasets.memory import Picture, make_record
 from pini_jax.data.datasets.records import Record
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.data.views import THREADS, view_pixels
 from pini_jax.evaluate import prediction
 from pini_jax.evaluate.doubt import NO_DOUBT, Doubt
+from pini_jax.evaluate.prediction import Drawn
 from pini_jax.methods.method import Method, Text, Variables
 from pini_jax.runs import injector
+from pini_jax.runs.injector import Exported
 from pini_jax.task import frozen as frozen_halves
 from pini_jax.task import task as tasks
-from pini_jax.task.frozen import FrozenTowers
+from pini_jax.task.frozen import Frozen, FrozenPack, FrozenTowers
 
 SHOWN = 10  # names in an error
 BATCH_SIZES = (1, 8, 64)  # that programs are compiled for
+FEATURES = 256  # features that are classified at once
+AHEAD = 2  # batches of images that are read while one is classified
 Answer = Float[np.ndarray, "c"] | InputError
+Pixels = UInt8[np.ndarray, "h w 3"] | InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedClassifier:
-    """A frozen CLIP with a trained method.
+    """What is frozen, with a trained method.
 
     Probabilities are calibrated, as far as the run had held-out images: at the temperature of `doubts`.
 
@@ -52,45 +63,110 @@ class TrainedClassifier:
 
     class_names: tuple[str, ...]
     config: Config
-    frozen: FrozenTowers
+    frozen: Frozen
     method: Method
     variables: Variables
     text: Text
     doubts: Mapping[str, Doubt] = dataclasses.field(default_factory=dict)
+    _drawn: dict[str, Drawn] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def doubt(self, mode: str = "mean") -> Doubt:
         """Of a mode: what is plausible by its probabilities, and unsure."""
         return self.doubts.get(mode, NO_DOUBT)
 
-    def __call__(self, images: Sequence[str | Path], mode: str = "mean") -> Float[np.ndarray, "b c"]:
-        """p(class | image) of image files; `mode` as in `prediction.predict`.
+    @property
+    def towers(self) -> FrozenTowers:
+        """What is frozen.
+
+        Raises:
+            InputError: the method was trained on features.
+        """
+        if not isinstance(self.frozen, FrozenTowers):
+            raise InputError(
+                "this was trained on features made elsewhere: there are no towers to read an image with"
+            )
+        return self.frozen
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names all that shapes an answer: the settings, what is frozen, what was learned, and the classes."""
+        known = [self.config.hash, self.frozen.fingerprint, *self.class_names]
+        digest = hashlib.sha256(json.dumps(known).encode())
+        for leaf in jax.tree.leaves(self.variables):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
+    def __call__(
+        self, images: Sequence[Picture] | Num[np.ndarray, "b *x"], mode: str = "mean"
+    ) -> Float[np.ndarray, "b c"]:
+        """p(class | image); `mode` as in `prediction.draw`.
+
+        Args:
+            images: paths, PIL images, bytes of image files, uint8 arrays [h w 3], or one [b h w 3]; features [b e]
+                where the method was trained on features.
 
         Raises:
             InputError: images are missing or cannot be decoded; all of them are named.
         """
+        if isinstance(self.frozen, FrozenPack):
+            return self.classify_features(np.asarray(images), mode)
         answers = list(self.stream(images, mode))
         if errors := [str(answer) for _, answer in answers if isinstance(answer, InputError)]:
             raise InputError("; ".join(errors))
         return np.array([answer for _, answer in answers], np.float32).reshape(-1, len(self.class_names))
 
-    def stream(self, images: Iterable[str | Path], mode: str = "mean") -> Iterator[tuple[str, Answer]]:
+    def classify_features(self, features: Num[np.ndarray, "b e"], mode: str = "mean") -> Float[np.ndarray, "b c"]:
+        """The same of image features, whatever their norm.
+
+        Raises:
+            InputError: they have another number of channels, or are zero or not finite.
+        """
+        width = self.text.features.shape[-1]
+        if features.ndim != 2 or features.shape[1] != width:
+            raise InputError(f"features of shape [b, {width}] are classified, not {list(features.shape)}")
+        if problems := list(packs.unusable("features", features)):
+            raise InputError("; ".join(problems))
+        # One size for all, so that no answer depends on the others.
+        return self._predict(packs.unit(features), np.arange(len(features)), FEATURES, mode)
+
+    def stream(self, images: Iterable[Picture], mode: str = "mean") -> Iterator[tuple[str, Answer]]:
         """Every image with p(class | image), or with the reason why it has none, in order.
 
         Memory does not grow with the number of images, and programs are compiled for a few sizes of batches only.
         """
-        numbered = enumerate(map(str, images))
-        with ThreadPoolExecutor(THREADS) as pool:
-            while chunk := list(itertools.islice(numbered, BATCH_SIZES[-1])):
-                stop.raise_if_requested()
-                pixels = list(pool.map(self._read, [path for _, path in chunk]))
-                readable = {i: x for (i, _), x in zip(chunk, pixels, strict=True) if not isinstance(x, InputError)}
-                answers = iter(self._classify(readable, mode) if readable else ())
-                for (_, path), x in zip(chunk, pixels, strict=True):
-                    yield path, x if isinstance(x, InputError) else next(answers)
+        numbered = ((i, make_record(image, i)) for i, image in enumerate(images))
+        return ((record.id, answer) for _, record, answer in self.classify_all(numbered, mode))
 
-    def _read(self, path: str) -> UInt8[np.ndarray, "h w 3"] | InputError:
+    def classify_all(
+        self, images: Iterable[tuple[int, Record]], mode: str = "mean"
+    ) -> Iterator[tuple[int, Record, Answer]]:
+        """The same for records and their numbers among all images: every number has draws of its own."""
+        for batch in self._read_all(iter(images)):
+            stop.raise_if_requested()
+            readable = {i: pixels for i, _, pixels in batch if not isinstance(pixels, InputError)}
+            answers = iter(self._classify(readable, mode) if readable else ())
+            for i, record, pixels in batch:
+                yield i, record, pixels if isinstance(pixels, InputError) else next(answers)
+
+    def _read_all(self, images: Iterator[tuple[int, Record]]) -> Iterator[list[tuple[int, Record, Pixels]]]:
+        """Batches of decoded images; threads read some ahead."""
+        size, pool = BATCH_SIZES[-1], ThreadPoolExecutor(THREADS)
+
+        def submit(number: int) -> Iterator[tuple[int, Record, Future[Pixels]]]:
+            return ((i, record, pool.submit(self._read, record)) for i, record in itertools.islice(images, number))
+
+        ahead = deque(submit((AHEAD + 1) * size))
         try:
-            return view_pixels(Record(path, Path(path), label=-1), self.frozen.clip.preprocessing, None, 0, 0, 0)
+            while ahead:
+                taken = [ahead.popleft() for _ in range(min(size, len(ahead)))]
+                yield [(i, record, future.result()) for i, record, future in taken]
+                ahead.extend(submit(size))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, record: Record) -> Pixels:
+        try:
+            return view_pixels(record, self.towers.clip.preprocessing, None, 0, 0, 0)
         except InputError as error:
             return error
 
@@ -99,17 +175,27 @@ class TrainedClassifier:
         size = next(size for size in BATCH_SIZES if len(pixels) <= size)
         numbers, own = np.array([*pixels]), [*pixels.values()]
         filled = np.stack(own + own[-1:] * (size - len(own)))
-        images = self.frozen.clip.preprocessing.normalise(filled)
+        images = self.towers.clip.preprocessing.normalise(filled)
         if self.method.traits.reads == "features":
-            images = np.asarray(self.frozen.encode(images))
-        predicted = prediction.predict(
-            *(self.method, self.variables, self.frozen.theta, self.text, images[: len(own)], mode),
-            *(self.config.num_draws, self.config.seed),
+            images = np.asarray(self.towers.encode(images))
+        return self._predict(images[: len(own)], numbers, size, mode)
+
+    def _predict(
+        self, images: Float[np.ndarray, "b *x"], numbers: Int[np.ndarray, "b"], size: int, mode: str
+    ) -> Float[np.ndarray, "b c"]:
+        """Of images as the method reads them, `size` at a time; what is drawn once is kept."""
+        if mode not in self._drawn:
+            self._drawn[mode] = prediction.draw(
+                *(self.method, self.variables, self.frozen.theta, self.text, mode),
+                *(self.config.num_draws, self.config.seed),
+            )
+        predicted = prediction.predict_drawn(
+            *(self.method, self.variables, self._drawn[mode], images),
             batch_size=size,
             mesh=self.frozen.mesh,
             numbers=numbers,
         )
-        return self.doubt(mode).calibrated(predicted.log_probabilities)
+        return self.doubt(mode).calibrated(predicted.log_probabilities).astype(np.float32)
 
 
 def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
@@ -124,22 +210,41 @@ def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
     """
     path = Path(path)
     exported = injector.load_injector(path / "injector.safetensors" if path.is_dir() else path)
-    if not exported.config.clip:
-        raise InputError(
-            f"{path} was trained on features made elsewhere: there are no towers to read an image with"
-        )
-    # A run's shards may not divide the devices here; the towers are the same however they are split.
-    devices = mesh.make_mesh(math.gcd(exported.config.model_shards, jax.device_count()))
+    return assemble(exported, str(path), clip)
+
+
+def assemble(exported: Exported, name: str, clip: str = "") -> TrainedClassifier:
+    """A classifier of what was exported; `name` is what a message calls it.
+
+    Raises:
+        InputError: as in `load_classifier`.
+    """
     config = dataclasses.replace(exported.config, clip=clip) if clip else exported.config
-    frozen = frozen_halves.load_towers(config, devices)
+    # A run's shards may not divide the devices here; the towers are the same however they are split.
+    devices = mesh.make_mesh(math.gcd(config.model_shards, jax.device_count()))
+    frozen = frozen_halves.load_towers(config, devices) if config.clip else _given(exported, name, devices)
     if frozen.fingerprint != exported.clip_sha256:
-        raise InputError(f"{path} was trained on other weights than {config.clip} holds")
+        raise InputError(f"{name} was trained on other weights than {config.clip} holds")
     method = configs.make_method(config, frozen.towers)
     text, _ = tasks.texts(config, frozen, exported.class_names, config.dataset)
     check_variables(method, frozen.theta, text, exported.variables)
     return TrainedClassifier(
         exported.class_names, config, frozen, method, exported.variables, text, exported.doubts
     )
+
+
+def _given(exported: Exported, name: str, devices: jax.sharding.Mesh) -> FrozenPack:
+    """What belongs to features that were made elsewhere."""
+    text, scale = exported.given.get("text"), exported.given.get("logit_scale")
+    if (
+        text is None
+        or scale is None
+        or text.ndim != 2
+        or len(text) != len(exported.class_names)
+        or scale.size != 1
+    ):
+        raise InputError(f"{name} was trained on features, and does not hold those of the classes: train it again")
+    return FrozenPack(packs.of_texts(exported.class_names, text, float(scale), exported.clip_sha256), devices)
 
 
 def check_variables(method: Method, theta: Parameters, text: Text, variables: Variables) -> None:

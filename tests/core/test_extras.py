@@ -19,7 +19,7 @@ def test_what_is_there_is_imported():
 
 def test_what_is_missing_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match=r"^matplotlib cannot be imported .*: pip install 'pini_jax\[figures\]'$"):
+    with pytest.raises(InputError, match=r"^matplotlib cannot be imported .*: pip install 'pini_jax\[report\]'$"):
         extras.require("matplotlib", "figures")
 
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +83,17 @@ def test_draws_do_not_depend_on_the_devices():
         assert int(count) == devices
         printed.append(digest)
     assert printed[0] == printed[1]
+
+
+def test_processes_that_have_another_text_are_named(monkeypatch):
+    """As they would gather what each of them hashes."""
+    said = ["same", "same", "another", "same"]
+    assert mesh.unlike("alone") == []
+    monkeypatch.setattr(mesh.jax, "process_count", lambda: len(said))
+    hashes = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in said]
+    monkeypatch.setattr(mesh.multihost_utils, "process_allgather", lambda own: np.stack([own, *hashes[1:]]))
+    assert mesh.unlike("same") == [2]
+    assert mesh.unlike("other") == [1, 2, 3]
 
 
 # The widths of a ViT-H/14, two layers deep, from a file onto every mesh. Prints what part a device holds, and how
@@ -242,24 +253,9 @@ def test_every_split_is_one_of_a_parameter():
 
 def test_two_processes_are_one_run(tmp_path, on_one):
     """Each with two devices: the files are the first one's, and say the same as those of one process."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     short = ("--config.optim.epochs=10", "--config.log_every=5", "--config.checkpoint_every=20")
-    job = [
-        commands.start(
-            tmp_path / "two",
-            *(*short, "--distributed"),
-            devices=2,
-            environment={
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": "2",
-                "JAX_PROCESS_ID": str(i),
-                "XDG_CACHE_HOME": str(tmp_path / f"cache_{i}"),
-            },
-        )
-        for i in range(2)
-    ]
+    caches = [tmp_path / f"cache_{i}" for i in range(2)]
+    job = commands.start_job(tmp_path / "two", *short, devices=2, caches=caches)
     first, second = (commands.finish(process) for process in job)
     assert "PiNI, mean noise" in first and "PiNI" not in second
     one, expected = on_one()

@@ -21,6 +21,11 @@ RUNNABLE, SHOWN = ("sh", "python"), ("text", "bibtex")
 WITH_COMMANDS = [page for page in PAGES if any(block.language in RUNNABLE for block in pages.blocks(page))]
 
 
+def long_but_for_the_readme(page):
+    marks = () if page.name == "README.md" else pytest.mark.long
+    return pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
+
+
 def is_run(block):
     return block.language in RUNNABLE and not block.mark.startswith("not run: ")
 
@@ -50,7 +55,7 @@ def test_links_lead_somewhere(page):
 # ------------------------------------------------------------------------------------------------ blocks
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [long_but_for_the_readme(page) for page in WITH_COMMANDS])
 def test_blocks_run(page, environment, tmp_path):
     """Each in a process of its own, one after another in one empty folder."""
     printed = None

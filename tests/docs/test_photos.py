@@ -10,6 +10,7 @@ from pages import ROOT
 NOTEBOOK = ROOT / "examples" / "photos.ipynb"
 
 
+@pytest.mark.long
 def test_the_notebook_runs(environment, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="notebooks are run by nbclient")
     nbformat = pytest.importorskip("nbformat")

@@ -1,11 +1,7 @@
-"""Damaged and hostile files: one line that says so, or what the original holds, in bounded memory and time.
-
-Some dozens of examples, the same ones every time; PINI_FUZZ_EXAMPLES=100000 draws so many others.
-"""
+"""Damaged and hostile files: one line that says so, or what the original holds, in bounded memory and time."""
 
 import io
 import json
-import os
 import shutil
 import warnings
 
@@ -15,8 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_clips
-from hypothesis import HealthCheck, settings
-from hypothesis import given as given_examples
+from fuzzing import edits, given, mutants
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save
@@ -28,19 +23,6 @@ from pini_jax.core.errors import InputError
 from pini_jax.data import views
 from pini_jax.data.datasets.records import Record
 from pini_jax.data.transforms import Augment
-
-EXAMPLES = os.environ.get("PINI_FUZZ_EXAMPLES")
-
-
-def given(*strategies, share=1):
-    """Runs a test on examples: a few, or a share of as many as the variable says."""
-
-    def decorate(test):
-        number = max(5, int(EXAMPLES or 60) // share)
-        options = dict(max_examples=number, derandomize=EXAMPLES is None, deadline=None, database=None)
-        return settings(**options, suppress_health_check=list(HealthCheck))(given_examples(*strategies)(test))
-
-    return decorate
 
 
 @pytest.fixture(scope="module")
@@ -91,33 +73,6 @@ def payload(content):
         start = content.index(value.tobytes())
         inside[start : start + value.nbytes] = True
     return inside
-
-
-@st.composite
-def edits(draw, content, places):
-    """Bytes, changed at one of these places."""
-    start = draw(st.sampled_from(places))
-    stop = min(len(content), start + draw(st.integers(0, 8)))
-    kind = draw(st.sampled_from(["flip", "set", "insert", "delete", "repeat", "cut"]))
-    if kind == "flip":
-        new = bytes([content[start] ^ 1 << draw(st.integers(0, 7))])
-        return content[:start] + new + content[start + 1 :]
-    if kind == "set":
-        new = draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 8, bytes(8), b"\x7f" * 4]))
-        return content[:start] + new + content[start + len(new) :]
-    if kind == "insert":
-        return content[:start] + draw(st.binary(min_size=1, max_size=8)) + content[start:]
-    if kind == "repeat":
-        return content[:stop] * draw(st.integers(1, 3)) + content[start:]
-    return content[:start] + (content[stop:] if kind == "delete" else b"")
-
-
-@st.composite
-def mutants(draw, content):
-    """Bytes, changed at up to four places."""
-    for _ in range(draw(st.integers(1, 4))):
-        content = draw(edits(content or b"\0", range(max(1, len(content)))))
-    return content
 
 
 STRUCTURE = {kind: np.flatnonzero(~payload(content)).tolist() for kind, content in WEIGHTS.items()}

@@ -346,6 +346,7 @@ ROWS_OF_DTD = {
 
 
 @pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR is not set")
+@pytest.mark.long
 @pytest.mark.parametrize("name", ROWS_OF_DTD)
 def test_rivals_land_where_their_own_code_does(name, tmp_path):
     expected, spread, search = ROWS_OF_DTD[name]

@@ -27,7 +27,7 @@ NAMES = ("cat", "naïve 猫")
 
 @pytest.fixture
 def path(tmp_path):
-    export.save_injector(tmp_path / "injector.safetensors", VARIABLES, CONFIG, NAMES, "ab" * 32)
+    export.save_injector(tmp_path / "injector.safetensors", export.Exported(VARIABLES, CONFIG, NAMES, "ab" * 32))
     return tmp_path / "injector.safetensors"
 
 
@@ -42,7 +42,7 @@ def test_doubts_come_back(tmp_path):
     """With what is not finite, which JSON does not know; and they are covered by the hash."""
     doubts = {"mean": Doubt(1.7, 0.9, known=-2.0, images=40), "sample": Doubt()}
     path = tmp_path / "i"
-    export.save_injector(path, VARIABLES, CONFIG, NAMES, "", doubts)
+    export.save_injector(path, export.Exported(VARIABLES, CONFIG, NAMES, "", doubts=doubts))
     assert export.load_injector(path).doubts == doubts
     change(path, doubts={"mean": {"temperature": 1.0}})
     with pytest.raises(InputError, match="does not match its hash"):
@@ -52,7 +52,7 @@ def test_doubts_come_back(tmp_path):
 def test_a_transposed_parameter_keeps_its_order(tmp_path):
     """safetensors writes memory as it lies, so a view must be made contiguous."""
     phi = {"site": {"mean": np.arange(6, dtype=np.float32).reshape(2, 3).T}}
-    export.save_injector(tmp_path / "i", Variables(phi), CONFIG, NAMES, "")
+    export.save_injector(tmp_path / "i", export.Exported(Variables(phi), CONFIG, NAMES, ""))
     found = export.load_injector(tmp_path / "i").variables
     np.testing.assert_array_equal(found.phi["site"]["mean"], phi["site"]["mean"])
     assert found.buffers == {}
@@ -60,13 +60,15 @@ def test_a_transposed_parameter_keeps_its_order(tmp_path):
 
 def test_a_number_stays_one(tmp_path):
     """An array of no axes, as a method's factor is."""
-    export.save_injector(tmp_path / "i", Variables({"factor": np.array(0.25, np.float32)}), CONFIG, NAMES, "")
+    export.save_injector(
+        tmp_path / "i", export.Exported(Variables({"factor": np.array(0.25, np.float32)}), CONFIG, NAMES, "")
+    )
     found = export.load_injector(tmp_path / "i").variables.phi["factor"]
     assert found.shape == () and found == 0.25
 
 
 def test_nothing_else_is_left_in_the_folder(path):
-    export.save_injector(path, VARIABLES, CONFIG, NAMES, "cd" * 32)
+    export.save_injector(path, export.Exported(VARIABLES, CONFIG, NAMES, "cd" * 32))
     assert list(path.parent.iterdir()) == [path]
     assert export.load_injector(path).clip_sha256 == "cd" * 32
 
@@ -77,7 +79,7 @@ def test_a_failed_write_leaves_the_file_before_it(path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
     try:
         with pytest.raises(OSError):
-            export.save_injector(path, VARIABLES, CONFIG, NAMES, "cd" * 32)
+            export.save_injector(path, export.Exported(VARIABLES, CONFIG, NAMES, "cd" * 32))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before

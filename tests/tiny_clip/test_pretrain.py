@@ -90,17 +90,20 @@ def random_pixels(clip: pretrained.Pretrained) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(3, side, side, 3)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_loss_falls(trained):
     losses = trained[1]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
 
 
+@pytest.mark.long
 def test_same_seed_same_weights(recipe, tokenizer, trained):
     again, losses = pretrain.run_recipe(recipe, tokenizer)
     jax.tree.map(np.testing.assert_array_equal, again, trained[0])
     assert losses == trained[1]
 
 
+@pytest.mark.long
 def test_another_seed_other_weights(recipe, tokenizer):
     model = towers.ClipModel(recipe.architecture(tokenizer.vocab_size))
     one, other = (
@@ -137,6 +140,7 @@ def test_loss_spreads_over_all_captions_of_a_name():
     np.testing.assert_allclose(loss, np.log(2), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_exported_folder_has_the_trained_features(recipe, trained, folder):
     clip = pretrained.load_clip(str(folder))
     pixels = random_pixels(clip)
@@ -147,6 +151,7 @@ def test_exported_folder_has_the_trained_features(recipe, trained, folder):
     assert clip.preprocessing == recipe.preprocessing
 
 
+@pytest.mark.long
 def test_export_replaces_an_older_folder(recipe, tokenizer, trained, tmp_path):
     (tmp_path / "tiny_clip").mkdir()
     (tmp_path / "tiny_clip" / "stale").touch()
@@ -222,11 +227,13 @@ def test_bundled_clip_reads_handwriting_as_documented():
         assert abs(accuracy - float(percent) / 100) < 0.01
 
 
-@pytest.mark.parametrize("bundled", [True, False], ids=["bundled", "just trained"])
-def test_transformers_agrees(folder, bundled):
+@pytest.mark.parametrize(
+    "bundled", [True, pytest.param(False, marks=pytest.mark.long)], ids=["bundled", "just trained"]
+)
+def test_transformers_agrees(request, bundled):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    source = hub.BUNDLED if bundled else folder
+    source = hub.BUNDLED if bundled else request.getfixturevalue("folder")
     clip = pretrained.load_clip(str(source))
     theirs = transformers.CLIPModel.from_pretrained(source).eval()
     tokenizer = transformers.CLIPTokenizer.from_pretrained(source)

@@ -44,7 +44,13 @@ LIKE = make_state(0)
 
 
 def checkpoints(folder, clip=CLIP):
-    return Checkpoints(folder, batches_per_epoch=4, clip_sha256=clip)
+    owners = {
+        "clip_sha256": clip,
+        "selection_sha256": "34" * 32,
+        "test_sha256": "56" * 32,
+        "config_hash": "78" * 32,
+    }
+    return Checkpoints(folder, 4, owners, due=lambda step: step % 5 == 0)
 
 
 def restore(folder, clip=CLIP):
@@ -139,7 +145,7 @@ def test_the_position_says_epoch_and_batch(folder):
 
 
 def test_another_clip_is_refused(folder):
-    with pytest.raises(InputError, match="trained on another CLIP"):
+    with pytest.raises(InputError, match="belongs to another CLIP"):
         restore(folder, clip="cd" * 32)
 
 

@@ -1,18 +1,29 @@
 """What goes wrong is one clear line, and nothing that was there is lost."""
 
+import contextlib
+import dataclasses
 import itertools
 import os
 import re
 import shutil
+from pathlib import Path
 
 import commands
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import test_protocols as protocols
+import tiny_clips
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from pini_jax import config as configs
 from pini_jax.clip.checkpoints.hub import BUNDLED
+from pini_jax.core import paths
 from pini_jax.core.errors import InputError
+from pini_jax.methods import forward
 from pini_jax.runs import experiment
+from pini_jax.runs import folder as run_folder
 
 
 def fails(workdir, *overrides, status=1, **kwargs):
@@ -139,7 +150,7 @@ def test_checkpoint_of_another_clip(finished, tmp_path):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1  # the last bit of some weight
     weights.write_bytes(content)
-    assert "was trained on another CLIP" in fails(tmp_path / "run", setting)
+    assert "belongs to another CLIP" in fails(tmp_path / "run", setting)
 
 
 def test_unreadable_test_image_before_the_training(tmp_path):
@@ -155,3 +166,229 @@ def test_unreadable_test_image_before_the_training(tmp_path):
     with pytest.raises(InputError, match=r"cat/1.png.*dog/1.png"):
         experiment.train_and_evaluate(configs.resolve(settings), tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ not finite
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """Three classes of small pictures, and what trains on them in no time."""
+    tiny_clips.hugging_face_folder(tmp_path / "clip", layers=1)
+    return {
+        "dataset": f"folder:{protocols.folder(tmp_path / 'images')}",
+        "clip": str(tmp_path / "clip"),
+        "noise": tiny_clips.NOISE,
+        "template": "x the {}.",
+        **{"shots": 2, "views": 1, "num_draws": 2},
+    }
+
+
+# Rates at which the last update, or what follows from it, is no number; two steps of which the first is the last.
+RATES = [1e20, 1e30, 1e38]
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_update_that_is_no_number(colours, tmp_path, rate, epochs):
+    """It is seen after the last step too; nothing of it is exported, and the same command says the same again."""
+    settings = configs.resolve(colours | {"optim": {"epochs": epochs, "lr": rate, "warmup_lr": rate}})
+    for _ in range(2):
+        with pytest.raises(InputError, match="training diverged: .*; lower optim.lr"):
+            experiment.train_and_evaluate(settings, tmp_path / "run")
+        written = {path.name for path in (tmp_path / "run").iterdir()}
+        assert "failure.json" in written
+        assert not written & {"injector.safetensors", "classes.safetensors", "result.json"}
+    mended = configs.resolve(colours | {"optim": {"epochs": epochs}})
+    assert experiment.train_and_evaluate(mended, tmp_path / "run")["steps"] == epochs
+
+
+def test_the_learning_rate_is_not_blamed_for_what_was_before_it(colours, tmp_path, monkeypatch):
+    """A first loss that is no number."""
+
+    def loss(*inputs):
+        parts, buffers = forward_loss(*inputs)
+        return parts._replace(loss=parts.loss * jnp.nan), buffers
+
+    forward_loss = forward.loss
+    monkeypatch.setattr(forward, "loss", loss)
+    settings = configs.resolve(colours | {"optim": {"epochs": 30}})
+    with pytest.raises(InputError, match="look at the features and the noise") as error:
+        experiment.train_and_evaluate(settings, tmp_path / "run")
+    assert "optim.lr" not in str(error.value)
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_features_that_are_no_numbers_are_named_before_the_training(colours, tmp_path, tower):
+    """Weights that are numbers, and so large that what they make of an image or a class is none."""
+    file = tmp_path / "clip" / "model.safetensors"
+    weights = load_file(file)
+    names = [name for name in weights if name.startswith(f"{tower}_model.") and "mlp.fc" in name]
+    save_file(weights | {name: np.full_like(weights[name], 1e30) for name in names}, file)
+    with pytest.raises(
+        InputError, match=f"the {'image' if tower == 'vision' else 'text'} tower's features"
+    ) as error:
+        experiment.train_and_evaluate(configs.resolve(colours), tmp_path / "run")
+    assert ("seven/" if tower == "vision" else "seven") in str(error.value)
+    assert not list((tmp_path / "run").iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ damaged files
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run of nine steps with checkpoints."""
+    made = tmp_path_factory.mktemp("whole")
+    settings = configs.resolve(
+        {
+            "dataset": f"folder:{protocols.folder(made / 'images')}",
+            "clip": str(tiny_clips.hugging_face_folder(made / "clip", layers=1)),
+            "noise": tiny_clips.NOISE,
+            "template": "x the {}.",
+            **{"shots": 2, "views": 1, "num_draws": 2, "batch_size": 2},
+            **{"log_every": 2, "checkpoint_every": 2, "optim": {"epochs": 3}},
+        }
+    )
+    experiment.train_and_evaluate(settings, made / "run")
+    return settings, made / "run"
+
+
+@pytest.fixture
+def unfinished(whole, tmp_path):
+    """The same, cut off before its last step."""
+    settings, workdir = whole
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
+    return settings, tmp_path / "run"
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "garbage": lambda content: b"\0\xff{" * 20,
+    "list": lambda content: b"[]",
+    "object": lambda content: b"{}",
+    "number": lambda content: b"1e999",
+    "digit": lambda content: re.sub(rb"\d", lambda digit: b"%d" % (9 - int(digit[0])), content, count=1),
+}
+# Files that are made again, and what names them; nobody reads those without.
+REBUILT = {
+    "selection.json": "selection.json",
+    "provenance.json": "provenance.json",
+    "result.json": "result.json",
+    "split.json": "",
+    "injector.safetensors": "",
+    "classes.safetensors": "",
+    "checkpoints/8/_CHECKPOINT_METADATA": "checkpoint 8 is damaged",
+    "checkpoints/8/trainables/_METADATA": "checkpoint 8 is damaged",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_damaged_is_named_and_made_again(whole, unfinished, caplog, damage):
+    """All at once: training begins anew, and ends as it had."""
+    settings, workdir = unfinished
+    shutil.copy(whole[1] / "result.json", workdir)
+    for name in REBUILT:
+        spoil(workdir / name, damage)
+    experiment.train_and_evaluate(settings, workdir)
+    for name, named in REBUILT.items():
+        # Some digit in what Orbax says of a checkpoint is of no matter: a hash over its arrays is.
+        if damage != "digit" or "checkpoints" not in name:
+            assert named in caplog.text
+    assert commands.content(workdir) == commands.content(whole[1])
+
+
+@pytest.mark.parametrize("name", REBUILT)
+def test_what_is_lost_is_made_again(whole, unfinished, name):
+    settings, workdir = unfinished
+    spoil(workdir / name, "lost")
+    experiment.train_and_evaluate(settings, workdir)
+    assert commands.content(workdir) == commands.content(whole[1])
+
+
+def spoil(file, damage):
+    if damage == "lost":
+        file.unlink(missing_ok=True)
+    elif file.exists():
+        file.write_bytes(DAMAGE[damage](file.read_bytes()))
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "lost"])
+def test_damaged_lines_of_metrics_are_named(whole, unfinished, caplog, damage):
+    """They are all that cannot be made again: what follows from the checkpoints is as it was."""
+    settings, workdir = unfinished
+    spoil(workdir / "metrics.jsonl", damage)
+    experiment.train_and_evaluate(settings, workdir)
+    assert "metrics.jsonl" in caplog.text
+    result, files, steps = commands.content(workdir)
+    expected, expected_files, _ = commands.content(whole[1])
+    assert result == expected and steps == [8, 9]
+    assert files["injector.safetensors"] == expected_files["injector.safetensors"]
+    lines = (workdir / "metrics.jsonl").read_bytes().splitlines()
+    assert lines[-1] == expected_files["metrics.jsonl"].splitlines()[-1]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_config_is_named_and_nothing_is_touched(unfinished, damage):
+    settings, workdir = unfinished
+    spoil(workdir / "config.json", damage)
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="config") as error:
+        experiment.train_and_evaluate(settings, workdir)
+    assert "\n" not in str(error.value) and str(workdir) in str(error.value)
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != ".lock"} == {
+        path: content for path, content in before.items() if path.name != ".lock"
+    }
+
+
+def test_a_lost_config_does_not_let_another_one_go_on(unfinished):
+    """Checkpoints know whose they are."""
+    settings, workdir = unfinished
+    (workdir / "config.json").unlink()
+    other = dataclasses.replace(settings, optim=dataclasses.replace(settings.optim, lr=0.5))
+    with pytest.raises(InputError, match="belongs to another config"):
+        experiment.train_and_evaluate(other, workdir)
+
+
+def test_a_damaged_selection_is_not_made_from_other_data(unfinished):
+    settings, workdir = unfinished
+    (workdir / "selection.json").write_text("{}")
+    images = Path(settings.dataset.removeprefix("folder:"))
+    changed = images.parent / "changed"
+    shutil.copytree(images, changed)
+    for file in (changed / "three").iterdir():
+        file.rename(file.with_name(f"other_{file.name}"))
+    moved = images.rename(images.parent / "kept")
+    changed.rename(images)
+    try:
+        with pytest.raises(InputError, match="the checkpoints beside it belong to other data"):
+            experiment.train_and_evaluate(settings, workdir)
+        assert (workdir / "selection.json").read_text() == "{}"
+    finally:
+        shutil.rmtree(images)
+        moved.rename(images)
+
+
+def test_why_an_image_cannot_be_read_may_be_said_in_other_words(colours, tmp_path):
+    """Which one it is may not change."""
+    images = Path(colours["dataset"].removeprefix("folder:"))
+    (images / "three" / "9.jpg").write_bytes(b"no image")
+    settings, file = configs.resolve(colours | {"optim": {"epochs": 1}}), tmp_path / "run" / "selection.json"
+    experiment.train_and_evaluate(settings, tmp_path / "run")
+    written = run_folder.read_sealed(file)
+    assert list(written["left_out"]) == ["three/9.jpg"]
+    for left_out, differs in (({"three/9.jpg": "as Pillow 99 puts it"}, False), ({"three/8.jpg": "why"}, True)):
+        paths.write_json(file, run_folder.seal(written | {"left_out": left_out}))
+        (tmp_path / "run" / "result.json").unlink()
+        with pytest.raises(InputError, match="the data have changed") if differs else contextlib.nullcontext():
+            experiment.train_and_evaluate(settings, tmp_path / "run")
+
+
+def test_the_reason_of_a_failure_may_be_lost(unfinished):
+    settings, workdir = unfinished
+    (workdir / "failure.json").write_text("{")
+    other = dataclasses.replace(settings, seed=5)
+    assert experiment.train_and_evaluate(other, workdir)["seed"] == 5

@@ -1,13 +1,14 @@
-"""A run that is killed and started again ends as one that never was."""
+"""A run that is killed or stopped and started again ends as one that never was."""
 
 import logging
 import random
 import shutil
-import time
+import signal
 
 import commands
 import pytest
 import tiny_clips
+from commands import saving, steps_saved, wait_for
 from safetensors.numpy import load_file
 from test_protocols import folder
 
@@ -20,19 +21,6 @@ def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
     commands.finish(commands.start(workdir))
     return workdir
-
-
-def wait_for(process, condition):
-    while process.poll() is None and not condition():
-        time.sleep(0.001)
-
-
-def steps_saved(workdir):
-    return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
-
-
-def saving(workdir):
-    return any((workdir / "checkpoints").glob("*tmp*"))
 
 
 def test_sigkill_at_any_moment(undisturbed, tmp_path):
@@ -52,15 +40,30 @@ def test_sigkill_at_any_moment(undisturbed, tmp_path):
         process.communicate()
     output = commands.finish(commands.start(tmp_path))
     assert "going on from step" in output
+    assert commands.content(tmp_path) == commands.content(undisturbed)
 
-    def content(name):
-        return (tmp_path / name).read_bytes(), (undisturbed / name).read_bytes()
 
-    resumed, whole = content("injector.safetensors")
-    assert resumed == whole
-    resumed, whole = content("metrics.jsonl")
-    assert resumed == whole
-    assert commands.result(tmp_path) == commands.result(undisturbed)
+def test_a_stop_at_any_moment(undisturbed, tmp_path):
+    """While it compiles, in the middle of saves, and at random: one line, status 42, and no step is lost."""
+    chance = random.Random(1)
+    moments = [
+        (signal.SIGTERM, lambda: (tmp_path / "config.json").exists()),
+        (signal.SIGINT, lambda: saving(tmp_path)),
+        (signal.SIGUSR1, lambda: steps_saved(tmp_path)[-1:] >= [90] and chance.random() < 0.02),
+    ]
+    for number, moment in moments:
+        process = commands.start(tmp_path)
+        wait_for(process, moment)
+        before = steps_saved(tmp_path)[-1:]
+        process.send_signal(number)
+        output, _ = process.communicate()
+        assert process.returncode == 42 and "Traceback" not in output, output
+        assert output.splitlines()[-1] == commands.STOPPED
+        assert steps_saved(tmp_path)[-1:] > before
+        assert len(steps_saved(tmp_path)) <= 3
+    output = commands.finish(commands.start(tmp_path))
+    assert "going on from step" in output
+    assert commands.content(tmp_path) == commands.content(undisturbed)
 
 
 def test_finished_run_is_not_repeated(undisturbed):

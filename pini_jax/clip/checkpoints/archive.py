@@ -142,14 +142,14 @@ def _tensors(node: Any, names: tuple[str, ...], seen: set[int]) -> Iterator[tupl
 
 
 def _collect(root: Any) -> dict[str, Stored]:
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for key, stored in _tensors(root, (), set()):
-        if key in found:
+        if key in tensors:
             raise ValueError(f"it has two tensors of the name {quoted(key)}")
-        if len(found) == TENSORS:
+        if len(tensors) == TENSORS:
             raise ValueError(f"it has more than {TENSORS:,} tensors")
-        found[key] = stored
-    return found
+        tensors[key] = stored
+    return tensors
 
 
 # ------------------------------------------------------------------------------------------------ the zip file
@@ -187,21 +187,21 @@ class _Zip:
         self.find = functools.cache(self._find)
 
     def _find(self, name: str) -> _Entry:
-        if (found := self.entries.get(name)) is None:
+        if (entry := self.entries.get(name)) is None:
             raise ValueError(f"it has no {name}")
-        stored = found.compress_type == zipfile.ZIP_STORED and found.compress_size == found.file_size
-        if not stored or found.flag_bits & 1:
+        stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
+        if not stored or entry.flag_bits & 1:
             raise ValueError(f"its {name} is compressed or encrypted, which PyTorch never does")
         with open(self.path, "rb") as file:
-            file.seek(found.header_offset)
+            file.seek(entry.header_offset)
             header = file.read(30)  # the last four bytes are the lengths of a name and of more that follow
             lengths = struct.unpack("<HH", header[26:])
-            again = file.read(lengths[0]).decode("utf-8" if found.flag_bits & 0x800 else "cp437")
-        start = found.header_offset + 30 + sum(lengths)
-        whole = header[:4] == b"PK\x03\x04" and start + found.file_size <= self.size
-        if not whole or again != found.orig_filename:
+            again = file.read(lengths[0]).decode("utf-8" if entry.flag_bits & 0x800 else "cp437")
+        start = entry.header_offset + 30 + sum(lengths)
+        whole = header[:4] == b"PK\x03\x04" and start + entry.file_size <= self.size
+        if not whole or again != entry.orig_filename:
             raise ValueError(f"its {name} is not where the archive says")
-        return _Entry(start, found.file_size)
+        return _Entry(start, entry.file_size)
 
     def read(self, name: str, most: int) -> bytes:
         """The bytes of an entry, which its checksum covers unless PyTorch was told to leave that out."""

@@ -75,8 +75,8 @@ def _from_hub(hub_id: str, tokenizer: bool) -> Path:
 
 def _cached(hub_id: str) -> Path | None:
     """The snapshot of a repository that the cache calls the main one."""
-    found = (_client().try_to_load_from_cache(hub_id, name) for name in CONFIGS)
-    return next((Path(path).parent for path in found if isinstance(path, str)), None)
+    cached = (_client().try_to_load_from_cache(hub_id, name) for name in CONFIGS)
+    return next((Path(path).parent for path in cached if isinstance(path, str)), None)
 
 
 def _lacking(folder: Path, tokenizer: bool) -> Iterator[str]:

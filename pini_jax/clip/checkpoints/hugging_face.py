@@ -135,17 +135,17 @@ def read_hugging_face_config(config: Mapping[str, Any]) -> Architecture:
     Raises:
         InputError: the file describes another kind of model, or one without a feature for an image.
     """
-    found = kind(config)
+    family = kind(config)
     for key in ("text_config", "text_config_dict", "vision_config", "vision_config_dict"):
         if not isinstance(config.get(key) or {}, Mapping):
             raise InputError(f"config.json: {key} must be an object")
     text, image = (
         {**defaults, **_section(config, name)}
-        for name, defaults in (("text_config", found.text), ("vision_config", found.image))
+        for name, defaults in (("text_config", family.text), ("vision_config", family.image))
     )
-    if found.scheme is CLIP:
+    if family.scheme is CLIP:
         return _clip_sizes(config, text, image)
-    return _siglip_sizes(text, image, fixed=found.scheme is SIGLIP)
+    return _siglip_sizes(text, image, fixed=family.scheme is SIGLIP)
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -142,8 +142,8 @@ def read_shapes(shapes: Mapping[str, Shape]) -> Architecture:
         if key not in shapes:
             raise InputError(f"no CLIP with OpenAI's parameter names: tensor {key!r} is missing")
         if len(shapes[key]) != axes:
-            found = quoted(list(shapes[key]))
-            raise InputError(f"no CLIP with OpenAI's parameter names: {key!r} has shape {found}")
+            given = quoted(list(shapes[key]))
+            raise InputError(f"no CLIP with OpenAI's parameter names: {key!r} has shape {given}")
         return shapes[key]
 
     def transformer(prefix: str, width: int, causal: bool) -> Transformer:
@@ -340,10 +340,10 @@ def _image(section: Mapping[str, Any], activation: str) -> Image | ResNet:
 
 
 def _trunk(name: str, image_size: int) -> Image:
-    found = [prefix for prefix in TRUNKS if name == prefix or re.fullmatch(rf"{prefix}(_\d+)?", name)]
-    if not found:
+    prefixes = [prefix for prefix in TRUNKS if name == prefix or re.fullmatch(rf"{prefix}(_\d+)?", name)]
+    if not prefixes:
         raise InputError(f"open_clip_config.json: the timm model {quoted(name)} is none of SigLIP's")
-    trunk = TRUNKS[max(found, key=len)]
+    trunk = TRUNKS[max(prefixes, key=len)]
     return Image(
         image_size=image_size,
         patch_size=int(re.findall(r"patch(\d+)", name)[0]),

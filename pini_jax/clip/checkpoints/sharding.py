@@ -29,9 +29,9 @@ SPECS = (
 
 def spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> PartitionSpec:
     """How the parameter of this slash-separated path is split; a vocabulary that does not divide stays whole."""
-    found = next((spec for pattern, spec in SPECS if re.fullmatch(pattern, path)), PartitionSpec())
-    divides = all(size % mesh.shape[axis] == 0 for size, axis in zip(shape, found, strict=False) if axis)
-    return found if divides else PartitionSpec()
+    axes = next((spec for pattern, spec in SPECS if re.fullmatch(pattern, path)), PartitionSpec())
+    divides = all(size % mesh.shape[axis] == 0 for size, axis in zip(shape, axes, strict=False) if axis)
+    return axes if divides else PartitionSpec()
 
 
 def of(mesh: Mesh | None, path: str, shape: tuple[int, ...]) -> NamedSharding | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ImageFile
+from PIL import Image
 from tqdm import tqdm
 
 from pini_jax.core.errors import InputError
@@ -99,7 +99,7 @@ def _look_at(split: str, record: Record) -> Look:
     return Look(split, record, digest, mode, size)
 
 
-def _decode(file: ImageFile.ImageFile) -> tuple[str, tuple[int, int]]:
+def _decode(file: Image.Image) -> tuple[str, tuple[int, int]]:
     """Mode and size of the file, whose pixels can be read."""
     mode, size = file.mode, file.size
     to_rgb(file)
@@ -107,9 +107,10 @@ def _decode(file: ImageFile.ImageFile) -> tuple[str, tuple[int, int]]:
 
 
 def _content(record: Record) -> bytes:
-    if isinstance(record.source, bytes):
-        return record.source
-    return record.source.read_bytes() if isinstance(record.source, Path) else record.source()
+    if isinstance(record.source, Path):
+        return record.source.read_bytes()
+    assert not isinstance(record.source, Image.Image), "a program's own pictures are in no dataset that is checked"
+    return record.source() if callable(record.source) else record.source
 
 
 # ------------------------------------------------------------------------------------------------ as text

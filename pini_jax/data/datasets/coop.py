@@ -40,7 +40,7 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 SHOWN = 5  # how many of a long list an error names
 
 
-class Found(NamedTuple):
+class Listing(NamedTuple):
     """What is read of a dataset, before it is known to be whole.
 
     Attributes:
@@ -72,7 +72,7 @@ class CoopLayout:
     classes: int
     folder: str
     images: str
-    read: Callable[[CoopLayout, Path], Found]
+    read: Callable[[CoopLayout, Path], Listing]
     lists: tuple[str, ...] = ()
     places: tuple[str, ...] = ("",)
     rename: Callable[[str], str] = str
@@ -108,12 +108,12 @@ def find_coop(name: str, root: Path) -> Findings:
         what = f"{folder} has no {', '.join(absent)}" if folder.is_dir() else f"there is no folder {folder}"
         tree = f"{layout.folder}/{{{', '.join(layout.tree)}}}"
         raise InputError(f"{name}: {what}; expected {tree} in {root}; see {WHERE_TO_GET}")
-    found = _inspect(name, layout.read(layout, folder))
-    classes = len(found.dataset.class_names)
+    findings = _inspect(name, layout.read(layout, folder))
+    classes = len(findings.dataset.class_names)
     if classes != layout.classes:
         whole = "%s has %d of its %d classes here: its results are not those of the whole dataset"
         LOG.warning(whole, name, classes, layout.classes)
-    return found
+    return findings
 
 
 def read_split(name: str, text: str, images: Path) -> Dataset:
@@ -144,10 +144,10 @@ def _layout(name: str) -> CoopLayout:
 # ------------------------------------------------------------------------------------------------ readers
 
 
-def _read_json(layout: CoopLayout, folder: Path) -> Found:
+def _read_json(layout: CoopLayout, folder: Path) -> Listing:
     images = folder / layout.images
-    found = _parse(layout, _text(folder / layout.lists[0]), images, _categories(folder, layout.categories))
-    return found._replace(problems=found.problems + _missing_images(images, found))
+    listing = _parse(layout, _text(folder / layout.lists[0]), images, _categories(folder, layout.categories))
+    return listing._replace(problems=listing.problems + _missing_images(images, listing))
 
 
 def _categories(folder: Path, file: str) -> Mapping[int, str]:
@@ -161,13 +161,13 @@ def _categories(folder: Path, file: str) -> Mapping[int, str]:
         raise InputError(f"{folder / file} is no JSON of category and name") from None
 
 
-def _parse(layout: CoopLayout, text: str, images: Path, categories: Mapping[int, str]) -> Found:
+def _parse(layout: CoopLayout, text: str, images: Path, categories: Mapping[int, str]) -> Listing:
     """{"train": [[path, label, name], ...], "val": ..., "test": ...}."""
     try:
         content = json.loads(text)
         lists = {split: list(content[split]) for split in SPLITS}
     except (ValueError, TypeError, KeyError) as error:
-        return Found({}, {}, [f"{layout.lists[0]} is no JSON of train, val and test ({error!r})"])
+        return Listing({}, {}, [f"{layout.lists[0]} is no JSON of train, val and test ({error!r})"])
     rows = {split: [row for row in entries if _is_row(row)] for split, entries in lists.items()}
     odd = {split: [row for row in entries if not _is_row(row)] for split, entries in lists.items()}
     problems = [f"{split} entries that are no [path, label, name]: {_listed(x)}" for split, x in odd.items() if x]
@@ -178,54 +178,54 @@ def _parse(layout: CoopLayout, text: str, images: Path, categories: Mapping[int,
     problems += [f"label {label} has several names: {_listed(given)}" for label, given in several.items()]
     first = {label: next(iter(given)) for label, given in sorted(names.items())}
     splits = {split: _records(images, [row[:2] for row in entries]) for split, entries in rows.items()}
-    return Found(first, splits, problems + _same_names(first))
+    return Listing(first, splits, problems + _same_names(first))
 
 
-def _read_aircraft(layout: CoopLayout, folder: Path) -> Found:
+def _read_aircraft(layout: CoopLayout, folder: Path) -> Listing:
     """variants.txt, whose lines are the classes; in images_variant_*.txt lines of image and variant."""
     images = folder / layout.images
     variants, *lists = (_lines(folder / name) for name in layout.lists)
     names, labels = dict(enumerate(variants)), {variant: label for label, variant in enumerate(variants)}
     rows = {split: [line.partition(" ")[::2] for line in x] for split, x in zip(SPLITS, lists, strict=True)}
     known = {split: [(f"{i}.jpg", labels[v]) for i, v in x if v in labels] for split, x in rows.items()}
-    found = Found(names, {split: _records(images, x) for split, x in known.items()}, [])
-    problems = _same_names(names) + _missing_images(images, found)
+    listing = Listing(names, {split: _records(images, x) for split, x in known.items()}, [])
+    problems = _same_names(names) + _missing_images(images, listing)
     if unknown := [f"{i} ({v})" for i, v in itertools.chain(*rows.values()) if v not in labels]:
         problems.append(f"images of a variant that {layout.lists[0]} does not name: {_listed(unknown)}")
-    return found._replace(problems=problems)
+    return listing._replace(problems=problems)
 
 
 def _records(images: Path, rows: Iterable[Sequence[Any]]) -> list[Record]:
     return [Record(id, images / id, label) for id, label in rows]
 
 
-def _read_imagenet(layout: CoopLayout, folder: Path) -> Found:
+def _read_imagenet(layout: CoopLayout, folder: Path) -> Listing:
     return _read_folders(folder / layout.images, {"train": "train", "test": "val"}, imagenet_names())
 
 
-def _read_shift(layout: CoopLayout, folder: Path) -> Found:
+def _read_shift(layout: CoopLayout, folder: Path) -> Listing:
     return _read_folders(folder / layout.images, {"test": ""}, imagenet_names())
 
 
-def _read_numbered_shift(layout: CoopLayout, folder: Path) -> Found:
+def _read_numbered_shift(layout: CoopLayout, folder: Path) -> Listing:
     names = {str(label): name for label, name in enumerate(imagenet_names().values())}
     return _read_folders(folder / layout.images, {"test": ""}, names)
 
 
-def _read_folders(images: Path, places: Mapping[str, str], names: Mapping[str, str]) -> Found:
+def _read_folders(images: Path, places: Mapping[str, str], names: Mapping[str, str]) -> Listing:
     """A folder for every class; classes have the order of `names`, images that of their file names."""
     folders = {split: _class_folders(images / place) for split, place in places.items()}
     if flat := [str(images / places[split]) for split, there in folders.items() if not there]:
         advice = f"sort the images into folders of their classes, such as {next(iter(names))}/"
-        return Found({}, {}, [f"no class folders in {_listed(flat)}: {advice}"])
+        return Listing({}, {}, [f"no class folders in {_listed(flat)}: {advice}"])
     there = set().union(*folders.values())
     classes = [folder for folder in names if folder in there]
     splits = {split: _list_images(images, place, classes) for split, place in places.items()}
-    found = Found({label: names[folder] for label, folder in enumerate(classes)}, splits, [])
-    problems = _without_images(found, "test")
+    listing = Listing({label: names[folder] for label, folder in enumerate(classes)}, splits, [])
+    problems = _without_images(listing, "test")
     if unknown := sorted(there - set(names)):
         problems.append(f"class folders without a name in {IMAGENET_NAMES.name}: {_listed(unknown)}")
-    return found._replace(problems=problems)
+    return listing._replace(problems=problems)
 
 
 def _list_images(images: Path, place: str, classes: Sequence[str]) -> list[Record]:
@@ -280,38 +280,38 @@ def _words(name: str) -> str:
 # ------------------------------------------------------------------------------------------------ checks
 
 
-def _inspect(name: str, found: Found) -> Findings:
-    _warn_of_repeats(name, found)
-    problems = found.problems + _without_names(found)
-    problems += [f"its {split} split is empty" for split, records in found.splits.items() if not records]
-    if found.splits.get("train"):
-        problems += _without_images(found, "train")
-    labels = range(len(found.names))
-    if any(label not in found.names for label in labels) or _without_names(found):
+def _inspect(name: str, listing: Listing) -> Findings:
+    _warn_of_repeats(name, listing)
+    problems = listing.problems + _without_names(listing)
+    problems += [f"its {split} split is empty" for split, records in listing.splits.items() if not records]
+    if listing.splits.get("train"):
+        problems += _without_images(listing, "train")
+    labels = range(len(listing.names))
+    if any(label not in listing.names for label in labels) or _without_names(listing):
         return Findings(Dataset(name, (), (), (), ()), tuple(map(Problem, problems)))  # no label can be named
-    names = tuple(found.names[label] for label in labels)
-    dataset = Dataset(name, names, *(tuple(found.splits.get(split, ())) for split in SPLITS))
+    names = tuple(listing.names[label] for label in labels)
+    dataset = Dataset(name, names, *(tuple(listing.splits.get(split, ())) for split in SPLITS))
     return Findings(dataset, tuple(map(Problem, problems)))
 
 
-def _without_names(found: Found) -> list[str]:
-    named = {label for label, name in found.names.items() if name.strip()}
-    highest = max((record.label for record in itertools.chain(*found.splits.values())), default=-1)
+def _without_names(listing: Listing) -> list[str]:
+    named = {label for label, name in listing.names.items() if name.strip()}
+    highest = max((record.label for record in itertools.chain(*listing.splits.values())), default=-1)
     total = highest + 1 - sum(label <= highest for label in named)
     unnamed = (label for label in range(highest + 1) if label not in named)
     return [f"labels without a name: {_listed([*itertools.islice(unnamed, SHOWN)], total)}"] if total else []
 
 
-def _warn_of_repeats(name: str, found: Found) -> None:
+def _warn_of_repeats(name: str, listing: Listing) -> None:
     """No error: published splits are taken as they are."""
-    counts = collections.Counter(record.id for records in found.splits.values() for record in records)
+    counts = collections.Counter(record.id for records in listing.splits.values() for record in records)
     if repeated := [id for id, number in counts.items() if number > 1]:
         LOG.warning("%s lists images more than once, perhaps in several splits: %s", name, _listed(repeated))
 
 
-def _without_images(found: Found, split: str) -> list[str]:
-    labels = {record.label for record in found.splits[split]}
-    missing = [name or f"label {label}" for label, name in found.names.items() if label not in labels]
+def _without_images(listing: Listing, split: str) -> list[str]:
+    labels = {record.label for record in listing.splits[split]}
+    missing = [name or f"label {label}" for label, name in listing.names.items() if label not in labels]
     return [f"classes without a {split} image: {_listed(missing)}"] if missing else []
 
 
@@ -327,11 +327,11 @@ def _same_names(names: Mapping[int, str]) -> list[str]:
     ]
 
 
-def _missing_images(images: Path, found: Found) -> list[str]:
+def _missing_images(images: Path, listing: Listing) -> list[str]:
     """One listing of each folder: a look at every image on its own is slow on a network's disks."""
     listings: dict[str, set[str]] = {}
     missing = []
-    for record in itertools.chain(*found.splits.values()):
+    for record in itertools.chain(*listing.splits.values()):
         folder, _, file = record.id.rpartition("/")
         if folder not in listings:
             listings[folder] = _file_names(images / folder)

@@ -32,12 +32,12 @@ class Disk:
         folder, name = os.path.split(path)
         if path.isascii() or len(path) > LONGEST or name in self._list(folder).regular:
             return path
-        found = os.sep
+        place = os.sep
         for part in path.split(os.sep)[1:]:
-            inside = self._list(found)
+            inside = self._list(place)
             same = part if part in inside.regular else inside.forms.get(_composed(part), part)
-            found = os.path.join(found, same)
-        return found
+            place = os.path.join(place, same)
+        return place
 
     def is_regular(self, path: str) -> bool | None:
         """Whether a file is a regular one; None where there is none."""

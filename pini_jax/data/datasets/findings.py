@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pini_jax.core.errors import InputError
-from pini_jax.core.wording import MOST, listed
+from pini_jax.core.wording import MOST, listed, printable
 from pini_jax.data.datasets.records import Dataset, Record
 
 LOG = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ class Problem(NamedTuple):
     where: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.what}: {listed(self.where)}" if self.where else self.what
+        what = printable(self.what)  # which may hold names of folders
+        return f"{what}: {listed(self.where)}" if self.where else what
 
 
 class Findings(NamedTuple):
@@ -89,7 +90,7 @@ def of_classes(dataset: Dataset) -> Iterator[Problem]:
     if nameless:
         yield Problem("labels without a name", tuple(map(str, sorted(nameless))))
     if len(names) == 1:
-        yield Problem("a single class, where it takes two", names)
+        yield Problem("one class, where it takes two", names)
 
 
 def of_names(names: Sequence[str]) -> Iterator[Problem]:
@@ -119,9 +120,9 @@ def of_splits(dataset: Dataset, own: Mapping[str, Sequence[Record]]) -> Iterator
     needed = {"train": dataset.train, "test": dataset.test, **own}
     if empty := tuple(split for split, records in needed.items() if not records):
         yield Problem("splits without an image", empty)
-    found = {record.label for record in dataset.train}
-    missing = tuple(name for label, name in enumerate(dataset.class_names) if label not in found)
-    if missing and found:
+    present = {record.label for record in dataset.train}
+    missing = tuple(name for label, name in enumerate(dataset.class_names) if label not in present)
+    if missing and present:
         yield Problem("classes without a training image", missing)
 
 

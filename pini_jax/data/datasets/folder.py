@@ -114,7 +114,7 @@ def _of_split_folders(
     for split, same in folders.items():
         if len(same) > 1:
             yield Problem(f"{len(same)} folders for the {split} split", tuple(same))
-        found = {record.label for record in records[split]}
-        missing = tuple(name for label, name in enumerate(class_names) if label not in found)
-        if split != "train" and found and missing:
+        present = {record.label for record in records[split]}
+        missing = tuple(name for label, name in enumerate(class_names) if label not in present)
+        if split != "train" and present and missing:
             yield Problem(f"classes without an image in {same[0]}/", missing)

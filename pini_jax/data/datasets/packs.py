@@ -16,6 +16,7 @@ Features are normalised when they are read: packs in half precision are a little
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
 from collections import Counter
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
+from pini_jax.core import paths
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import MOST, listed, plain, quoted
 from pini_jax.data import npz
@@ -70,9 +72,9 @@ def load_pack(path: Path) -> Pack:
     images: dict[str, np.ndarray] = {}
     splits: dict[str, list[Record]] = {}
     for split in SPLITS:
-        found = list(_entries(arrays, split))
-        images |= {id: feature for id, feature, _ in found}
-        splits[split] = [Record(id, path, label) for id, _, label in found]
+        entries = list(_entries(arrays, split))
+        images |= {id: feature for id, feature, _ in entries}
+        splits[split] = [Record(id, path, label) for id, _, label in entries]
     dataset = Dataset(f"features:{path.name}", names, *(tuple(records) for records in splits.values()))
     problems = (*_bad_labels(arrays, len(names)), *findings.of_classes(dataset), *findings.of_splits(dataset, {}))
     with open(path, "rb") as file:
@@ -80,10 +82,22 @@ def load_pack(path: Path) -> Pack:
     return Pack(
         findings=Findings(dataset, problems, notes=notes),
         images=images,
-        text=_unit(arrays["text"]),
+        text=unit(arrays["text"]),
         logit_scale=float(np.ravel(arrays.get("logit_scale", LOGIT_SCALE))[0]),
         sha256=sha256,
     )
+
+
+def write_pack(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a pack at once; the arrays are those of the table above."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes a keyword for one of them
+    paths.write_file(path, file.getvalue())
+
+
+def of_texts(names: Sequence[str], text: Float[np.ndarray, "c e"], logit_scale: float, sha256: str) -> Pack:
+    """A pack without images: what classifies features that are yet to come."""
+    return Pack(Findings(Dataset("features", tuple(names), (), (), ())), {}, text, logit_scale, sha256)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -134,7 +148,7 @@ def _misshapen(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
     elif text.shape != (names.size, width) or not width:
         yield f"text has shape {list(text.shape)} for {names.size} class names"
     else:
-        yield from _unusable("text", text)
+        yield from unusable("text", text)
     for split in SPLITS:
         yield from _misshapen_split(arrays, split, width)
 
@@ -152,10 +166,11 @@ def _misshapen_split(arrays: Mapping[str, np.ndarray], split: str, width: int) -
         yield f"{split}_y must be {len(x)} whole numbers, not {y.dtype} of shape {list(y.shape)}"
     if paths is not None and paths.shape != x.shape[:1]:
         yield f"{split}_paths has shape {list(paths.shape)}, not [{len(x)}]"
-    yield from _unusable(f"{split}_x", x)
+    yield from unusable(f"{split}_x", x)
 
 
-def _unusable(key: str, features: np.ndarray) -> Iterator[str]:
+def unusable(key: str, features: np.ndarray) -> Iterator[str]:
+    """What is wrong with features as such: a direction that none has, or numbers that are not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.linalg.norm(features.astype(np.float32), axis=-1)
     if len(bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))):
@@ -173,7 +188,7 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
     """Id, feature and label of every image."""
     if f"{split}_x" not in arrays:
         return
-    features = _unit(arrays[f"{split}_x"])
+    features = unit(arrays[f"{split}_x"])
     numbers = np.arange(len(features))
     paths = _texts(arrays.get(f"{split}_paths", numbers))
     if len(set(paths)) < len(paths):  # names of files without their folders
@@ -182,6 +197,7 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
         yield f"{split}/{path}", feature, int(label)
 
 
-def _unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
+def unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
+    """Of norm 1, in float32."""
     features = features.astype(np.float32)
     return features / np.linalg.norm(features, axis=-1, keepdims=True)

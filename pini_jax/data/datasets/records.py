@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pini_jax.core import files
 from pini_jax.core.errors import InputError
@@ -29,12 +29,12 @@ class Record(NamedTuple):
 
     Attributes:
         id: name within the dataset, the same on every machine (a relative path, say).
-        source: a path, the bytes of an image file, or what reads these bytes.
+        source: a path, the bytes of an image file, or what reads these bytes; or an image as `to_rgb` makes it.
         label: 0 to num_classes - 1.
     """
 
     id: str
-    source: Path | bytes | Callable[[], bytes]
+    source: Path | bytes | Callable[[], bytes] | Image.Image
     label: int
 
 
@@ -57,7 +57,7 @@ def open_image(record: Record) -> Image.Image:
     return read_image(record, to_rgb)
 
 
-def read_image(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
+def read_image(record: Record, decode: Callable[[Image.Image], T]) -> T:
     """What `decode` makes of the opened file, whose size PIL knows by then, but not its pixels.
 
     Raises:
@@ -65,6 +65,8 @@ def read_image(record: Record, decode: Callable[[ImageFile.ImageFile], T]) -> T:
     """
     try:
         source = record.source() if callable(record.source) else record.source
+        if isinstance(source, Image.Image):
+            return decode(source)
         if isinstance(source, Path):
             files.check(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
@@ -89,6 +91,8 @@ def stamp(record: Record) -> str | tuple[str, int, int, int]:
     """What changes when an image does: a hash of bytes; place, size and times of a file; or where bytes lie."""
     if isinstance(record.source, bytes):
         return hashlib.sha256(record.source).hexdigest()
+    if isinstance(record.source, Image.Image):
+        return hashlib.sha256(f"{record.source.size}".encode() + record.source.tobytes()).hexdigest()
     if callable(record.source):
         return repr(record.source)
     try:

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pini_jax.core.errors import InputError, did_you_mean
-from pini_jax.data.datasets import coop, digits, findings, folder, packs, tables, tfds
+from pini_jax.data.datasets import coop, digits, findings, folder, memory, packs, tables, tfds
 from pini_jax.data.datasets.findings import Findings
+from pini_jax.data.datasets.packs import Pack
 from pini_jax.data.datasets.records import Dataset
+
+
+def _path(name: str, root: str) -> Path:
+    """A file or folder; a relative one is under `root`."""
+    return Path(os.path.expanduser(root), os.path.expanduser(name))
 
 
 class Source(NamedTuple):
@@ -23,6 +29,7 @@ class Source(NamedTuple):
         cut: whether splits may be cut here, so that they belong beside the results.
         has_images: whether there are images, and not features alone.
         own: whether the images are the user's own files, of which `unreadable.set_aside` may leave some out.
+        pack: (name, root) -> the features, where there are no images.
     """
 
     pattern: str
@@ -30,11 +37,7 @@ class Source(NamedTuple):
     cut: bool = False
     has_images: bool = True
     own: bool = False
-
-
-def _path(name: str, root: str) -> Path:
-    """A file or folder; a relative one is under `root`."""
-    return Path(os.path.expanduser(root), os.path.expanduser(name))
+    pack: Callable[[str, str], Pack] = lambda name, root: packs.load_pack(_path(name, root))
 
 
 def _data_dir(root: str) -> Path | None:
@@ -58,6 +61,13 @@ SOURCES = {
     ),
     "PATH.csv": Source(r"(.+\.(?i:csv))", _table, cut=True, own=True),
     "PATH.jsonl": Source(r"(.+\.(?i:jsonl))", _table, cut=True, own=True),
+    "memory:HASH": Source("(memory:.+)", lambda name, root, seed: memory.find_images(name)),
+    "memory_features:HASH": Source(
+        "(memory_features:.+)",
+        lambda name, root, seed: memory.find_pack(name).findings,
+        has_images=False,
+        pack=lambda name, root: memory.find_pack(name),
+    ),
 }
 # The datasets of the papers, each in its folder under the root.
 _PAPERS = Source(f"({'|'.join(coop.LAYOUTS)})", lambda name, root, seed: coop.find_coop(name, Path(root)))
@@ -92,6 +102,16 @@ def find_dataset(name: str, root: str, seed: int = 0) -> Findings:
 def has_images(name: str) -> bool:
     """Whether the dataset of that name has images, and not features alone."""
     return kind_of(name)[0].has_images
+
+
+def load_pack(name: str, root: str) -> Pack:
+    """The features of a dataset without images.
+
+    Raises:
+        InputError: they cannot be used.
+    """
+    source, rest = kind_of(name)
+    return source.pack(rest, root)
 
 
 def kind_of(name: str) -> tuple[Source, str]:

@@ -182,9 +182,9 @@ def _roles(names: Iterable[str], holding: Sequence[str]) -> dict[str, str | None
 
 def _without(names: Iterable[str], words: set[str]) -> dict[str, str | None]:
     called = {name: {SPLITS.get(word) for word in _words(name) - words} for name in names}
-    found = {name: splits.pop() if len(splits) == 1 else None for name, splits in called.items()}
-    instead = "val" if "test" in found.values() else "test"
-    return {name: instead if split == "eval" else split for name, split in found.items()}
+    meanings = {name: splits.pop() if len(splits) == 1 else None for name, splits in called.items()}
+    instead = "val" if "test" in meanings.values() else "test"
+    return {name: instead if split == "eval" else split for name, split in meanings.items()}
 
 
 def _is_whole(splits: Collection[str | None]) -> bool:

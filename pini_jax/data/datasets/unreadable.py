@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-from PIL import ImageFile
-from tqdm import tqdm
+from PIL import Image
 
 import pini_jax
-from pini_jax.core import stop
+from pini_jax.core import progress, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import cache_folder
 from pini_jax.core.wording import listed
@@ -82,7 +81,10 @@ def _errors(records: Sequence[Record], memory: Path | None = None) -> dict[str, 
 
 
 def _look_at(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
-    with ThreadPoolExecutor() as pool, tqdm(total=len(records), unit="image", desc="looking", delay=2) as bar:
+    with (
+        ThreadPoolExecutor() as pool,
+        progress.bar(total=len(records), unit="image", desc="looking", delay=2) as bar,
+    ):
         for start in range(0, len(records), BATCH):
             batch = records[start : start + BATCH]
             for record, error in zip(batch, pool.map(_error, batch), strict=True):
@@ -100,7 +102,7 @@ def _error(record: Record) -> str:
     return ""
 
 
-def _decode(file: ImageFile.ImageFile) -> None:
+def _decode(file: Image.Image) -> None:
     file.draft("RGB", (1, 1))  # of a JPEG all bytes are read, but an eighth of the pixels made
     to_rgb(file)
 

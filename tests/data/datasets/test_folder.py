@@ -287,7 +287,7 @@ def test_images_outside_of_a_class_are_named(tmp_path):
 
 
 def test_a_single_class_is_said(tmp_path):
-    assert "a single class, where it takes two: a" in refused(fill(tmp_path, *many("a")))
+    assert "one class, where it takes two: a" in refused(fill(tmp_path, *many("a")))
 
 
 def test_two_folders_of_one_split_are_named(tmp_path):

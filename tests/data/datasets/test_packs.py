@@ -248,7 +248,7 @@ def test_a_run_from_features_to_a_result(path, tmp_path):
     )
     assert result["zero_shot"]["accuracy"] == pytest.approx((cosine.argmax(1) == given["test_y"]).mean())
     rows = json.loads((tmp_path / "run" / "selection.json").read_text())
-    assert len(rows["train"]) == 6 and rows["selection_sha256"] == result["selection_sha256"]
+    assert len(rows["train"]) == 6 and rows["sha256"] == result["selection_sha256"]
     with pytest.raises(InputError, match="features made elsewhere"):
         predict.load_classifier(tmp_path / "run")
 

@@ -121,7 +121,7 @@ def test_classes_with_the_same_folders_are_a_note(tmp_path, caplog):
 
 
 def test_one_folder_that_may_be_a_class_is_a_note(tmp_path, caplog):
-    folder.load(make(tmp_path, "cat/front", "cat/back"), seed=1)
+    folder.load_folder(make(tmp_path, "cat/front", "cat/back"), seed=1)
     assert "all images lie in cat/, so that its folders are the classes: back, front" in caplog.text
 
 
@@ -186,7 +186,7 @@ def test_what_lies_beside_a_folder_of_images(tmp_path):
 def test_what_lies_beside_a_folder_of_splits(tmp_path):
     make(tmp_path, *both(["flowers/train", "flowers/test"]))
     (tmp_path / "meta").mkdir()
-    data = folder.load(tmp_path, seed=1)
+    data = folder.load_folder(tmp_path, seed=1)
     assert data.class_names == ("cats", "dogs") and {r.id.split("/")[1] for r in data.test} == {"test"}
 
 

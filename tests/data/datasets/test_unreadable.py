@@ -133,7 +133,7 @@ def test_a_look_that_is_stopped_goes_on_where_it_was(root, monkeypatch):
     monkeypatch.setattr(unreadable, "_error", error)
     monkeypatch.setattr(stop, "raise_if_requested", stopped)
     monkeypatch.setattr(unreadable, "BATCH", 4)
-    data = folder.load(root, 1)
+    data = folder.load_folder(root, 1)
     with pytest.raises(stop.Stopped):
         unreadable.set_aside(data)
     before, stop_at = len(seen), 1000

@@ -1,0 +1,77 @@
+"""Where workers that share nothing else find each other: small objects under keys, in a folder that all of them see.
+
+Four requests are all there is: create if absent, write, read, list. A key is a path such as `claims/0001/a.claim`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+
+class Store(Protocol):
+    """Objects under keys; each is whole or not there, and times are by the clock of the store alone."""
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Writes an object if there is none of that key; of several that try, one is told yes."""
+
+    def write(self, key: str, content: bytes) -> float:
+        """Writes an object, and returns when, in seconds."""
+
+    def read(self, key: str) -> bytes | None:
+        """The content of an object, or None where there is none."""
+
+    def times(self, folder: str) -> dict[str, float]:
+        """{name: when it was last written, in seconds} of the objects right in a folder."""
+
+
+class Folder(NamedTuple):
+    """A folder of a file system, perhaps one that many machines mount: it must have hard links, as NFS has."""
+
+    root: Path
+
+    def create(self, key: str, content: bytes) -> bool:
+        """By a link to a file that is whole already."""
+        partial = self._partial(key, content)
+        try:
+            os.link(partial, self.root / key)
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink()
+        return True
+
+    def write(self, key: str, content: bytes) -> float:
+        """By a rename; the time is that of the file's server."""
+        path = self.root / key
+        os.replace(self._partial(key, content), path)
+        return path.stat().st_mtime
+
+    def read(self, key: str) -> bytes | None:
+        """Of a file."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.root / key).read_bytes()
+        return None
+
+    def times(self, folder: str) -> dict[str, float]:
+        """Those of files, but for what is not whole yet."""
+        found = {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if not entry.name.startswith(".") and entry.is_file():
+                        found[entry.name] = entry.stat().st_mtime
+        return found
+
+    def _partial(self, key: str, content: bytes) -> Path:
+        path = self.root / key
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            partial.write_bytes(content)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+        return partial

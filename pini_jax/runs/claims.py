@@ -1,0 +1,235 @@
+"""Who does what where many workers share some units of work without a server: claims with a lease.
+
+Everything is a small object of a store, in `claims/SHARD/`, a folder for every hundred units:
+
+| object                | what                                                                                 |
+|-----------------------|--------------------------------------------------------------------------------------|
+| `000012.003.claim`    | the third claim on unit 12: its worker, which writes it again as long as it works     |
+| `000012.003.finished` | the unit is done                                                                     |
+| `000012.003.failed`   | there is no result, and why                                                          |
+| `000012.003.stopped`  | the worker was asked to stop: somebody else may go on                                |
+| `000012.003.lost`     | the worker was gone before it had taken a step; of use to count such losses           |
+
+Of the claims on a unit the newest holds. One that has not been written for the length of the lease, by the store's
+own clock, is over: whoever comes creates the next one, if absent, and of several that try one succeeds. A worker
+that has slept finds that its claim is not the newest any more. Names and times say all that a worker has to know,
+so that one listing answers for a hundred units.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pini_jax.core.store import Store
+
+LEASE = 60.0  # seconds
+RETRIES = 1  # of a unit that has failed
+RENEWALS = 4  # in the time of a lease
+SHARD = 100  # units in a folder: a page of an object store's list has a thousand names
+MOST_LOST = 5  # workers that a unit may cost before it has taken a step: then it is what kills them
+LOOKS = 8  # folders that an idle worker looks into at a time
+NEAR = 8  # of the free units of a folder, which are in order of their costs, a worker begins with one of the first
+MEASURED = 600.0  # seconds between two readings of the store's clock
+NAME = re.compile(r"(\d+)\.(\d+)\.(claim|finished|failed|stopped|lost)")
+
+
+class Claim(NamedTuple):
+    """The claim of this number on a unit; the first has number 1."""
+
+    unit: int
+    number: int
+
+    def key(self, kind: str = "claim") -> str:
+        """Of the object that says so."""
+        return f"{shard_key(self.unit // SHARD)}/{self.unit:06d}.{self.number:03d}.{kind}"
+
+
+class Standing(NamedTuple):
+    """How far a unit is, by the names of its objects.
+
+    Attributes:
+        number: of the newest claim; 0 where there is none.
+        renewed: when that was written.
+        ended: whether its worker has said how it ended.
+        failures, losses: claims that ended so.
+    """
+
+    number: int = 0
+    renewed: float = 0.0
+    ended: bool = False
+    finished: bool = False
+    failures: int = 0
+    losses: int = 0
+
+    def failed(self, retries: int) -> bool:
+        """Whether nobody is to try again."""
+        return not self.finished and (self.failures > retries or self.losses > MOST_LOST)
+
+
+FRESH = Standing()
+
+
+def shard_key(shard: int) -> str:
+    """The folder of the claims on some units."""
+    return f"claims/{shard:04d}"
+
+
+def num_shards(units: int) -> int:
+    """Folders of so many units."""
+    return -(-units // SHARD)
+
+
+def standings(times: Mapping[str, float]) -> dict[int, Standing]:
+    """The units of a folder that anybody has claimed, by {name: time} of its objects."""
+    found: dict[int, dict[str, dict[int, float]]] = {}
+    for name, written in times.items():
+        if match := NAME.fullmatch(name):
+            found.setdefault(int(match[1]), {}).setdefault(match[3], {})[int(match[2])] = written
+    return {unit: _standing(kinds) for unit, kinds in found.items()}
+
+
+def _standing(kinds: Mapping[str, Mapping[int, float]]) -> Standing:
+    claims = kinds.get("claim", {})
+    number = max((n for numbers in kinds.values() for n in numbers), default=0)
+    ended = any(number in numbers for kind, numbers in kinds.items() if kind != "claim")
+    failures, losses = (len(kinds.get(kind, ())) for kind in ("failed", "lost"))
+    return Standing(number, claims.get(number, 0.0), ended, "finished" in kinds, failures, losses)
+
+
+class Clock:
+    """The store's clock: read now and then, and by a clock of one's own in between, which no one sets."""
+
+    def __init__(self, store: Store, worker: str, monotonic: Callable[[], float] = time.monotonic):
+        self._store, self._key, self._monotonic = store, f"workers/{worker}", monotonic
+        self._offset, self._read = 0.0, float("-inf")
+
+    def now(self) -> float:
+        """What the store's clock shows, or a little less."""
+        before = self._monotonic()
+        if before - self._read > MEASURED:
+            # What the store has written was written after `before`: time that a request takes is for the holder.
+            self._offset = self._store.write(self._key, b"") - self._monotonic()
+            self._read = before
+        return self._monotonic() + self._offset
+
+
+class Claims:
+    """What a worker asks and says.
+
+    Attributes:
+        is_over: whether all units are finished or have failed for good.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        units: int,
+        worker: str,
+        *,
+        first: float | None = None,
+        lease: float = LEASE,
+        retries: int = RETRIES,
+        monotonic: Callable[[], float] = time.monotonic,
+    ):
+        """
+        Args:
+            units: how many there are, from 0.
+            worker: its name, which no other has.
+            first: where among the units it begins to look, from 0 to 1; anywhere if None.
+            retries: how often a unit that has failed is tried again.
+        """
+        self.store, self.worker, self.lease, self.retries = store, worker, lease, retries
+        self._units, self._random = units, random.Random(worker)
+        self._first = first
+        self._open = list(range(num_shards(units)))
+        begin = int((self._random.random() if first is None else first) * len(self._open))
+        self._open = self._open[begin:] + self._open[:begin]
+        self._clock = Clock(store, worker, monotonic)
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is left to be done, nor may be."""
+        return not self._open
+
+    def take(self, looks: int | None = None) -> Claim | None:
+        """A claim on a unit that is free; None where there is none.
+
+        Args:
+            looks: how many folders to look into, others than last time; all if None.
+        """
+        for shard in self._open[:looks]:
+            known, units = self.look(shard), self._units_of(shard)
+            if all(self._is_over(known.get(unit, FRESH)) for unit in units):
+                self._open.remove(shard)
+                continue
+            for unit in self._in_own_order([unit for unit in units if self._is_free(known.get(unit, FRESH))]):
+                if claim := self._claim(unit, known.get(unit, FRESH)):
+                    return claim
+            self._open.remove(shard)
+            self._open.append(shard)
+        return None
+
+    def look(self, shard: int) -> dict[int, Standing]:
+        """How far the units of a folder are."""
+        return standings(self.store.times(shard_key(shard)))
+
+    def _units_of(self, shard: int) -> range:
+        return range(shard * SHARD, min(self._units, (shard + 1) * SHARD))
+
+    def _is_over(self, standing: Standing) -> bool:
+        return standing.finished or standing.failed(self.retries)
+
+    def _is_free(self, standing: Standing) -> bool:
+        if self._is_over(standing):
+            return False
+        return not standing.number or standing.ended or self._clock.now() - standing.renewed > self.lease
+
+    def _in_own_order(self, free: Sequence[int]) -> Iterator[int]:
+        """Nearly as they are, but for each worker in another one, so that few try the same unit."""
+        place = self._random.random() if self._first is None else self._first
+        begin = int(place * min(NEAR, len(free)))
+        yield from (*free[begin:], *free[:begin])
+
+    def _claim(self, unit: int, standing: Standing) -> Claim | None:
+        """The next claim on a unit, unless another worker has it."""
+        if standing.number and not standing.ended and not self._may_try_again(unit, standing):
+            return None
+        claim = Claim(unit, standing.number + 1)
+        return claim if self.store.create(claim.key(), self._said({})) else None
+
+    def _may_try_again(self, unit: int, standing: Standing) -> bool:
+        """Records that a worker was lost before it had taken a step; whether that happens too often."""
+        lost = Claim(unit, standing.number)
+        if (said := read_object(self.store, lost.key())).get("step", 0) > said.get("start", 0):
+            return True
+        self.store.create(lost.key("lost"), self._said({}))
+        return standing.losses + 1 <= MOST_LOST
+
+    def _said(self, content: Mapping[str, Any]) -> bytes:
+        return json.dumps({"worker": self.worker, **content}).encode()
+
+    def renew(self, claim: Claim, content: Mapping[str, Any]) -> None:
+        """Says that its worker still works, and how far it is."""
+        self.store.write(claim.key(), self._said(content))
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether no newer one is there."""
+        return self.look(claim.unit // SHARD)[claim.unit].number == claim.number
+
+    def end(self, claim: Claim, how: str, content: Mapping[str, Any]) -> None:
+        """Says how it ended: `finished`, `failed` or `stopped`."""
+        self.store.create(claim.key(how), self._said(content))
+
+
+def read_object(store: Store, key: str) -> dict[str, Any]:
+    """What an object says; nothing where there is none, or it is damaged."""
+    try:
+        content = json.loads(store.read(key) or b"{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

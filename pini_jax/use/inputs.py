@@ -1,0 +1,203 @@
+"""Images to classify, from whatever holds them: one record after another, none of them decoded.
+
+| what is named          | its images                                                                          |
+|------------------------|-------------------------------------------------------------------------------------|
+| a folder               | the pictures below it, sorted                                                       |
+| a table, .csv, .jsonl  | the paths in its column `path`, relative to the table's folder                      |
+| a list, .txt           | a path a line, relative to the list's folder                                        |
+| `-`                    | a path a line, from standard input                                                  |
+| an archive, .tar       | the pictures in it, in their order, as WebDataset has them; also .tar.gz and .tgz   |
+| .parquet               | the images' bytes in a column `image`, `bytes` or of an ending such as `jpg`; their |
+|                        | names in `path` or `__key__`, if there is one                                       |
+| anything else          | itself                                                                              |
+
+What cannot be read becomes a record whose reading says why.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pini_jax.core import extras
+from pini_jax.core.errors import InputError, last_line
+from pini_jax.core.wording import listed, plain
+from pini_jax.data.datasets import formats, tree
+from pini_jax.data.datasets.records import Record
+
+GROUP = 64  # rows of Parquet that are read at once
+LABEL = -1  # of an image that nobody has labelled
+IMAGES = ("image", "bytes", "img", *sorted(suffix[1:] for suffix in formats.SUFFIXES))  # columns of bytes
+NAMES = ("path", "__key__", "file_name", "filename")
+DAMAGES = (OSError, EOFError, zlib.error, tarfile.TarError, UnicodeDecodeError)
+
+
+def find_images(inputs: Iterable[str]) -> Iterator[Record]:
+    """The images of all inputs, in their order.
+
+    Raises:
+        InputError: an input is none of the table's, though its name says so.
+    """
+    for name in inputs:
+        yield from _reader(name)(name)
+
+
+def count_images(inputs: Iterable[str]) -> int | None:
+    """How many there are, where that is known without reading images or standard input; else None."""
+    inputs = list(inputs)
+    if any(_reader(name) in (_archive, _parquet, _standard_input) for name in inputs):
+        return None
+    return sum(1 for _ in find_images(inputs))
+
+
+def unreadable(name: str, reason: object) -> Record:
+    """A record that cannot be read, for a reason that is known."""
+
+    def refuse() -> NoReturn:
+        raise InputError(plain(reason))
+
+    return Record(name, refuse, LABEL)
+
+
+def _reader(name: str) -> Callable[[str], Iterator[Record]]:
+    if name == "-":
+        return _standard_input
+    if os.path.isdir(name):
+        return _folder
+    return READERS.get(formats.suffix(name), _file)
+
+
+def _file(name: str) -> Iterator[Record]:
+    yield Record(name, Path(name), LABEL)
+
+
+def _folder(name: str) -> Iterator[Record]:
+    found = tree.scan(name)
+    for id in sorted([*found.images, *found.broken]):
+        yield Record(os.path.join(name, id), Path(name, id), LABEL)
+
+
+def _standard_input(name: str) -> Iterator[Record]:
+    yield from _paths(sys.stdin, "")
+
+
+def _list(name: str) -> Iterator[Record]:
+    yield from _text(name, lambda lines: _paths(lines, os.path.dirname(name)))
+
+
+def _paths(lines: Iterable[str], folder: str) -> Iterator[Record]:
+    for line in lines:
+        if path := line.strip():
+            yield Record(path, Path(folder, path), LABEL)
+
+
+def _csv(name: str) -> Iterator[Record]:
+    def read(lines: Iterable[str]) -> Iterator[Record]:
+        rows = csv.DictReader(lines, skipinitialspace=True)
+        rows.fieldnames = [column.strip().lower() for column in rows.fieldnames or ()]
+        if "path" not in rows.fieldnames:
+            raise InputError(f"{name} has no column path; its columns: {listed(rows.fieldnames) or 'none'}")
+        return (_listed(name, row, rows.line_num) for row in rows)
+
+    yield from _text(name, read)
+
+
+def _json_lines(name: str) -> Iterator[Record]:
+    def read(lines: Iterable[str]) -> Iterator[Record]:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                yield _listed(name, row if isinstance(row, dict) else {}, number)
+
+    yield from _text(name, read)
+
+
+def _listed(table: str, row: Mapping[str, Any], line: int) -> Record:
+    """The image of a row of a table."""
+    path = row.get("path")
+    if not isinstance(path, str) or not path.strip():
+        return unreadable(f"{table}:{line}", "the row has no path")
+    return Record(path.strip(), Path(os.path.dirname(table), path.strip()), LABEL)
+
+
+def _text(name: str, read: Callable[[Iterable[str]], Iterator[Record]]) -> Iterator[Record]:
+    """What `read` makes of the lines of a file.
+
+    Raises:
+        InputError: it cannot be read, or is no UTF-8.
+    """
+    try:
+        with open(name, encoding="utf-8-sig", newline="") as file:
+            yield from read(file)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{name} cannot be read ({plain(error)})") from None
+
+
+def _archive(name: str) -> Iterator[Record]:
+    """Members are read as they come; what follows a damage is lost, and said to be."""
+    try:
+        with tarfile.open(name, "r|*") as archive:
+            for member in archive:
+                if member.isfile() and formats.suffix(member.name) in formats.SUFFIXES:
+                    content = archive.extractfile(member)
+                    assert content is not None, "a regular file"
+                    yield Record(f"{name}/{member.name}", content.read(), LABEL)
+    except DAMAGES as error:
+        yield unreadable(name, f"the archive is damaged: {error}")
+
+
+def _parquet(name: str) -> Iterator[Record]:
+    """Rows batch by batch.
+
+    Raises:
+        InputError: it cannot be read, or has no column of bytes.
+    """
+    parquet = extras.require("pyarrow.parquet", "parquet")
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(name).iter_batches(GROUP):
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            images = _bytes(name, columns)
+            known = next((columns[key].to_pylist() for key in NAMES if key in columns), [None] * len(images))
+            for image, said in zip(images, known, strict=True):
+                own = f"{name}/{number}" if said is None else str(said)
+                yield unreadable(own, "the row has no bytes") if image is None else Record(own, image, LABEL)
+                number += 1
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # as pyarrow's own are
+        raise InputError(f"{name} cannot be read ({last_line(error)})") from None
+
+
+def _bytes(name: str, columns: Mapping[str, Any]) -> list[bytes | None]:
+    """The images' bytes, in a column of their own, or within one as Hugging Face's datasets have it."""
+    for key in IMAGES:
+        if key in columns:
+            values = columns[key].to_pylist()
+            inner = [value.get("bytes") if isinstance(value, dict) else value for value in values]
+            if all(value is None or isinstance(value, bytes) for value in inner):
+                return inner
+    raise InputError(
+        f"{name} has no column of images' bytes (image or bytes, say); its columns: {listed(columns)}"
+    )
+
+
+READERS: Mapping[str, Callable[[str], Iterator[Record]]] = {
+    ".csv": _csv,
+    ".jsonl": _json_lines,
+    ".txt": _list,
+    ".tar": _archive,
+    ".tgz": _archive,
+    ".gz": _archive,
+    ".parquet": _parquet,
+}

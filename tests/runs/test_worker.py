@@ -1,0 +1,261 @@
+"""Workers of a sweep: what they publish, and what becomes of each other's work."""
+
+import json
+import os
+import shutil
+import threading
+
+import pytest
+from safetensors.numpy import load_file
+
+from pini_jax.core import stop
+from pini_jax.core.errors import InputError
+from pini_jax.core.store import Folder
+from pini_jax.report import collect
+from pini_jax.runs import experiment, folder, plan, population, progress, worker
+from pini_jax.runs.claims import Claim, Claims
+from pini_jax.runs.worker import Options
+
+NOISE = {"image_features": {"generator": "table"}}
+SETTINGS = {
+    "clip": "tiny_clip",
+    "views": 2,
+    "num_draws": 2,
+    "noise": NOISE,
+    "template": "a photo of the digit {}.",
+    "zero_shot_template": "a photo of the digit {}.",
+    "batch_size": 16,
+    "log_every": 2,
+    "checkpoint_every": 2,
+    "optim": {"epochs": 4},
+    "population": {"shots": (1, 4), "seed": (1, 2)},
+}
+ONCE = Options(retries=0)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two units of two runs."""
+    plan.write_plan(plan.make_plan(SETTINGS, together=2), Folder(tmp_path))
+    return tmp_path
+
+
+class Training:
+    """In place of training: notes what is asked for, and writes results, or does what a test wants."""
+
+    def __init__(self, monkeypatch, act=lambda folders, watch: None):
+        self.calls, self.act = [], act
+        monkeypatch.setattr(experiment, "train_together", self)
+
+    def __call__(self, folders, watch):
+        self.calls.append([run.name for run in folders])
+        for run in folders:
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "checkpoint").write_text("step 1")
+        watch(1, 2)
+        self.act(folders, watch)
+        for run in folders:
+            (run / "result.json").write_text(json.dumps({"attempt": run.parent.name}))
+
+
+def status(workdir, retries=0):
+    return progress.read_progress(plan.read_plan(Folder(workdir)), worker.claims_store(workdir), retries=retries)
+
+
+def results(workdir):
+    return {run.parent.name: json.loads(run.read_text()) for run in workdir.glob("*/result.json")}
+
+
+def test_a_worker_publishes_everything(sweep, monkeypatch):
+    training = Training(monkeypatch)
+    worker.work(sweep, ONCE)
+    assert len(results(sweep)) == 4 and len(training.calls) == 2
+    assert status(sweep).finished == 4 and not list((sweep / worker.OWN / "attempts").iterdir())
+    worker.work(sweep, ONCE)
+    assert len(training.calls) == 2
+
+
+def test_one_worker_and_a_population_that_is_cut_alike_give_the_same_bits(sweep, tmp_path_factory):
+    """Both units, trained for real; report reads what is there."""
+    worker.work(sweep, ONCE)
+    alone = tmp_path_factory.mktemp("alone")
+    whole = plan.read_plan(Folder(sweep))
+    for unit in range(len(whole.units)):
+        experiment.train_together({alone / name: config for name, config in whole.configs(unit).items()})
+    for run in population.members(SETTINGS):
+        ours, theirs = (load_file(x / run.name / "injector.safetensors") for x in (sweep, alone))
+        assert all((ours[key] == theirs[key]).all() for key in theirs)
+        for file in ("metrics.jsonl", "config.json", "selection.json"):
+            assert (sweep / run.name / file).read_bytes() == (alone / run.name / file).read_bytes()
+        assert folder.finished(run.config, sweep / run.name)
+    assert len(collect.read_runs([sweep])) == 4
+
+
+def test_a_failure_is_recorded_and_stops_no_other(sweep, monkeypatch):
+    def act(folders, watch):
+        if any("seed_1" in run.name for run in folders):
+            raise RuntimeError("a traceback\nRESOURCE_EXHAUSTED: out of memory")
+
+    plan_of = plan.read_plan(Folder(sweep))
+    bad = {run.name for unit in plan_of.units for run in unit if any("seed_1" in x.name for x in unit)}
+    Training(monkeypatch, act)
+    with pytest.raises(InputError, match=f"{len(bad)} runs have no result.*RESOURCE_EXHAUSTED"):
+        worker.work(sweep, Options(retries=1))
+    now = status(sweep, retries=1)
+    assert now.failed == dict.fromkeys(bad, "RuntimeError: RESOURCE_EXHAUSTED: out of memory")
+    assert now.finished == 4 - len(bad) == len(results(sweep)) and not now.waiting
+
+
+def test_a_run_that_diverges_costs_its_unit_nothing(sweep, monkeypatch):
+    def act(folders, watch):
+        bad, good = sorted(folders)
+        folder.fail(bad, f"training diverged: the loss is nan ({bad})")
+        (good / "result.json").write_text("{}")
+        raise InputError("diverged")
+
+    Training(monkeypatch, act)
+    with pytest.raises(InputError, match="2 runs have no result"):
+        worker.work(sweep, ONCE)
+    now = status(sweep)
+    assert len(now.failed) == now.finished == 2 == len(results(sweep))
+    assert all(reason == f"training diverged: the loss is nan ({name})" for name, reason in now.failed.items())
+
+
+def test_retries_may_be_raised_later(sweep, monkeypatch):
+    def act(folders, watch):
+        raise InputError("the data are not there")
+
+    training = Training(monkeypatch, act)
+    with pytest.raises(InputError):
+        worker.work(sweep, ONCE)
+    assert len(status(sweep).failed) == 4
+    training.act = lambda folders, watch: None
+    worker.work(sweep, Options(retries=1))
+    assert status(sweep, retries=1).finished == 4
+
+
+def test_a_request_to_stop_gives_the_claim_back(sweep, monkeypatch):
+    def act(folders, watch):
+        raise stop.Stopped
+
+    training = Training(monkeypatch, act)
+    with pytest.raises(stop.Stopped):
+        worker.work(sweep, ONCE)
+    assert status(sweep).waiting == 4 and not results(sweep)
+    training.act = lambda folders, watch: None
+    worker.work(sweep, Options(retries=0, wait=False))
+    assert len(results(sweep)) == 4
+
+
+def take_over(workdir, unit):
+    """Another worker's claim on a unit, as if the lease of the one before was over."""
+    claims = Claims(worker.claims_store(workdir), 2, "another")
+    claim = Claim(unit, claims.look(0)[unit].number + 1)
+    assert claims.store.create(claim.key(), b"{}")
+    return claims, claim
+
+
+def test_who_was_asleep_publishes_nothing(sweep, monkeypatch):
+    """And the one who took over goes on from its checkpoints."""
+    taken = []
+
+    def act(folders, watch):
+        if not taken:
+            unit = int(next(iter(folders)).parent.name.partition(".")[0])
+            taken.append(take_over(sweep, unit))
+
+    training = Training(monkeypatch, act)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "taken", lambda claims, wait: iter([claims.take()]))
+        worker.work(sweep, ONCE)
+    assert not results(sweep) and len(training.calls) == 1
+    ((claims, claim),) = taken
+    before = sweep / worker.OWN / "attempts" / f"{claim.unit:06d}.001"
+    assert all((run / "checkpoint").exists() for run in before.iterdir())
+    for run in before.iterdir():
+        (run / "result.json").unlink()
+        (run / "checkpoint").write_text("step 100")
+    seen = []
+    training.act = lambda folders, watch: seen.extend(folders)
+    monkeypatch.setattr(
+        Training,
+        "__call__",
+        lambda self, folders, watch: seen.extend((run / "checkpoint").read_text() for run in folders),
+    )
+    worker.train_claimed(sweep, plan.read_plan(Folder(sweep)), claims, claim)
+    assert seen == ["step 100", "step 100"]
+
+
+def test_what_is_published_stays(sweep, monkeypatch):
+    """Where somebody publishes between the question who holds the claim and the renaming."""
+    Training(monkeypatch)
+    whole = plan.read_plan(Folder(sweep))
+    configs = whole.configs(0)
+    for number in (1, 2):
+        for name in configs:
+            run = sweep / "attempts" / str(number) / name
+            run.mkdir(parents=True)
+            (run / "result.json").write_text(str(number))
+    rename = os.rename
+
+    def late(source, target):
+        for name in configs:
+            shutil.copytree(sweep / "attempts" / "1" / name, sweep / name, dirs_exist_ok=True)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    worker.publish(sweep, sweep / "attempts" / "2", configs)
+    assert [(sweep / name / "result.json").read_text() for name in configs] == ["1", "1"]
+
+
+def test_published_runs_of_a_unit_are_known_to_who_goes_on(sweep, monkeypatch):
+    """Killed between two of its runs."""
+    Training(monkeypatch)
+    whole = plan.read_plan(Folder(sweep))
+    first = whole.units[0][0].name
+    (sweep / first).mkdir()
+    (sweep / first / "result.json").write_text("published")
+    worker.prepare(sweep, Claim(0, 3), whole.configs(0))
+    copied = sweep / worker.OWN / "attempts" / "000000.003"
+    assert [path.name for path in copied.iterdir()] == [first]
+    worker.work(sweep, ONCE)
+    assert (sweep / first / "result.json").read_text() == "published" and status(sweep).finished == 4
+
+
+def test_somebody_elses_folder_is_a_failure(sweep, monkeypatch):
+    Training(monkeypatch)
+    whole = plan.read_plan(Folder(sweep))
+    theirs = sweep / whole.units[0][0].name / "checkpoints"
+    theirs.mkdir(parents=True)
+    with pytest.raises(InputError, match="1 runs have no result"):
+        worker.work(sweep, ONCE)
+    assert status(sweep).finished == 3 and theirs.exists()
+
+
+def test_a_lease_says_how_far_the_unit_is_and_ends_who_has_lost_it(sweep):
+    claims = Claims(worker.claims_store(sweep), 2, "one", lease=0.04)
+    claim = claims.take()
+    renewed = threading.Event()
+    renew = claims.renew
+    claims.renew = lambda *said: (renew(*said), renewed.set())
+    with worker.Lease(claims, claim) as lease:
+        lease.report(5, 10)
+        renewed.clear()
+        assert renewed.wait(60)
+        said = json.loads(claims.store.read(claim.key()))
+        assert said["worker"] == "one" and (said["start"], said["step"], said["steps"]) == (4, 5, 10)
+        lease._lost = True
+        with pytest.raises(worker.Lost):
+            lease.report(6, 10)
+
+
+def test_two_workers_at_once_share_the_work(sweep, monkeypatch):
+    """Both are in a unit at the same time; none is trained twice."""
+    together = threading.Barrier(2, timeout=60)
+    training = Training(monkeypatch, lambda folders, watch: together.wait())
+    threads = [threading.Thread(target=worker.work, args=(sweep, Options(wait=False))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results(sweep)) == 4 and len(training.calls) == 2

@@ -1,0 +1,29 @@
+"""A store in memory whose clock is turned by hand, and which counts its requests."""
+
+
+class Memory:
+    """As `core.store.Store` has it."""
+
+    def __init__(self):
+        self.objects, self.now, self.requests = {}, 1000.0, 0
+
+    def create(self, key, content):
+        self.requests += 1
+        if key in self.objects:
+            return False
+        self.objects[key] = (content, self.now)
+        return True
+
+    def write(self, key, content):
+        self.requests += 1
+        self.objects[key] = (content, self.now)
+        return self.now
+
+    def read(self, key):
+        self.requests += 1
+        return self.objects.get(key, (None,))[0]
+
+    def times(self, folder):
+        self.requests += 1
+        found = {key.rpartition("/"): written for key, (_, written) in self.objects.items()}
+        return {name: written for (place, _, name), written in found.items() if place == folder}

@@ -1,0 +1,133 @@
+"""Where images to classify come from, one after another."""
+
+import io
+import json
+import os
+import tarfile
+
+import pytest
+from PIL import Image
+
+from pini_jax.core.errors import InputError
+from pini_jax.data.datasets.records import open_image
+from pini_jax.use import inputs
+
+
+def png(level=0):
+    file = io.BytesIO()
+    Image.new("RGB", (3, 2), (level, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("b/two.png", "a/one.PNG", "a/c/three.jpg")):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(i))
+    (tmp_path / "photos" / "notes.md").write_text("no picture")
+    (tmp_path / "photos" / "a" / ".hidden.png").write_bytes(png())
+    return tmp_path
+
+
+def found(*names):
+    return [record.id for record in inputs.find_images(names)]
+
+
+def levels(*names):
+    return [open_image(record).getpixel((0, 0))[0] for record in inputs.find_images(names)]
+
+
+def test_folders_and_files(folder):
+    ids = ["photos/a/c/three.jpg", "photos/a/one.PNG", "photos/b/two.png"]
+    assert found("photos") == ids
+    assert found("photos/b/two.png", "nowhere.jpg", "photos/b") == [ids[2], "nowhere.jpg", ids[2]]
+    assert inputs.count_images(["photos", "nowhere.jpg"]) == 4
+
+
+LISTS = {
+    "list.txt": "b/two.png\n\n  a/one.PNG  \n",
+    "table.csv": '\ufeffLabel, Path\nx, b/two.png\n"y, z",a/one.PNG\n',
+    "table.jsonl": '{"path": "b/two.png"}\n\n{"path": "a/one.PNG", "other": [1]}\n',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_and_tables(folder, name):
+    (folder / "photos" / name).write_text(LISTS[name], encoding="utf-8")
+    assert found(f"photos/{name}") == ["b/two.png", "a/one.PNG"]
+    assert levels(f"photos/{name}") == [0, 1]
+    assert inputs.count_images([f"photos/{name}"]) == 2
+
+
+def test_standard_input(folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("photos/b/two.png\nphotos/a/one.PNG\n"))
+    assert inputs.count_images(["-"]) is None
+    assert levels("-") == [0, 1]
+
+
+@pytest.mark.parametrize("mode", ("w", "w:gz"))
+def test_archives(folder, mode):
+    name = "shard.tar.gz" if mode == "w:gz" else "shard.tar"
+    with tarfile.open(name, mode) as archive:
+        for key in ("0001.png", "0001.cls", "dir/0002.jpg"):
+            info = tarfile.TarInfo(key)
+            info.size = len(png(7))
+            archive.addfile(info, io.BytesIO(png(7)))
+    assert found(name) == [f"{name}/0001.png", f"{name}/dir/0002.jpg"]
+    assert levels(name) == [7, 7]
+    assert inputs.count_images([name]) is None
+
+
+def test_a_damaged_archive_gives_what_it_has_and_says_so(folder):
+    with tarfile.open("shard.tar", "w") as archive:
+        for i in range(3):
+            info = tarfile.TarInfo(f"{i}.png")
+            info.size = 20000
+            archive.addfile(info, io.BytesIO(png(i).ljust(20000, b"\0")))
+    os.truncate("shard.tar", 30000)
+    *whole, last = inputs.find_images(["shard.tar"])
+    assert [record.id for record in whole] == ["shard.tar/0.png"] and last.id == "shard.tar"
+    with pytest.raises(InputError, match="shard.tar cannot be read .the archive is damaged"):
+        open_image(last)
+
+
+@pytest.mark.parametrize("nested", (False, True))
+def test_parquet(folder, nested):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    contents = [png(i) for i in range(5)] + [None]
+    column = [{"bytes": content, "path": None} for content in contents] if nested else contents
+    paths = [f"{i}.png" for i in range(6)]
+    table = arrow.Table.from_pydict({"image": column} | ({} if nested else {"path": paths}))
+    parquet.write_table(table, "images.parquet")
+    wanted = [f"images.parquet/{i}" if nested else f"{i}.png" for i in range(6)]
+    records = list(inputs.find_images(["images.parquet"]))
+    assert [record.id for record in records] == wanted
+    assert [open_image(record).getpixel((0, 0))[0] for record in records[:5]] == [*range(5)]
+    with pytest.raises(InputError, match="the row has no bytes"):
+        open_image(records[5])
+    parquet.write_table(arrow.Table.from_pydict({"x": paths}), "none.parquet")
+    with pytest.raises(InputError, match="no column of images' bytes .image or bytes, say.; its columns: x"):
+        found("none.parquet")
+
+
+def test_what_cannot_be_read(folder):
+    (folder / "rows.jsonl").write_text('{"path": 3}\nno json\n' + json.dumps({"path": "photos/b/two.png"}))
+    first, second, third = inputs.find_images(["rows.jsonl"])
+    for record, line in ((first, 1), (second, 2)):
+        with pytest.raises(InputError, match=f"rows.jsonl:{line} cannot be read .the row has no path"):
+            open_image(record)
+    assert open_image(third)
+    (folder / "table.csv").write_text("file,label\na,b\n")
+    with pytest.raises(InputError, match="table.csv has no column path; its columns: file, label"):
+        found("table.csv")
+    (folder / "table.csv").write_bytes(b"path\n\xff\n")
+    with pytest.raises(InputError, match="table.csv cannot be read"):
+        found("table.csv")
+    with pytest.raises(InputError, match="nowhere.txt cannot be read"):
+        found("nowhere.txt")
+    (folder / "broken.parquet").write_bytes(b"PAR1 and no more")
+    pytest.importorskip("pyarrow")
+    with pytest.raises(InputError, match="broken.parquet cannot be read"):
+        found("broken.parquet")

@@ -1,0 +1,113 @@
+"""Files of answers."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from pini_jax.core.errors import InputError
+from pini_jax.use import outputs
+from pini_jax.use.outputs import PartialFile
+
+NAMES = ("cat", "dog", "naïve 猫")
+ANSWERS = {
+    "a.png": np.array([0.25, 0.5, 0.25], np.float32),
+    'b, "c".png': InputError('image b, "c".png cannot be read'),
+    "\udcff.png": np.array([0.1, 0.2, 0.7], np.float32),
+}
+OWNER = {"run": "ab", "topk": 1}
+
+
+def rows(topk=1):
+    return [outputs.make_row(path, answer, NAMES, topk) for path, answer in ANSWERS.items()]
+
+
+def write(path, topk=1, found=None):
+    with PartialFile(path, OWNER) as partial:
+        for row in rows(topk) if found is None else found:
+            partial.write(row)
+        outputs.finish(partial, path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def read(path):
+    if path.suffix == ".parquet":
+        return pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines()]
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_a_row():
+    first, second, third = rows(topk=0)
+    assert first == {
+        "path": "a.png",
+        "class": "dog",
+        "probability": 0.5,
+        "classes": ["dog", "cat", "naïve 猫"],
+        "probabilities": [0.5, 0.25, 0.25],
+        "error": None,
+    }
+    assert second["error"] == 'image b, "c".png cannot be read' and second["class"] is None
+    assert third["path"] == "\\udcff.png" and third["probability"] == 0.7
+    assert [row.keys() for row in rows(1)] == [{"path", "class", "probability", "error"}] * 3
+    assert rows(2)[0]["classes"] == ["dog", "cat"]
+
+
+@pytest.mark.parametrize("topk", (0, 1, 2))
+@pytest.mark.parametrize("kind", ("jsonl", "parquet"))
+def test_a_file_holds_the_rows(tmp_path, kind, topk):
+    path = tmp_path / f"answers.{kind}"
+    write(path, topk)
+    for found, row in zip(read(path), rows(topk), strict=True):
+        assert found.keys() == row.keys()
+        assert {k: v for k, v in found.items() if "prob" not in k} == {
+            k: v for k, v in row.items() if "prob" not in k
+        }
+        for key in ("probability", "probabilities"):
+            if row.get(key):
+                np.testing.assert_array_equal(np.float32(found[key]), np.float32(row[key]))
+
+
+def test_csv_and_lines(tmp_path):
+    write(tmp_path / "answers.csv", topk=2)
+    first, second, third = read(tmp_path / "answers.csv")
+    assert first["classes"] == "dog;cat" and first["probabilities"] == "0.5;0.25" and first["error"] == ""
+    assert second["path"] == 'b, "c".png' and second["error"].endswith("cannot be read") and second["class"] == ""
+    (tmp_path / "answers.csv").unlink()
+    write(tmp_path / "answers.txt")
+    assert (tmp_path / "answers.txt").read_text("utf-8") == "a.png\tdog\t50.0%\n\\udcff.png\tnaïve 猫\t70.0%\n"
+
+
+@pytest.mark.parametrize("kind", ("txt", "csv", "jsonl", "parquet"))
+def test_no_images_make_a_file_without_rows(tmp_path, kind):
+    write(tmp_path / f"answers.{kind}", found=[])
+    if kind != "txt":
+        assert read(tmp_path / f"answers.{kind}") == []
+
+
+def test_what_was_stopped_is_gone_on_with(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    with PartialFile(path, OWNER) as partial:
+        partial.write(rows()[0])
+    with open(partial.path, "a") as file:
+        file.write('{"path": "cut o')
+    with PartialFile(path, OWNER) as partial:
+        assert list(partial.rows()) == rows()[:1]
+        partial.write(rows()[1])
+        assert list(partial.rows()) == rows()[:2]
+    with pytest.raises(InputError, match="is of another command .topk was 1.: remove it"):
+        PartialFile(path, OWNER | {"topk": 3})
+    partial.path.write_text("{\n")
+    with pytest.raises(InputError, match="it is damaged"):
+        PartialFile(path, OWNER)
+    partial.path.write_text('{"ru')  # stopped before its first line was whole
+    with PartialFile(path, OWNER) as partial:
+        assert list(partial.rows()) == []
+
+
+def test_the_ending_says_what_is_written(tmp_path):
+    with pytest.raises(InputError, match="must end in .txt, .csv, .jsonl, .parquet"):
+        outputs.writer_of(tmp_path / "answers.xlsx")
