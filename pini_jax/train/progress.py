@@ -14,6 +14,8 @@ from typing import Protocol
 
 import jax
 
+from pini_jax.core.progress import bar, is_hidden
+
 EVERY = 30.0  # seconds between lines
 QUEUED = 16  # steps that the device may be behind: enough to keep it busy
 LOG = logging.getLogger(__name__)
@@ -50,11 +52,9 @@ class Progress:
         clock: Callable[[], float] = time.perf_counter,
     ):
         is_terminal = sys.stderr.isatty() if is_terminal is None else is_terminal
-        speaks = jax.process_index() == 0  # the first process speaks for all
+        speaks = jax.process_index() == 0 and not is_hidden()  # the first process speaks for all
         hidden = not (speaks and is_terminal)
-        self._bar = tqdm(
-            total=total, initial=done, unit="step", desc="training", dynamic_ncols=True, disable=hidden
-        )
+        self._bar = bar(total=total, initial=done, unit="step", desc="training", disable=hidden)
         self._tells = speaks and not is_terminal
         self.total, self.done, self._before = total, done, done
         self._said, self._clock = "", clock
