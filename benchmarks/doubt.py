@@ -180,9 +180,9 @@ def rejections(case: Case, method: str, shots: int, seeds: Sequence[int]) -> Ite
 def distances(config: Config, case: Case) -> Rejection:
     """By the squared distance to the nearest class, (f - m_c)^T S^-1 (f - m_c), of unit features."""
     shared = runs.share(config)
-    support = runs.support(runs.plan(config, Path(), shared))
-    rows = held_out.unit(np.asarray(support.features)[0])
-    shots = gaussian_classes.Shots(rows, np.asarray(support.labels), np.ones(len(rows)), np.arange(len(rows)))
+    train = runs.plan(config, Path(), shared).data.train
+    rows = held_out.unit(np.asarray(shared.frozen.images(train, "features")))
+    shots = gaussian_classes.Shots(rows, runs.labels_of(train), np.ones(len(rows)), np.arange(len(rows)))
     known = gaussian_classes.means(shots, held_out.unit(np.asarray(shared.task.text.features)[0]))
     white = gaussian_classes.covariance(shots, known, WORTH).shrunk(SHRUNK).whitener()
     counts = known.counts[:, None]

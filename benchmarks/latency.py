@@ -1,10 +1,10 @@
-"""Milliseconds to classify one image, and seconds to the first answer of a new process: python -m benchmarks.latency.
+"""Milliseconds for one image, and seconds to the first answer of a new process: python -m benchmarks.latency.
 
 `one image` is `Classifier.predict_proba` of a uint8 array, warm, beside the bare image tower on an array that is
-pre-processed already, in the same process and by turns; `more` is what stands around the tower. `first answer` is a
-process that imports the package, loads a saved classifier and classifies a file, with compiled programs in the cache,
-as in every process but the first; in brackets the part that imports take. With --save the line of JSON is also kept in
-results/latency.json.
+pre-processed already, in the same process and by turns; `more` is what stands around the tower. `first answer` is
+a process that imports the package, loads a saved classifier and classifies a file, with compiled programs in the
+cache, as in every process but the first; in brackets the part that imports take. With --save the line of JSON is
+also kept in results/latency.json.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 python examples/photos.py FOLDER [CLIP]
 
-FOLDER holds a folder for each class. CLIP names what has seen such photos: openai/clip-vit-base-patch16 unless given.
+FOLDER holds a folder for each class. CLIP has seen such photos: openai/clip-vit-base-patch16 unless given.
 """
 
 import sys

@@ -3,9 +3,9 @@
     pini sweep plan --config=paper_sweep:data_dir=/data --workdir=runs/paper
     pini sweep plan --config=digits --config.population='{"shots": (1, 4), "seed": (1, 2)}'
 
-Writes plan.jsonl of the workdir, or prints it where there is no workdir: a line for every run, with its folder, the
-unit of work that it belongs to, and what its training costs. A config has several runs by its `population`, or by a
-function `sweep()` that yields {key: value, ...} for every run. `pini sweep run` trains what is planned.
+Writes plan.jsonl of the workdir, or prints it where there is no workdir: a line for every run, with its folder,
+the unit of work that it belongs to, and what its training costs. A config has several runs by its `population`, or
+by a function `sweep()` that yields {key: value, ...} for every run. `pini sweep run` trains what is planned.
 """
 
 from __future__ import annotations

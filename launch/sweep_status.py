@@ -1,4 +1,4 @@
-"""Says how far a sweep is: finished, running, waiting and failed runs, and the time left.
+"""Says how far a planned sweep is, and how long it will take.
 
     pini sweep status runs/paper
     pini sweep status runs/paper --watch

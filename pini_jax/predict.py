@@ -9,6 +9,7 @@ An INPUT is an image, a folder, a list of paths (.txt, .csv or .jsonl; - for sta
 
 Prints a line for every image that can be read: file, class, probability. With --output they are written to a
 file instead, lines (.txt), .csv, .jsonl or .parquet; stopped and started again, the command goes on where it was.
+Probabilities are calibrated, where the run had held-out images to do it by.
 Images that cannot be read are named at the end, on stderr, and the exit status is 1; in a file their places say
 why.
 """

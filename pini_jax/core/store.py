@@ -1,4 +1,4 @@
-"""Where workers that share nothing else find each other: small objects under keys, in a folder that all of them see.
+"""Where workers that share nothing else meet: small objects under keys, in a folder that all of them see.
 
 Four requests are all there is: create if absent, write, read, list. A key is a path such as `claims/0001/a.claim`.
 """
@@ -10,6 +10,8 @@ import os
 import uuid
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from pini_jax.core.errors import InputError
 
 
 class Store(Protocol):
@@ -34,12 +36,21 @@ class Folder(NamedTuple):
     root: Path
 
     def create(self, key: str, content: bytes) -> bool:
-        """By a link to a file that is whole already."""
+        """By a link to a file that is whole already.
+
+        Raises:
+            InputError: the file system has no such links.
+        """
         partial = self._partial(key, content)
         try:
             os.link(partial, self.root / key)
         except FileExistsError:
             return False
+        except OSError as error:
+            raise InputError(
+                f"{self.root} has no hard links ({error.strerror}), by which workers tell who was first: a mounted"
+                " bucket has none, and a disk or NFS has them"
+            ) from None
         finally:
             partial.unlink()
         return True

@@ -73,7 +73,9 @@ class Information(NamedTuple):
     standard_error: float
 
 
-def information(plain: Answers, noisy: Answers) -> Information:
+def information(
+    plain: Float[np.ndarray, "b c"], expected: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]
+) -> Information:
     """H(T) - E_{x, y, eps}[-log q(y | x, eps)], measured: above 0, noise is positive-incentive.
 
     `task_entropy` is H(T) = E_x E_{y ~ p(y|x)}[-log p(y|x)], the entropy of plain CLIP's own predictions, and
@@ -83,12 +85,17 @@ def information(plain: Answers, noisy: Answers) -> Information:
     together: a method that draws nothing has it too.
 
     Args:
-        plain: of plain CLIP.
-        noisy: of the method by its draws, for the same images.
+        plain: log p(c | x) of plain CLIP.
+        expected: E_eps[log q(c | x, eps)].
 
     Source: paper, Section "Positive-incentive Noise"; usable information: Xu et al. 2020,
     https://arxiv.org/abs/2002.10689.
     """
+    return measure_information(*(without_draws(x, labels) for x in (plain, expected)))
+
+
+def measure_information(plain: Answers, noisy: Answers) -> Information:
+    """The same of what is kept: of plain CLIP, and of the method by its draws, for the same images."""
     plain, noisy = plain.labelled(), noisy.labelled()
     entropy, surprise, conditional = plain.entropy, -plain.label_log_probability, -noisy.label_expected
     return Information(

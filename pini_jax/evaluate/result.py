@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
+from pini_jax.core.errors import InputError
 from pini_jax.data.datasets.records import Record
 from pini_jax.evaluate import bootstrap, calibration, cross_fit, doubt, metrics, prediction, predictions
 from pini_jax.evaluate.prediction import MODES, Predictions
@@ -21,6 +23,7 @@ from pini_jax.task.run import Run, labels_of, to_classify
 from pini_jax.task.task import Task
 
 PLAIN = ZeroShot()
+LOG = logging.getLogger(__name__)
 OWN = ("val", "test", "held_out")  # splits of the task that is trained on; all others are unseen
 OF_TEST = ("zero_shot", "test", "information", "reliability", "intervals", "doubt")
 
@@ -49,10 +52,8 @@ def predict(run: Run, variables: Variables) -> Kept:
     tasks = {name: run.shared.unseen.get(name, run.shared.task) for name in to_classify(run)}
     trained = Trained(run.shared.method, variables, run.shared.frozen, run.config)
     found = {name: predict_split(trained, tasks[name], x) for name, x in to_classify(run).items()}
-    if cross_fit.is_due(run):
-        found["held_out"] = _joined(
-            [*_cross_fitted(run, trained), *(found[name] for name in found if name == "val")]
-        )
+    if cross_fit.is_due(run) and (folds := _cross_fitted(run, trained)):
+        found["held_out"] = _joined([*folds, *(found[name] for name in found if name == "val")])
     temperatures = _temperatures(found.get("held_out", found.get("val")))
     names = {name: tasks.get(name, run.shared.task).data.class_names for name in found}
     answers = {name: answers_of(x, temperatures) for name, x in found.items()}
@@ -86,11 +87,16 @@ def _predict(trained: Trained, text: Text, images: Images, mode: str) -> Predict
 
 
 def _cross_fitted(run: Run, trained: Trained) -> list[Predicted]:
-    """The selection, each fold by a fit without it."""
+    """The selection, each fold by a fit without it; nothing where the method refuses so few images."""
     train = run.data.train
+    try:
+        folds = list(cross_fit.fits(run))
+    except InputError as error:
+        LOG.warning("the selection calibrates nothing: %s", error)
+        return []
     return [
         predict_split(trained._replace(variables=fold.variables), run.shared.task, [train[i] for i in fold.images])
-        for fold in cross_fit.fits(run)
+        for fold in folds
     ]
 
 
@@ -153,7 +159,7 @@ def measure_test(kept: Kept, split: str) -> dict[str, Any]:
     return {
         "zero_shot": metrics.measure(plain, kept.temperatures["zero_shot"])._asdict(),
         "test": _metrics_of_modes(kept, split),
-        "information": metrics.information(plain, by_mode["marginal"])._asdict(),
+        "information": metrics.measure_information(plain, by_mode["marginal"])._asdict(),
         "reliability": {mode: reliability_of(answers) for mode, answers in by_mode.items()},
     }
 

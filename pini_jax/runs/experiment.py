@@ -139,7 +139,8 @@ def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[s
     with clock.phase("evaluate"), np.errstate(invalid="ignore"):  # what is no number is said below
         kept = measured.predict(run, recorder.state.variables)
         evaluated = measured.measure(kept)
-    numbers = {key: x for key, x in flatten_dict(evaluated, sep=".").items() if x is not None}
+    measures = flatten_dict(evaluated, sep=".")
+    numbers = {key: x for key, x in measures.items() if x is not None and not isinstance(x, str)}
     if wrong := [key for key, x in numbers.items() if not np.isfinite(x).all()]:
         recorder.fail(f"what was learned gives no numbers ({listed(wrong)})")
         return None

@@ -86,7 +86,7 @@ def split(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> tuple[dict
 
 
 def variations(base: Mapping[str, Any], population: Any) -> list[Variation]:
-    """One of every combination, where `population` is {key: (value, ...), ...}; or those of a list of {key: value}.
+    """One of every combination of {key: (value, ...), ...}, or those of a list of {key: value}.
 
     An entry {title: {name: {key: value, ...}, ...}} of `population` has named values, each of several settings.
 

@@ -1,7 +1,7 @@
 """A worker of a sweep: claims a unit of its plan, trains it, publishes what it has, and claims the next.
 
-A worker trains in a folder of its own claim, `.sweep/attempts/UNIT.CLAIM/`, and goes on from the checkpoints of the
-claim before. A finished run is published by renaming its folder, which succeeds once; only the newest claim's
+A worker trains in a folder of its own claim, `.sweep/attempts/UNIT.CLAIM/`, and goes on from the checkpoints of
+the claim before. A finished run is published by renaming its folder, which succeeds once; only the newest claim's
 holder tries. So a worker that was stopped and wakes up later overwrites nothing.
 """
 
@@ -116,7 +116,7 @@ def train_claimed(workdir: Path, plan: Plan, claims: Claims, claim: Claim) -> di
             reasons = train(attempt, configs, lease)
         if not claims.holds(claim):
             raise Lost
-        publish(workdir, attempt, configs)
+        reasons |= publish(workdir, attempt, configs)
     except Lost:
         LOG.warning("unit %d was taken over by another worker, and is left to it", claim.unit + 1)
         return {}
@@ -143,7 +143,7 @@ def _reason(error: Exception) -> str:
 
 
 def prepare(workdir: Path, claim: Claim, configs: Mapping[str, Config]) -> None:
-    """Copies what is known of the runs into the attempt's folder: published ones, and checkpoints of the one before."""
+    """Copies published runs into the attempt's folder, and of the others what the attempt before has left."""
     earlier = (_attempt(workdir, Claim(claim.unit, number)) for number in range(claim.number - 1, 0, -1))
     before = next((folder for folder in earlier if folder.exists()), None)
     for name in configs:
@@ -173,21 +173,19 @@ def _failure(folder: Path) -> str:
     return str(paths.read_object(file)["reason"]).replace(f"{folder.parent}/", "") if file.exists() else ""
 
 
-def publish(workdir: Path, attempt: Path, names: Mapping[str, Config]) -> None:
-    """Puts finished runs where they belong; what is there already stays as it is.
-
-    Raises:
-        OSError: it cannot be written, or something else is there.
-    """
+def publish(workdir: Path, attempt: Path, names: Mapping[str, Config]) -> dict[str, str]:
+    """Puts finished runs where they belong, unless they are there; {name: why} of those where it cannot."""
+    reasons = {}
     for name in names:
         if (attempt / name / "result.json").exists() and not _is_published(workdir, name):
             for mark in (".lock", ".holder"):
                 (attempt / name / mark).unlink(missing_ok=True)
             try:
                 os.rename(attempt / name, workdir / name)
-            except OSError:
+            except OSError as error:
                 if not _is_published(workdir, name):
-                    raise
+                    reasons[name] = f"it is trained, and cannot be put into its folder ({error.strerror})"
+    return reasons
 
 
 def _is_published(workdir: Path, name: str) -> bool:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any
 
 import jax
 
@@ -21,14 +21,7 @@ QUEUED = 16  # steps that the device may be behind: enough to keep it busy
 LOG = logging.getLogger(__name__)
 
 
-class Pending(Protocol):
-    """An array that the device may still be at."""
-
-    def is_ready(self) -> bool:
-        """Whether it is known."""
-
-    def block_until_ready(self) -> object:
-        """Waits until it is."""
+Pending = Any  # an array; what jax says of their type lacks `is_ready`
 
 
 class Progress:

@@ -33,7 +33,7 @@ from pini_jax.data.datasets.records import Record
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.data.views import THREADS, view_pixels
 from pini_jax.evaluate import prediction
-from pini_jax.evaluate.doubt import NO_DOUBT, Doubt
+from pini_jax.evaluate.doubt import NO_DOUBT, Doubt, to_json
 from pini_jax.evaluate.prediction import Drawn
 from pini_jax.methods.method import Method, Text, Variables
 from pini_jax.runs import injector
@@ -89,8 +89,9 @@ class TrainedClassifier:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Names all that shapes an answer: the settings, what is frozen, what was learned, and the classes."""
-        known = [self.config.hash, self.frozen.fingerprint, *self.class_names]
+        """Names all that shapes an answer: settings, what is frozen, what was learned, classes, temperatures."""
+        doubts = {mode: to_json(doubt) for mode, doubt in self.doubts.items()}
+        known = [self.config.hash, self.frozen.fingerprint, *self.class_names, doubts]
         digest = hashlib.sha256(json.dumps(known).encode())
         for leaf in jax.tree.leaves(self.variables):
             digest.update(np.asarray(leaf).tobytes())

@@ -1,11 +1,13 @@
 """Stores: objects are whole or not there, and of several that create one, one is told yes."""
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from stores import Memory
 
+from pini_jax.core.errors import InputError
 from pini_jax.core.store import Folder
 
 
@@ -46,3 +48,13 @@ def test_what_is_not_whole_yet_is_not_listed(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / ".key.1234").write_bytes(b"")
     assert Folder(tmp_path).times("a") == {}
+
+
+def test_a_file_system_without_links_is_told(tmp_path, monkeypatch):
+    def link(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(InputError, match="has no hard links .*: a mounted bucket has none"):
+        Folder(tmp_path).create("a/key", b"")
+    assert os.listdir(tmp_path / "a") == []

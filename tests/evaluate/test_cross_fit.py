@@ -62,3 +62,10 @@ def test_predictions_say_whom_they_calibrate_by(tmp_path):
     assert kept.calibrated_on == "held_out"
     assert len(kept.answers["held_out"]["mean"].label) == len(run.data.train) + len(run.data.val)
     assert kept.temperatures["mean"] != 1
+
+
+def test_a_method_that_refuses_so_few_images_is_calibrated_without(tmp_path, caplog):
+    """Without a fold of two shots gda has one feature per class; the run itself is fine."""
+    run = planned(tmp_path, "gda", shots=2)
+    kept = result.predict(run, cross_fit.train(run))
+    assert kept.calibrated_on == "val" and "calibrates nothing" in caplog.text

@@ -6,7 +6,7 @@ import scipy.special
 import sklearn.metrics
 
 from pini_jax.evaluate import metrics
-from pini_jax.evaluate.predictions import Predictions, answers, without_draws
+from pini_jax.evaluate.predictions import without_draws
 
 NUM_CLASSES = 5
 
@@ -77,9 +77,7 @@ def test_information_by_a_loop():
     plain, labels = predictions(0)
     draws = [predictions(seed)[0] for seed in (1, 2, 3)]
     expected = np.mean(draws, axis=0)
-    nothing = np.zeros(len(labels))
-    noisy = answers([""] * len(labels), labels, Predictions(plain, expected, nothing, nothing, nothing), 1.0)
-    found = metrics.information(without_draws(plain, labels), noisy)
+    found = metrics.information(plain, expected, labels)
     entropy, surprise, conditional = [], [], []
     for b, label in enumerate(labels):
         entropy.append(sum(-np.exp(x) * x for x in np.float64(plain[b])))
@@ -95,8 +93,8 @@ def test_information_by_a_loop():
 
 
 def test_noise_that_does_nothing_tells_nothing():
-    plain = without_draws(*predictions(0))
-    assert metrics.information(plain, plain).usable_information == 0
+    plain, labels = predictions(0)
+    assert metrics.information(plain, plain, labels).usable_information == 0
 
 
 def ece_by_loop(confidence, correct, num_bins=15):

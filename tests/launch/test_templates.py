@@ -1,0 +1,104 @@
+"""The templates of engines: what they start is a command that there is, with flags that it has."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pini_jax.core import command
+from pini_jax.core.store import Folder
+from pini_jax.launch import sweep_run
+from pini_jax.runs import plan, progress, worker
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+
+
+def flags_of(made):
+    """The names of a command's flags."""
+    values = command.flags.FlagValues()
+    made.define_flags(values)
+    return set(values)
+
+
+@pytest.mark.parametrize("file", ["slurm.sh", "skypilot.yaml", "tpu_vm.sh"])
+def test_what_a_template_starts_is_a_command_with_these_flags(file):
+    found = re.findall(r"(?m)^(?!#).*\bsweep run (.*)$", (LAUNCH / file).read_text())
+    assert found and all("--nowait" in line for line in found)
+    for name in re.findall(r"--(\w+)", " ".join(found)):
+        assert name.removeprefix("no") in flags_of(sweep_run.COMMAND)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_shell(script):
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def dry_run(*arguments):
+    environment = {"DRY_RUN": "yes", "PATH": "/usr/bin:/bin"}
+    command = ["bash", LAUNCH / "tpu_vm.sh", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_words_reach_the_hosts_as_they_are():
+    _, printed, _ = dry_run("vm", "us-a", "sweep", "--workdir=/a b", "--workers=4")
+    *gcloud, remote = shlex.split(printed)
+    assert gcloud == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "vm", "--zone=us-a", "--worker=all"]
+    assert shlex.split(remote.removeprefix("--command=exec ~/pini/bin/")) == [
+        *("pini", "sweep", "run", "--nowait", "--workdir=/a b", "--workers=4")
+    ]
+
+
+def test_one_run_takes_all_hosts():
+    _, printed, _ = dry_run("vm", "us-a", "train", "--config=paper", "--workdir=/a")
+    assert "pini train --distributed --config=paper --workdir=/a" in shlex.split(printed)[-1]
+
+
+def test_an_unknown_action_is_a_usage_error():
+    status, printed, said = dry_run("vm", "us-a", "swep")
+    assert status == 2 and not printed and said == "error: swep is none of install, sweep and train\n"
+
+
+def test_the_job_set_starts_a_worker_for_each_chip():
+    yaml = pytest.importorskip("yaml")
+    manifest = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (job,) = manifest["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    values = command.flags.FlagValues()
+    sweep_run.COMMAND.define_flags(values)
+    assert container["command"][:3] == ["pini", "sweep", "run"]
+    values(container["command"][2:])
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    assert str(values.workers) == chips == container["resources"]["requests"]["google.com/tpu"]
+    rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+    assert rows * columns == values.workers and not values.wait
+    (mounted,) = container["volumeMounts"]
+    assert values.workdir.startswith(mounted["mountPath"])
+
+
+def test_sky_pilot_starts_again_what_was_stopped():
+    yaml = pytest.importorskip("yaml")
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [42] and task["resources"]["use_spot"]
+    assert set(re.findall(r"\$(\w+)", task["setup"] + task["run"])) - {"extra"} <= set(task["envs"])
+
+
+@pytest.mark.long
+def test_a_sweep_on_ray(tmp_path):
+    """On a cluster of this machine alone, which it starts itself."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    store = Folder(tmp_path)
+    settings = {"clip": "tiny_clip", "method": "zero_shot", "population": {"seed": (1, 2, 3)}}
+    plan.write_plan(plan.make_plan(settings, together=1), store)
+    words = ["--address=local", "--workers=2", f"--workdir={tmp_path}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-m", "pini_jax.launch.ray_workers", *words], env=environment, check=True)
+    now = progress.read_progress(plan.read_plan(store), worker.claims_store(tmp_path))
+    assert now.finished == 3 == len(list(tmp_path.glob("*/result.json")))
