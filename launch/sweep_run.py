@@ -27,6 +27,7 @@ from pini_jax.core import command, paths
 from pini_jax.launch import local
 from pini_jax.runs import claims, worker
 from pini_jax.runs.worker import Options
+from pini_jax.train import writers
 
 MODULE = "pini_jax.launch.sweep_run"
 
@@ -40,6 +41,8 @@ def define_flags(values: flags.FlagValues) -> None:
     text = "Workers to start on this machine, each with its part of the devices."
     flags.DEFINE_integer("workers", 1, text, lower_bound=1, flag_values=values)
     define_rules(values)
+    text = f"Where numbers go besides metrics.jsonl: {', '.join(writers.WRITERS)}."
+    flags.DEFINE_list("writers", [], text, flag_values=values)
     text = "Whether to stay while others work, for what they may leave behind."
     flags.DEFINE_bool("wait", True, text, flag_values=values)
 
@@ -62,12 +65,14 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     paths.refuse_scheme("--workdir", values.workdir)
     if values.workers > 1:
         rules = [f"--{name}={values[name].value}" for name in ("workdir", "lease", "retries", "wait")]
+        rules.append(f"--writers={','.join(values.writers)}")
         sys.exit(local.run_workers([sys.executable, "-m", MODULE, *rules], values.workers))
     first = None
     if values.worker:
         number, count = map(int, values.worker.split("/"))
         first = number / count
-    worker.work(Path(values.workdir), Options(first, values.lease, values.retries, values.wait))
+    with writers.writing_to(values.writers):
+        worker.work(Path(values.workdir), Options(first, values.lease, values.retries, values.wait))
 
 
 COMMAND = command.Command("pini sweep run", __doc__, define_flags, main, required=("workdir",))

@@ -15,6 +15,7 @@ if __name__ == "__main__":
     stop.listen()  # before what is slow to import
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -24,6 +25,8 @@ from pini_jax.core import command, config_file, processes
 from pini_jax.core.paths import refuse_scheme
 from pini_jax.report import terminal
 from pini_jax.runs import population
+from pini_jax.train import profile, writers
+from pini_jax.train.loop import unwatched
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -32,6 +35,10 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run, or of the runs' folders.", flag_values=values)
     text = "Whether this is one of several processes of one job."
     flags.DEFINE_bool("distributed", False, text, flag_values=values)
+    text = f"Where numbers go besides metrics.jsonl: {', '.join(writers.WRITERS)}."
+    flags.DEFINE_list("writers", [], text, flag_values=values)
+    text = "Whether to write a trace of a few steps into profile/ of the workdir."
+    flags.DEFINE_bool("profile", False, text, flag_values=values)
 
 
 def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
@@ -40,7 +47,10 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     members = population.members(values.config)
     if values.distributed:
         processes.join()
-    results = population.train_population(members, Path(values.workdir))
+    workdir = Path(values.workdir)
+    with writers.writing_to(values.writers), ExitStack() as stack:
+        watch = stack.enter_context(profile.traced(workdir / "profile")) if values.profile else unwatched
+        results = population.train_population(members, workdir, watch)
     if jax.process_index():
         return  # the first process speaks for all
     if not members[0].values:

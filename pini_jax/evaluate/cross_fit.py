@@ -18,6 +18,7 @@ from pini_jax.train.step import constants_of, initial_state, train_step
 
 ENOUGH = 100  # validation images: for most of them sets at 90 % then cover within 5 points of it
 TRAININGS = 2  # folds of a method that takes steps: together they cost as much as the run's own training
+_step = jax.jit(train_step, static_argnums=(0, 1))  # compiled once for all folds and runs of one kind
 
 
 class Fold(NamedTuple):
@@ -56,9 +57,8 @@ def without(run: Run, fold: Bool[np.ndarray, "m"]) -> Run:
 def train(run: Run) -> Variables:
     """What a run learns; nothing is written."""
     shared, read, state = run.shared, batch_reader(run), initial_state(run)
-    step = jax.jit(train_step, static_argnums=(0, 1))
     fixed = shared.method, run.config.num_samples
     for i in range(run.num_steps):
         stop.raise_if_requested()
-        state, _ = step(*fixed, state, shared.frozen.theta, shared.task.text, read(i), constants_of(run))
+        state, _ = _step(*fixed, state, shared.frozen.theta, shared.task.text, read(i), constants_of(run))
     return state.variables

@@ -21,7 +21,6 @@ class Doubt(NamedTuple):
         temperature: calibrated probabilities are the softmax of log p / temperature.
         lac, aps: the largest score of a plausible class, by `conformal.SCORES`, at `conformal.LEVEL`.
         known: the least score of an image of known classes, by `rejection.DEFAULT`.
-        scale: CLIP's inverse temperature, which that score is made with.
         images: how many held-out images it follows from.
     """
 
@@ -29,17 +28,15 @@ class Doubt(NamedTuple):
     lac: float = math.inf
     aps: float = math.inf
     known: float = -math.inf
-    scale: float = 1.0
     images: int = 0
 
     def calibrated(self, log_probabilities: Float[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
         """Probabilities at the temperature; as they are where nothing was held out."""
         return softmax(log_probabilities.astype(np.float64) / self.temperature, axis=-1)
 
-    def unsure(self, probabilities: Float[np.ndarray, "*b c"]) -> Bool[np.ndarray, "*b"]:
-        """Whether an image may be of none of the classes, by calibrated probabilities of it."""
-        log_p = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) * self.temperature
-        return np.asarray(softmax(log_p / self.scale, axis=-1).max(-1) < self.known)
+    def unsure(self, score: Float[np.ndarray, "b"]) -> Bool[np.ndarray, "b"]:
+        """Whether images may be of none of the classes."""
+        return score < self.known
 
     def plausible(self, probabilities: Float[np.ndarray, "*b c"]) -> Bool[np.ndarray, "*b c"]:
         """Classes at the level, by calibrated probabilities; the likeliest always is."""
@@ -52,15 +49,13 @@ NO_DOUBT = Doubt()
 
 def doubts(kept: Kept) -> dict[str, Doubt]:
     """Of every mode, by the images that calibrate."""
-    return {
-        mode: _doubt(answers, kept.temperatures[mode], kept.scale) for mode, answers in kept.held_out().items()
-    }
+    return {mode: _doubt(answers, kept.temperatures[mode]) for mode, answers in kept.held_out().items()}
 
 
-def _doubt(held_out: Answers, temperature: float, scale: float) -> Doubt:
+def _doubt(held_out: Answers, temperature: float) -> Doubt:
     limits = {name: conformal.threshold(name, held_out, temperature) for name in conformal.SCORES}
     known = rejection.threshold(rejection.SCORES[rejection.DEFAULT](held_out))
-    return Doubt(temperature, **limits, known=known, scale=scale, images=len(held_out.label))
+    return Doubt(temperature, **limits, known=known, images=len(held_out.label))
 
 
 def describe(kept: Kept) -> dict[str, Any]:
@@ -87,7 +82,7 @@ def _measured(answers: Answers, doubt: Doubt, classes: int) -> dict[str, Any]:
         for name in conformal.SCORES
     }
     score = rejection.SCORES[rejection.DEFAULT](answers)
-    return to_json(doubt) | {"sets": sets, "unsure": float((score < doubt.known).mean())}
+    return to_json(doubt) | {"sets": sets, "unsure": float(doubt.unsure(score).mean())}
 
 
 def to_json(doubt: Doubt) -> dict[str, Any]:

@@ -18,7 +18,7 @@
 | `normaliser`            | log sum p^(1/T), T the mode's temperature: log p, calibrated, is log p / T minus this |
 | `calibrated_squares`    | sum p^2 of calibrated probabilities                                                   |
 
-The file's metadata, JSON under `pini_jax`, has the class names of every split, the temperatures and CLIP's scale.
+The file's metadata, JSON under `pini_jax`, has the class names of every split, and the temperatures.
 
     kept = read_predictions(run / "predictions.parquet", result["predictions_sha256"])
     kept.answers["test"]["mean"].predicted
@@ -95,13 +95,11 @@ class Kept(NamedTuple):
         answers: by split and mode.
         class_names: by split.
         temperatures: by mode; 1 leaves probabilities as they are.
-        scale: CLIP's own inverse temperature, exp(s).
     """
 
     answers: Mapping[str, Mapping[str, Answers]]
     class_names: Mapping[str, Sequence[str]]
     temperatures: Mapping[str, float]
-    scale: float
 
     def of_modes(self, split: str) -> dict[str, Answers]:
         """Of plain CLIP and every mode; a method that draws nothing answers once for all."""
@@ -167,7 +165,7 @@ def write_predictions(path: Path, kept: Kept) -> str:
     }
     for name in Answers._fields:
         columns[name] = _column(name, [getattr(found, name) for _, _, found in groups])
-    said = {"class_names": kept.class_names, "temperatures": kept.temperatures, "scale": kept.scale}
+    said = {"class_names": kept.class_names, "temperatures": kept.temperatures}
     table = Table.from_pydict(columns)
     table = table.with_schema(table.schema.with_metadata({KEY: json.dumps(said).encode()}))
     buffer = io.BytesIO()
@@ -212,7 +210,7 @@ def read_predictions(path: Path, sha256: str) -> Kept:
     for split, mode, rows in _groups(table):
         columns: dict[str, Any] = {name: _values(name, table.column(name), rows) for name in Answers._fields}
         found.setdefault(split, {})[mode] = Answers(**columns)
-    return Kept(found, said["class_names"], said["temperatures"], said["scale"])
+    return Kept(found, said["class_names"], said["temperatures"])
 
 
 def _groups(table: Table) -> Iterator[tuple[str, str, slice]]:

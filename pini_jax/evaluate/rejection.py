@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from pini_jax.evaluate.predictions import Answers
 
-DEFAULT = "concept_matching"
+DEFAULT = "energy"
 RECALL = 0.95  # of images of known classes that are not rejected
 
 # Hendrycks and Gimpel 2017, https://arxiv.org/abs/1610.02136; Liu et al. 2020, https://arxiv.org/abs/2010.03759;

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pini_jax.config import Config
-from pini_jax.core import mesh as meshes
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets.records import Record
 from pini_jax.evaluate import bootstrap, calibration, cross_fit, doubt, metrics, prediction, predictions
@@ -57,12 +56,7 @@ def predict(run: Run, variables: Variables) -> Kept:
     temperatures = _temperatures(found.get("held_out", found.get("val")))
     names = {name: tasks.get(name, run.shared.task).data.class_names for name in found}
     answers = {name: answers_of(x, temperatures) for name, x in found.items()}
-    return Kept(answers, names, temperatures, scale_of(trained))
-
-
-def scale_of(trained: Trained) -> float:
-    """CLIP's inverse temperature, exp(s)."""
-    return float(np.exp(meshes.fetch(trained.frozen.theta["logit_scale"])))
+    return Kept(answers, names, temperatures)
 
 
 def predict_split(trained: Trained, task: Task, records: Sequence[Record]) -> Predicted:

@@ -19,6 +19,7 @@ from pini_jax.core import paths
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.methods import optim
 from pini_jax.runs import experiment
+from pini_jax.train.loop import Watch, unwatched
 
 LETTERS = 200  # of a folder's name
 HASH = 12  # of its hash, where it is cut
@@ -163,11 +164,14 @@ def changed(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
     return whole
 
 
-def train_population(members: Sequence[Member], workdir: Path) -> list[dict[str, Any]]:
+def train_population(members: Sequence[Member], workdir: Path, watch: Watch = unwatched) -> list[dict[str, Any]]:
     """The results of all members, each in a folder of its own.
 
     Members that differ in nothing but shots, seed and optimiser share the frozen half and one compiled step. What
     is finished is not repeated; the others go on from their last checkpoints.
+
+    Args:
+        watch: is told after every step how far they are.
 
     Raises:
         InputError: a run cannot be made, or has diverged; all others are finished first.
@@ -184,7 +188,7 @@ def train_population(members: Sequence[Member], workdir: Path) -> list[dict[str,
     problems = []
     for group in groups(folders):
         try:
-            results |= experiment.train_together(group)
+            results |= experiment.train_together(group, watch)
         except InputError as error:
             problems.append(str(error))
     if problems:

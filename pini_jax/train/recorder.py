@@ -23,6 +23,7 @@ from pini_jax.methods import optim
 from pini_jax.task.run import Run
 from pini_jax.train.checkpoint import Checkpoints
 from pini_jax.train.step import TrainState
+from pini_jax.train.writers import open_writers
 
 LOG = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Recorder:
         self._lines = self._files.enter_context(
             MetricsFile(run.workdir / "metrics.jsonl", self.start, self._checkpoints.metrics_sha256)
         )
+        self._writers = self._files.enter_context(open_writers(run, self.start))
 
     def __enter__(self) -> Recorder:
         return self
@@ -81,7 +83,10 @@ class Recorder:
             self.fail(f"the loss of step {done} is {loss}")
         else:
             rate = float(self._rate(done - 1))
-            self._lines.write(step=done, loss=loss, accuracy=accuracy, learning_rate=rate)
+            values = {"loss": loss, "accuracy": accuracy, "learning_rate": rate}
+            self._lines.write(step=done, **values)
+            for writer in self._writers:
+                writer.write(done, values)
 
     def saves(self, done: int) -> bool:
         """Whether a checkpoint is due after so many steps."""

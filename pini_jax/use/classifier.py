@@ -13,14 +13,15 @@ import itertools
 import json
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jaxtyping import Float, Int, Num, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from pini_jax import config as configs
 from pini_jax.config import Config
@@ -34,7 +35,7 @@ from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.data.views import THREADS, view_pixels
 from pini_jax.evaluate import prediction
 from pini_jax.evaluate.doubt import NO_DOUBT, Doubt, to_json
-from pini_jax.evaluate.prediction import Drawn
+from pini_jax.evaluate.prediction import Drawn, Predictions
 from pini_jax.methods.method import Method, Text, Variables
 from pini_jax.runs import injector
 from pini_jax.runs.injector import Exported
@@ -47,6 +48,7 @@ BATCH_SIZES = (1, 8, 64)  # that programs are compiled for
 FEATURES = 256  # features that are classified at once
 AHEAD = 2  # batches of images that are read while one is classified
 Answer = Float[np.ndarray, "c"] | InputError
+AnswerOf = Callable[[Predictions, str], np.ndarray]  # of a mode
 Pixels = UInt8[np.ndarray, "h w 3"] | InputError
 
 
@@ -109,12 +111,34 @@ class TrainedClassifier:
         Raises:
             InputError: images are missing or cannot be decoded; all of them are named.
         """
+        return self._answer(images, mode, self._probabilities).reshape(-1, len(self.class_names))
+
+    def unsure(
+        self, images: Sequence[Picture] | Num[np.ndarray, "b *x"], mode: str = "mean"
+    ) -> Bool[np.ndarray, "b"]:
+        """Whether each image may be of none of the classes; never, where the run had no held-out images.
+
+        Raises:
+            InputError: as in a call.
+        """
+        return self._answer(images, mode, self._unsure).astype(bool)
+
+    def _probabilities(self, predicted: Predictions, mode: str) -> Float[np.ndarray, "b c"]:
+        return self.doubt(mode).calibrated(predicted.log_probabilities).astype(np.float32)
+
+    def _unsure(self, predicted: Predictions, mode: str) -> Bool[np.ndarray, "b"]:
+        return self.doubt(mode).unsure(predicted.energy.astype(np.float64))
+
+    def _answer(
+        self, images: Sequence[Picture] | Num[np.ndarray, "b *x"], mode: str, answer: AnswerOf
+    ) -> np.ndarray:
+        """Of all images."""
         if isinstance(self.frozen, FrozenPack):
-            return self.classify_features(np.asarray(images), mode)
-        answers = list(self.stream(images, mode))
-        if errors := [str(answer) for _, answer in answers if isinstance(answer, InputError)]:
+            return self._answer_features(np.asarray(images), mode, answer)
+        answers = [found for _, _, found in self._answer_all(_numbered(images), mode, answer)]
+        if errors := [str(found) for found in answers if isinstance(found, InputError)]:
             raise InputError("; ".join(errors))
-        return np.array([answer for _, answer in answers], np.float32).reshape(-1, len(self.class_names))
+        return np.array(answers)
 
     def classify_features(self, features: Num[np.ndarray, "b e"], mode: str = "mean") -> Float[np.ndarray, "b c"]:
         """The same of image features, whatever their norm.
@@ -122,30 +146,37 @@ class TrainedClassifier:
         Raises:
             InputError: they have another number of channels, or are zero or not finite.
         """
+        return self._answer_features(features, mode, self._probabilities)
+
+    def _answer_features(self, features: Num[np.ndarray, "b e"], mode: str, answer: AnswerOf) -> np.ndarray:
         width = self.text.features.shape[-1]
         if features.ndim != 2 or features.shape[1] != width:
             raise InputError(f"features of shape [b, {width}] are classified, not {list(features.shape)}")
         if problems := list(packs.unusable("features", features)):
             raise InputError("; ".join(problems))
         # One size for all, so that no answer depends on the others.
-        return self._predict(packs.unit(features), np.arange(len(features)), FEATURES, mode)
+        return answer(self._predict(packs.unit(features), np.arange(len(features)), FEATURES, mode), mode)
 
     def stream(self, images: Iterable[Picture], mode: str = "mean") -> Iterator[tuple[str, Answer]]:
         """Every image with p(class | image), or with the reason why it has none, in order.
 
         Memory does not grow with the number of images, and programs are compiled for a few sizes of batches only.
         """
-        numbered = ((i, make_record(image, i)) for i, image in enumerate(images))
-        return ((record.id, answer) for _, record, answer in self.classify_all(numbered, mode))
+        return ((record.id, answer) for _, record, answer in self.classify_all(_numbered(images), mode))
 
     def classify_all(
         self, images: Iterable[tuple[int, Record]], mode: str = "mean"
     ) -> Iterator[tuple[int, Record, Answer]]:
         """The same for records and their numbers among all images: every number has draws of its own."""
+        return self._answer_all(images, mode, self._probabilities)
+
+    def _answer_all(
+        self, images: Iterable[tuple[int, Record]], mode: str, answer: AnswerOf
+    ) -> Iterator[tuple[int, Record, Any]]:
         for batch in self._read_all(iter(images)):
             stop.raise_if_requested()
             readable = {i: pixels for i, _, pixels in batch if not isinstance(pixels, InputError)}
-            answers = iter(self._classify(readable, mode) if readable else ())
+            answers = iter(answer(self._classify(readable, mode), mode) if readable else ())
             for i, record, pixels in batch:
                 yield i, record, pixels if isinstance(pixels, InputError) else next(answers)
 
@@ -171,7 +202,7 @@ class TrainedClassifier:
         except InputError as error:
             return error
 
-    def _classify(self, pixels: Mapping[int, UInt8[np.ndarray, "h w 3"]], mode: str) -> Float[np.ndarray, "b c"]:
+    def _classify(self, pixels: Mapping[int, UInt8[np.ndarray, "h w 3"]], mode: str) -> Predictions:
         """Of a batch, filled up to one of a few sizes; `pixels` by the numbers of the images."""
         size = next(size for size in BATCH_SIZES if len(pixels) <= size)
         numbers, own = np.array([*pixels]), [*pixels.values()]
@@ -183,20 +214,23 @@ class TrainedClassifier:
 
     def _predict(
         self, images: Float[np.ndarray, "b *x"], numbers: Int[np.ndarray, "b"], size: int, mode: str
-    ) -> Float[np.ndarray, "b c"]:
+    ) -> Predictions:
         """Of images as the method reads them, `size` at a time; what is drawn once is kept."""
         if mode not in self._drawn:
             self._drawn[mode] = prediction.draw(
                 *(self.method, self.variables, self.frozen.theta, self.text, mode),
                 *(self.config.num_draws, self.config.seed),
             )
-        predicted = prediction.predict_drawn(
+        return prediction.predict_drawn(
             *(self.method, self.variables, self._drawn[mode], images),
             batch_size=size,
             mesh=self.frozen.mesh,
             numbers=numbers,
         )
-        return self.doubt(mode).calibrated(predicted.log_probabilities).astype(np.float32)
+
+
+def _numbered(images: Iterable[Picture]) -> Iterator[tuple[int, Record]]:
+    return ((i, make_record(image, i)) for i, image in enumerate(images))
 
 
 def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:

@@ -141,7 +141,7 @@ def _write_lines(rows: Iterable[Row], path: Path) -> None:
 def line(row: Row) -> str:
     """As a person reads it: file, class, probability, and then the others that are listed."""
     several = zip(row.get("classes", [row["class"]]), row.get("probabilities", [row["probability"]]), strict=True)
-    return "\t".join([row["path"], *(f"{name}\t{p:.1%}" for name, p in several)])
+    return "\t".join([row["path"], *(f"{plain(name)}\t{p:.1%}" for name, p in several)])
 
 
 def _write_csv(rows: Iterable[Row], path: Path) -> None:

@@ -27,7 +27,7 @@ def kept() -> Kept:
         "val": {"mean": answers_of(3)},
         "new": {"zero_shot": answers_of(CLASSES), "mean": answers_of(2 + 1)},
     }
-    return Kept(answers, {"val": ("cat", "naïve 猫", "x"), "new": ("b",)}, {"mean": 1.5}, 100.0)
+    return Kept(answers, {"val": ("cat", "naïve 猫", "x"), "new": ("b",)}, {"mean": 1.5})
 
 
 def test_a_file_comes_back_as_it_was(kept, tmp_path):
@@ -43,7 +43,7 @@ def test_a_file_comes_back_as_it_was(kept, tmp_path):
                 np.testing.assert_array_equal(x, y, err_msg=name)
                 assert name == "path" or x.dtype == y.dtype, name
     assert tuple(read.class_names["val"]) == kept.class_names["val"]
-    assert (read.temperatures, read.scale) == (kept.temperatures, kept.scale)
+    assert read.temperatures == kept.temperatures
 
 
 def test_equal_predictions_make_equal_files(kept, tmp_path):

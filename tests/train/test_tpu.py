@@ -99,7 +99,9 @@ def test_prediction_exports(name, clip, text, monkeypatch):
         run = own(stage)
 
         def both(method, *inputs):
-            made = export.export(jax.jit(lambda *x: run(method, *x)), platforms=["tpu"])(*inputs)
+            leaves, tree = jax.tree.flatten(inputs)  # export builds trees of descriptions, no arrays
+            flat = jax.jit(lambda *leaves: run(method, *jax.tree.unflatten(tree, leaves)))
+            made = export.export(flat, platforms=["tpu"])(*leaves)
             exported.append((stage, made.platforms))
             return run(method, *inputs)
 

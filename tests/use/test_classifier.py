@@ -3,14 +3,12 @@
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import commands
 import numpy as np
 import pytest
 from PIL import Image
 
-from pini_jax import predict as predicting
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets import digits
 from pini_jax.evaluate import metrics
@@ -60,7 +58,7 @@ def test_sets_and_doubt_are_those_of_the_run(workdir, classifier, test_images):
         reported["sets"]["lac"]["coverage"], abs=0.01
     )
     assert plausible.any(1).all()
-    assert doubt.unsure(probabilities).mean() == pytest.approx(reported["unsure"], abs=0.01)
+    assert classifier.unsure(paths).mean() == pytest.approx(reported["unsure"], abs=0.01)
 
 
 def test_any_size_and_mode_of_image(classifier, tmp_path):
@@ -77,15 +75,6 @@ def test_command_prints_a_line_per_image(workdir, test_images):
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == [str(path) for path in paths[:3]]
     assert all(row[1] in digits.CLASS_NAMES and row[2].endswith("%") for row in rows)
-
-
-def test_class_names_are_printed_on_their_line(monkeypatch, capsys):
-    """Whoever made the injector chose them."""
-    answer = [("a.png", np.array([0.25, 0.75]))]
-    made = SimpleNamespace(class_names=("cat", "dog\x1b[2J\n\tthe"), stream=lambda images, mode: answer)
-    monkeypatch.setattr(predict, "load_classifier", lambda *_: made)
-    predicting.main(SimpleNamespace(workdir="run", clip="", mode="mean"), ["a.png"])
-    assert capsys.readouterr().out == "a.png\tdog [2J the\t75.0%\n"
 
 
 def test_missing_injector_and_image(classifier, tmp_path):

@@ -71,6 +71,12 @@ def test_a_file_holds_the_rows(tmp_path, kind, topk):
                 np.testing.assert_array_equal(np.float32(found[key]), np.float32(row[key]))
 
 
+def test_a_class_name_stays_on_its_line():
+    """Whoever made the injector chose it."""
+    row = outputs.make_row("a.png", np.array([0.25, 0.75]), ("cat", "dog\x1b[2J\n\tthe"), 1)
+    assert outputs.line(row) == "a.png\tdog [2J the\t75.0%"
+
+
 def test_csv_and_lines(tmp_path):
     write(tmp_path / "answers.csv", topk=2)
     first, second, third = read(tmp_path / "answers.csv")

@@ -1,0 +1,40 @@
+"""A worker of a sweep whose training is a stand-in: steps that take a hundredth of a second, and checkpoints."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from pini_jax.core import stop
+from pini_jax.runs import experiment, worker
+from pini_jax.runs.worker import Options
+
+STEPS = 20
+
+
+def train_together(folders, watch):
+    """Goes on from where each run was; its result tells how many steps it took, and in which attempt it ended."""
+    for i, run in enumerate(folders):
+        run.mkdir(parents=True, exist_ok=True)
+        if (run / "result.json").exists():
+            continue
+        checkpoint = run / "checkpoint.json"
+        steps = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
+        while len(steps) < STEPS:
+            stop.raise_if_requested()
+            time.sleep(0.01)
+            steps.append(len(steps) ** 2)
+            (run / "new").write_text(json.dumps(steps))
+            os.replace(run / "new", checkpoint)
+            watch(i * STEPS + len(steps), len(folders) * STEPS)
+        (run / "result.json").write_text(json.dumps({"steps": steps}))
+
+
+def work(workdir, lease):
+    """In a process of its own."""
+    stop.listen()
+    experiment.train_together = train_together
+    try:
+        worker.work(Path(workdir), Options(lease=lease))
+    except stop.Stopped:
+        os._exit(stop.STATUS)
