@@ -80,7 +80,7 @@ def _write_run(folder: Path, result, labels, plain, logits):
         "marginal": summary(logits, SCALE),
     }
     answers = {mode: predictions.answers(paths, labels, x, 1.0) for mode, x in predicted.items()}
-    kept = predictions.Kept({"test": answers}, {"test": classes}, dict.fromkeys(predicted, 1.0), SCALE)
+    kept = predictions.Kept({"test": answers}, {"test": classes}, dict.fromkeys(predicted, 1.0))
     result |= measure(kept) | {
         "clip_sha256": "b19f1bbe" * 8,
         "num_classes": len(classes),
