@@ -1,4 +1,4 @@
-"""Plans a sweep: all runs of a config, and which of them share a compiled step.
+"""Plans a sweep: its runs, and which of them share a compiled step.
 
     pini sweep plan --config=paper_sweep:data_dir=/data --workdir=runs/paper
     pini sweep plan --config=digits --config.population='{"shots": (1, 4), "seed": (1, 2)}'

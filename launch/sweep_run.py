@@ -1,4 +1,4 @@
-"""Works on a planned sweep, beside any number of others that do the same.
+"""Works on a planned sweep, beside any number of others.
 
     pini sweep run --workdir=runs/paper
     pini sweep run --workdir=runs/paper --workers=4

@@ -1,4 +1,4 @@
-"""Encodes labelled images once: a pack of features, that runs on many machines train on.
+"""Encodes labelled images once, into a pack of features to train on.
 
     pini encode photos --clip=openai/clip-vit-base-patch16 --output=photos.npz
 
