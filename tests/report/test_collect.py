@@ -19,6 +19,7 @@ def result(shots, seed, accuracy, marginal=None, method="pini"):
     return {
         "method": method,
         "clip": "",
+        "dataset": "digits",
         "shots": shots,
         "seed": seed,
         "zero_shot": metrics(0.5),
