@@ -14,13 +14,13 @@ from pini_jax.data.datasets import digits
 
 
 def test_what_is_there_is_imported():
-    assert extras.require("json", "figures") is json
+    assert extras.require("json", "report") is json
 
 
 def test_what_is_missing_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"^matplotlib cannot be imported .*: pip install 'pini_jax\[report\]'$"):
-        extras.require("matplotlib", "figures")
+        extras.require("matplotlib", "report")
 
 
 # Instead of the packages of the extras there is nothing, as where the core alone is installed.
@@ -51,11 +51,11 @@ def test_the_core_trains_and_predicts_alone(tmp_path):
 @pytest.mark.parametrize(
     ("module", "arguments", "extra"),
     [
-        ("pini_jax.report", ["runs"], "figures"),
+        ("pini_jax.report", ["runs"], "report"),
         ("pini_jax.data", ["check", "--dataset=tfds:mnist"], "tfds"),
         ("pini_jax.main", [FEW, "--workdir=run", "--config.clip=owner/clip"], "hub"),
         ("pini_jax.main", [FEW, "--workdir=run", "--config.clip=old"], "tokenizers"),
-        ("pini_jax.tiny_clip", ["--config=tiny_clip", "--workdir=run"], "figures"),
+        ("pini_jax.tiny_clip", ["--config=tiny_clip", "--workdir=run"], "report"),
     ],
 )
 def test_what_the_core_lacks_is_one_line(tmp_path, monkeypatch, module, arguments, extra):
