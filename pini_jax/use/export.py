@@ -70,12 +70,12 @@ def write(trained: TrainedClassifier, form: str, path: Path) -> None:
 def describe(trained: TrainedClassifier, form: str, content: bytes) -> dict[str, Any]:
     """What a file does not say itself: how pixels are made, the classes, and the fields of `Doubt`."""
     frozen = trained.frozen
-    has_pixels = isinstance(frozen, FrozenTowers)
+    preprocessing = dataclasses.asdict(frozen.clip.preprocessing) if isinstance(frozen, FrozenTowers) else None
     return {
         "format": form,
         "pini_jax": pini_jax.__version__,
         "sha256": hashlib.sha256(content).hexdigest(),
-        "preprocessing": dataclasses.asdict(frozen.clip.preprocessing) if has_pixels else None,
+        "preprocessing": preprocessing,
         "class_names": trained.class_names,
         "doubt": doubt.to_json(trained.doubt()),
     }

@@ -44,7 +44,8 @@ def resnet(folder):
     tiny_clips.tokenizer().save(str(folder / "tokenizer.json"))
     sizes = open_clip.read_open_clip_config({"model_cfg": model})
     assert isinstance(sizes.image, architecture.ResNet)
-    theta = jax.tree.map(np.abs, tiny_clips.theta(sizes))  # variances are positive
+    positive = lambda path, x: np.abs(x) + 0.1 if path[-1].key == "var" else x  # noqa: E731
+    theta = jax.tree.map_with_path(positive, tiny_clips.theta(sizes))
     weights.save_weights(folder / "open_clip_model.safetensors", open_clip.scheme(sizes), theta)
     return folder
 
