@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "pini_jax.predict",
     "evaluate": "pini_jax.evaluation",
     "encode": "pini_jax.encode",
+    "export": "pini_jax.export",
     "report": "pini_jax.report.__main__",
     "sweep": "pini_jax.launch.sweep",
     "sweep plan": "pini_jax.launch.sweep_plan",

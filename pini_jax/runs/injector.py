@@ -62,28 +62,32 @@ def save_injector(path: Path, exported: Exported) -> None:
     if exported.labels:
         described["labels"] = exported.labels
     trees = {key: tree for key, tree in {**variables._asdict(), "given": exported.given}.items() if tree}
-    _write(path, flatten_dict(trees, sep="/"), described)
+    paths.write_file(path, _file(flatten_dict(trees, sep="/"), described))
 
 
 def save_embeddings(
     path: Path, embeddings: Float[np.ndarray, "c e"], logit_scale: float, class_names: Sequence[str]
 ) -> None:
-    """Writes the classes' embeddings of unit norm: p(c | x) = softmax_c(logit_scale cos(V(x), embedding_c)).
+    """Writes `embeddings_file` at once."""
+    paths.write_file(path, embeddings_file(embeddings, logit_scale, class_names))
+
+
+def embeddings_file(embeddings: Float[np.ndarray, "c e"], logit_scale: float, class_names: Sequence[str]) -> bytes:
+    """A file of the classes' embeddings of unit norm: p(c | x) = softmax_c(logit_scale cos(V(x), embedding_c)).
 
     For whatever serves a CLIP already: it needs nothing else of this project.
     """
     unit = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
-    _write(
-        path, {"embeddings": unit, "logit_scale": np.array(logit_scale, np.float32)}, {"class_names": class_names}
-    )
+    arrays = {"embeddings": unit, "logit_scale": np.array(logit_scale, np.float32)}
+    return _file(arrays, {"class_names": class_names})
 
 
-def _write(path: Path, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
+def _file(arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> bytes:
     tensors = {key: np.asarray(array, order="C") for key, array in arrays.items()}
     whole = {"format": FORMAT} | dict(described)
     # One key: the library writes several in no fixed order, and equal runs make equal files.
     metadata = {KEY: json.dumps(whole | {"sha256": digest(whole, tensors)})}
-    paths.write_file(path, safetensors.numpy.save(tensors, metadata))
+    return safetensors.numpy.save(tensors, metadata)
 
 
 def digest(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
