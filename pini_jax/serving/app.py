@@ -37,6 +37,7 @@ from pini_jax.use import outputs
 from pini_jax.use.classifier import TrainedClassifier
 from pini_jax.use.outputs import Row
 
+DEFAULT = Limits()
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 TEXT = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus
 
@@ -136,7 +137,7 @@ async def failed(request: Request, error: Exception) -> Response:
     return refused(HTTPStatus.INTERNAL_SERVER_ERROR, "the server could not answer: its log says why")
 
 
-def make_app(trained: TrainedClassifier, mode: str = "mean", limits: Limits = Limits()) -> Starlette:
+def make_app(trained: TrainedClassifier, mode: str = "mean", limits: Limits = DEFAULT) -> Starlette:
     """What uvicorn runs.
 
     Raises:
