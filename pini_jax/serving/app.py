@@ -95,7 +95,12 @@ class Service:
     async def health(self, request: Request) -> Response:
         """What is served."""
         config, doubt = self.trained.config, self.trained.doubt(self.mode)
-        said = {"status": "ok", "run": self.trained.fingerprint, "clip": config.clip, "method": config.method}
+        said: dict[str, Any] = {
+            "status": "ok",
+            "run": self.trained.fingerprint,
+            "clip": config.clip,
+            "method": config.method,
+        }
         said |= {"mode": self.mode, "classes": len(self.trained.class_names), "held_out": doubt.images}
         return JSONResponse(said | {"limits": self.limits._asdict()}, headers=HEADERS)
 

@@ -228,7 +228,7 @@ class TrainedClassifier:
     ) -> Predictions:
         """Of a batch, filled up to one of a few sizes."""
         size = next(size for size in BATCH_SIZES if len(pixels) <= size)
-        filled = np.stack([*pixels, *pixels[-1:] * (size - len(pixels))])
+        filled = np.stack([*pixels, *[pixels[-1]] * (size - len(pixels))])
         images = self.towers.clip.preprocessing.normalise(filled)
         if self.method.traits.reads == "features":
             images = np.asarray(self.towers.encode(images))
