@@ -22,6 +22,11 @@ def hidden(hide: bool = True) -> Iterator[None]:
         _hidden.reset(token)
 
 
+def is_hidden() -> bool:
+    """Whether nothing is to be shown."""
+    return _hidden.get()
+
+
 def bar(disable: bool = False, **settings: Any) -> tqdm[Any]:
     """A bar of tqdm's; nothing is shown where `disable` or `hidden` says so."""
-    return tqdm(dynamic_ncols=True, disable=disable or _hidden.get(), **settings)
+    return tqdm(dynamic_ncols=True, disable=disable or is_hidden(), **settings)

@@ -105,7 +105,7 @@ def measure_information(plain: Answers, noisy: Answers) -> Information:
         mutual_information=float((entropy - conditional).mean()),
         usable_information=float((surprise - conditional).mean()),
         standard_error=float(
-            max(np.std(x - conditional) for x in (entropy, surprise)) / np.sqrt(len(conditional))
+            max(np.std(x - conditional) for x in (entropy, surprise)) / np.sqrt(max(1, len(conditional) - 1))
         ),
     )
 

@@ -130,6 +130,9 @@ def measure(kept: Kept) -> dict[str, Any]:
         result["intervals"] = {mode: bootstrap.intervals(x) for mode, x in kept.answers["test"].items()}
         result["doubt"] = doubt.describe(kept)
     result["val"] = _metrics_of_modes(kept, "val") if "val" in kept.answers else None
+    if "val" in kept.answers:
+        plain, temperature = kept.answers["val"]["zero_shot"], kept.temperatures["zero_shot"]
+        result["val_zero_shot"] = metrics.measure(plain, temperature)._asdict()
     unseen = {
         name: {"num_classes": len(kept.class_names[name]), "num_test": len(kept.answers[name]["mean"].label)}
         | measure_test(kept, name)

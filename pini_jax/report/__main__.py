@@ -17,7 +17,8 @@ from absl import flags
 
 from pini_jax.core import command, extras, paths
 from pini_jax.core.errors import InputError
-from pini_jax.report import collect, progress
+from pini_jax.report import collect
+from pini_jax.report.unfinished import unfinished_runs
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -30,17 +31,20 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     """Writes the report, and prints where it is and what it says."""
     for package in ("pandas", "jinja2", "matplotlib"):
         extras.require(package, "report")
-    from pini_jax.report import many_runs, page  # pandas, matplotlib: only what reports waits for them
+    from pini_jax.report import many_runs, one_run, page  # pandas, matplotlib: only what reports waits for them
 
-    for name, value in (("FOLDER", folder) for folder in folders):
-        paths.refuse_scheme(name, value)
+    for folder in folders:
+        paths.refuse_scheme("FOLDER", folder)
     tops = [Path(folder) for folder in folders]
-    collected, unfinished = collect.collect(tops), progress.unfinished_runs(tops)
+    collected, unfinished = collect.collect(tops), unfinished_runs(tops)
     if not collected.entries and not unfinished:
         raise InputError(f"there is no run in {', '.join(folders)}: a run writes config.json first")
     output = Path(values.output or Path(folders[0], "report"))
     output.mkdir(parents=True, exist_ok=True)
-    whole, markdown = many_runs.report(collected, unfinished, output)
+    if len(collected.entries) == 1 and not unfinished:
+        whole, markdown = one_run.report(collected.entries[0], output)
+    else:
+        whole, markdown = many_runs.report(collected, unfinished, output)
     paths.write_file(output / "report.md", markdown)
     paths.write_file(output / "report.html", page.render(whole))
     print(markdown)

@@ -76,9 +76,12 @@ def collect(folders: Sequence[Path]) -> Collected:
     left_out: dict[Path, str] = {}
     for top in folders:
         chosen = (top / "comparison.json").exists()
-        below[top] = [_entry(folder, label, chosen) for folder, label in _labels(top, chosen).items()]
+        found = [_entry(folder, label, chosen) for folder, label in _labels(top, chosen).items()]
+        below[top] = [entry for entry in found if entry.result["test"] is not None]
+        # As a program's own `Classifier.fit(..., workdir=)` has none.
+        left_out |= {entry.folder: "no test images" for entry in found if entry.result["test"] is None}
         if chosen:
-            others = {file.parent for file in top.glob("**/result.json")} - {x.folder for x in below[top]}
+            others = {file.parent for file in top.glob("**/result.json")} - {x.folder for x in found}
             left_out |= dict.fromkeys(sorted(others), "not chosen by validation")
     kept, repeats = _without_repeats(_named_by_folder(below))
     return Collected(_told_apart(kept), left_out | repeats)

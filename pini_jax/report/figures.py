@@ -124,7 +124,7 @@ def _apart(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Seque
         for height in plain.values():
             axes.axhline(height, color="black", linestyle=":", linewidth=0.8)
         _line(axes, curve, {"color": COLOURS[0], "marker": "o"})
-        axes.set_title(wrapped(label), fontsize=6, pad=2)
+        axes.set_title(wrapped(label, 18), fontsize=6, pad=2)
         _axes_of_shots(axes, shots)
     for axes in grid.flat[max(0, len(curves) - columns) : len(curves)]:
         axes.tick_params(labelbottom=True)
@@ -268,7 +268,7 @@ def reliability_figure(entries: Sequence[Entry]) -> Drawn:
         for bins, look in zip(modes_of_label.values(), lines(), strict=False):
             reliability_line(axes, bins, look)
         errors = ", ".join(f"{calibration_error(bins):.3f}" for bins in modes_of_label.values())
-        axes.set_title(f"{wrapped(label)}\nECE {errors}", fontsize=6, pad=2)
+        axes.set_title(f"{wrapped(label, 18)}\nECE {errors}", fontsize=6, pad=2)
         axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
         axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
     if any(len(modes) > 1 for modes in panels.values()):

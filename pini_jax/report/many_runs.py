@@ -14,7 +14,7 @@ from pini_jax.report import figures, outcomes, page, statistics, style, tables
 from pini_jax.report.collect import Collected, Entry, by_label, by_place
 from pini_jax.report.outcomes import PLAIN, Comparison
 from pini_jax.report.page import Block, Items, Page, Section, Table, Text
-from pini_jax.report.progress import FAILED, NOT_BEGUN, UNDER_WAY, Unfinished
+from pini_jax.report.unfinished import FAILED, NOT_BEGUN, UNDER_WAY, Unfinished
 
 SHOWN = 12  # rows of a table that is not folded
 

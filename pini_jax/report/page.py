@@ -45,8 +45,13 @@ class Code(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure, with its file in it."""
+    """A figure, with its file in it.
 
+    Attributes:
+        name: of the file beside the page.
+    """
+
+    name: str
     title: str
     text: str
     alt: str
@@ -139,7 +144,9 @@ def picture(drawn: Drawn, file: Path) -> Picture:
     """A figure with its PNG."""
     with Image.open(file) as image:
         width, height = (round(x * CSS_DOTS / DOTS) for x in image.size)
-    return Picture(drawn.title, drawn.text, drawn.alt, data_uri(file.read_bytes(), "image/png"), width, height)
+    return Picture(
+        file.name, drawn.title, drawn.text, drawn.alt, data_uri(file.read_bytes(), "image/png"), width, height
+    )
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -9,8 +9,8 @@ images would have been harder. So the mean varies by
 with `d_i` the mean over seeds, `d_s` that over n images, and s^2 the variance of `d_s`. Images are resampled by
 the Bayesian bootstrap (weights w uniform on the simplex). Three seeds are too few to be resampled: what they add
 to the variance is multiplied by draws t of Student's distribution instead. They are few even for an estimate of
-s^2, so that all comparisons lend each other theirs as far as they agree (`moderated`), which adds to the degrees of
-freedom. A test between equal methods then rejects at its level (`tests/report/test_statistics.py`).
+s^2, so that all comparisons lend each other theirs as far as they agree (`moderated`), which adds to the degrees
+of freedom. A test between equal methods then rejects at its level (`tests/report/test_statistics.py`).
 
 Every standard deviation of a report is that of a sample: its sum of squares is divided by n - 1.
 """

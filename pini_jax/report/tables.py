@@ -26,7 +26,7 @@ from pini_jax.evaluate.prediction import MODES
 from pini_jax.report import statistics
 from pini_jax.report.collect import Collected, Entry, by_label, by_plain_label, by_shots
 from pini_jax.report.outcomes import Comparison
-from pini_jax.report.progress import Unfinished
+from pini_jax.report.unfinished import Unfinished
 
 PLACE = ["dataset", "clip", "weights"]
 # Of result.json; what else it measures is added as it is.

@@ -22,7 +22,7 @@ def table(result: Result, num_draws: int) -> str:
     rows = {"zero-shot CLIP": result["zero_shot"]} | titled(result, num_draws)
     seconds = result["seconds"]
     steps = f"{result['steps']:,} steps" if result["steps"] else "no steps: it is solved for"
-    rate = f" ({result['steps_per_second']:,.0f} per second)" if result["steps_per_second"] >= 1 else ""
+    rate = f", {result['steps_per_second']:,.0f} per second" if result["steps_per_second"] >= 1 else ""
     lines = [
         f"{plain(result['dataset'])} on {plain(result['clip'] or 'given features')}: {result['shots']} shots, "
         f"seed {result['seed']}, {result['num_test']} test images",
@@ -46,7 +46,7 @@ def titled(result: Result, num_draws: int) -> dict[str, Mapping[str, Any]]:
         return {result["method"]: test["mean"]}
     if test["mean"] == test["sample"] == test["marginal"]:
         return {"PiNI": test["mean"]}
-    names = "PiNI, mean noise", "PiNI, one draw", f"PiNI, {num_draws} draws"
+    names = "PiNI, mean noise", "PiNI, one sample", f"PiNI, {num_draws} samples"
     return {name: test[mode] for name, mode in zip(names, MODES, strict=True)}
 
 
@@ -67,8 +67,8 @@ def warnings(result: Result) -> list[str]:
             f"zero-shot is near chance ({plain:.1%} of {classes} classes): tiny_clip knows letters and digits "
             "alone; for photographs choose another with --config.clip"
         )
-    if (val := result.get("val")) and (before := (val.get("zero_shot") or {}).get("accuracy")) is not None:
-        after = val["mean"]["accuracy"]
+    if result.get("val") and "val_zero_shot" in result:
+        before, after = result["val_zero_shot"]["accuracy"], result["val"]["mean"]["accuracy"]
         if after < before:
             found.append(
                 f"on validation images it is below zero-shot CLIP ({after:.1%}, {before:.1%}): "

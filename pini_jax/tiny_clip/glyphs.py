@@ -110,7 +110,7 @@ def _fields(font: str) -> np.ndarray:
 
 def _draw(font: str, character: str) -> np.ndarray:
     """Ink as booleans [4 h, 4 w], the glyph's box in the middle, its longer side 4 h / 1.5."""
-    path = Path(extras.require("matplotlib", "figures").get_data_path(), "fonts", "ttf", f"{font}.ttf")
+    path = Path(extras.require("matplotlib", "report").get_data_path(), "fonts", "ttf", f"{font}.ttf")
     page = Image.new("L", (512, 512))
     ImageDraw.Draw(page).text((128, 128), character, 255, ImageFont.truetype(path, 160))
     glyph = page.crop(page.getbbox())

@@ -14,9 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
-from tqdm import tqdm
 
-from pini_jax.core import progress as bars
 from pini_jax.core import stop
 from pini_jax.methods.method import Batch
 from pini_jax.methods.objective import Parts
@@ -24,6 +22,7 @@ from pini_jax.task.run import Reader, Run
 from pini_jax.train import lanes as lanes_of_runs
 from pini_jax.train import memory
 from pini_jax.train.lanes import Fixed, Lanes, Step
+from pini_jax.train.progress import Progress
 from pini_jax.train.recorder import Recorder
 from pini_jax.train.schedule import Turn, num_busy_lanes, timetable
 from pini_jax.train.step import Constants, TrainState, constants_of
@@ -102,14 +101,14 @@ def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> N
     Raises:
         Stopped: somebody asked for it; everything is saved.
     """
-    with progress(sum(group.lengths), done=sum(group.starts)) as bar:
+    with Progress(sum(group.lengths), done=sum(group.starts)) as progress:
         for turns, batch in ticks(group):
             lanes = enter(group, lanes, turns)
             lanes, parts = step(lanes, batch)
-            bar.update(sum(turn is not None for turn in turns))
-            watch(bar.n, bar.total)
+            progress.queue(parts.loss, sum(turn is not None for turn in turns))
+            watch(progress.done, progress.total)
             stopping = stop.requested()
-            record(group, lanes, turns, parts, bar, save_all=stopping)
+            record(group, lanes, turns, parts, progress, save_all=stopping)
             if stopping:
                 raise stop.Stopped
 
@@ -125,7 +124,7 @@ def enter(group: Group, lanes: Lanes, turns: Turns) -> Lanes:
     return lanes
 
 
-def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, bar: tqdm, save_all: bool) -> None:
+def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: Progress, save_all: bool) -> None:
     """Writes what is due after a step: lines of metrics.jsonl, checkpoints.
 
     Args:
@@ -139,16 +138,10 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, bar: tqdm, sa
             recorder.first_loss = parts.loss[lane]
         if recorder.logs(done):
             loss, accuracy = float(parts.loss[lane]), float(parts.accuracy[lane])
-            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
+            progress.say(loss, accuracy)
             recorder.write(done, loss, accuracy)
         if recorder.problem is None and (recorder.saves(done) or save_all):
             recorder.save(done, lanes_of_runs.take(lanes, lane))
-
-
-def progress(total: int, done: int) -> tqdm:
-    """A bar of steps, in the first process."""
-    hidden = jax.process_index() > 0
-    return bars.bar(total=total, initial=done, unit="step", desc="training", disable=hidden)
 
 
 # ----------------------------------------------------------------------------------------------- runs side by side

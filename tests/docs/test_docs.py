@@ -16,6 +16,9 @@ REASONS = (
     "needs a network",
     "needs PyTorch",
     "takes minutes",
+    "needs a cluster",
+    "needs a cloud",
+    "needs the extras",
 )
 RUNNABLE, SHOWN = ("sh", "python"), ("text", "bibtex")
 WITH_COMMANDS = [page for page in PAGES if any(block.language in RUNNABLE for block in pages.blocks(page))]

@@ -88,7 +88,7 @@ def test_information_by_a_loop():
     assert found.conditional_entropy == pytest.approx(np.mean(conditional), rel=1e-6)
     assert found.mutual_information == pytest.approx(np.mean(entropy) - np.mean(conditional), rel=1e-5)
     assert found.usable_information == pytest.approx(np.mean(surprise) - np.mean(conditional), rel=1e-5)
-    spreads = [np.std(np.subtract(x, conditional)) for x in (entropy, surprise)]
+    spreads = [np.std(np.subtract(x, conditional), ddof=1) for x in (entropy, surprise)]
     assert found.standard_error == pytest.approx(max(spreads) / len(labels) ** 0.5, rel=1e-5)
 
 

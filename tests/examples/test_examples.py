@@ -48,7 +48,7 @@ def test_a_run_with_a_plug_in_is_made_and_predicts_in_a_new_process(name, tmp_pa
     assert printed.split("\t")[1] in digits.CLASS_NAMES
 
 
-@pytest.mark.parametrize("name", [*PLUGINS, "own_training"])
+@pytest.mark.parametrize("name", [*PLUGINS, "own_training", "photos", "features", "ray_predict"])
 def test_an_example_fits_on_a_screen(name):
     lines = (ROOT / "examples" / f"{name}.py").read_text().splitlines()
     assert len(lines) <= 65
@@ -57,6 +57,25 @@ def test_an_example_fits_on_a_screen(name):
 def test_ones_own_training_loop_learns():
     main = runpy.run_path(str(ROOT / "examples" / "own_training.py"))["main"]
     assert main(steps=100) > 0.85  # 75 % before
+
+
+def test_photos_in_a_folder_are_classified(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    data = digits.load_digits()
+    for record in [record for record in data.train if record.label < 3][:48]:
+        file = tmp_path / "photos" / data.class_names[record.label] / f"{record.id.replace('/', '_')}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(record.source)
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(ROOT / "examples" / "photos.py"))["main"]
+    assert main("photos", "tiny_clip", method="tip_adapter") > 0.8
+    assert len(capsys.readouterr().out.splitlines()) == 3 and Path("photos.safetensors").exists()
+
+
+def test_settings_are_searched_on_features_in_memory():
+    pytest.importorskip("sklearn")
+    main = runpy.run_path(str(ROOT / "examples" / "features.py"))["main"]
+    assert main(shots=4) > 0.75  # as before
 
 
 def test_a_changed_plug_in_is_named(caplog):

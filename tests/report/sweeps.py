@@ -107,3 +107,14 @@ def _write_run(folder: Path, result, labels, plain, logits):
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_result(folder, result)
+
+
+def interrupt(under_way: Path, failed: Path) -> None:
+    """Takes the results of two runs away: one had not come to its end, and one had diverged."""
+    for folder in (under_way, failed):
+        (folder / "result.json").unlink()
+    lines = (under_way / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (under_way / "metrics.jsonl").write_text("".join(lines[:10]) + '{"step": 220, "lo')
+    config = json.loads((under_way / "config.json").read_text())
+    (under_way / "config.json").write_text(json.dumps(config | {"batch_size": 7, "optim": {"epochs": 150}}))
+    (failed / "failure.json").write_text(json.dumps({"reason": "the loss is nan"}))

@@ -19,6 +19,7 @@ def result(shots, seed, accuracy, marginal=None, method="pini"):
     return {
         "method": method,
         "clip": "",
+        "dataset": "digits",
         "shots": shots,
         "seed": seed,
         "zero_shot": metrics(0.5),
@@ -120,3 +121,11 @@ def test_runs_that_were_not_chosen_are_named(runs):
     (runs / "comparison.json").write_text(json.dumps({"first-0.1-1-1": {"contender": "noise"}}))
     left_out = collection.collect([runs]).left_out
     assert len(left_out) == 11 and set(left_out.values()) == {"not chosen by validation"}
+
+
+def test_a_run_without_test_images_does_not_count(runs):
+    """As of `Classifier.fit`, which is given images for training alone."""
+    write(runs / "of a program", result(1, 1, 0.9) | {"zero_shot": None, "test": None})
+    collected = collection.collect([runs])
+    assert collected.left_out == {runs / "of a program": "no test images"}
+    assert len(collected.entries) == 12

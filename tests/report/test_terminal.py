@@ -40,8 +40,8 @@ def test_table_holds_every_number():
         "0.062",
         "23,488",
         "0.19 MB",
-        "one draw",
-        "32 draws",
+        "one sample",
+        "32 samples",
         "train 2.0",
         "0.375 nats (+- 0.010) less surprised",
     ):
@@ -100,7 +100,7 @@ def test_what_can_hardly_be_meant_is_said():
     (warning,) = terminal.warnings(plain(0.7, zero_shot=chance))
     assert "near chance" in warning and "--config.clip" in warning
     assert not terminal.warnings(plain(0.7, zero_shot=chance, clip="openai/clip-vit-base-patch16"))
-    val = {"mean": {"accuracy": 0.6}, "zero_shot": {"accuracy": 0.7}}
-    (warning,) = terminal.warnings(plain(0.7, val=val))
+    before = {"accuracy": 0.7}
+    (warning,) = terminal.warnings(plain(0.7, val={"mean": {"accuracy": 0.6}}, val_zero_shot=before))
     assert "below zero-shot CLIP (60.0%, 70.0%)" in warning
-    assert not terminal.warnings(plain(0.7, val={**val, "mean": {"accuracy": 0.7}}))
+    assert not terminal.warnings(plain(0.7, val={"mean": {"accuracy": 0.7}}, val_zero_shot=before))

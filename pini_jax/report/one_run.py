@@ -1,0 +1,302 @@
+"""The report of one run: what it gets wrong, how sure it is, how it was trained, and how to do it again."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from PIL import Image, ImageOps
+
+from pini_jax.core.errors import InputError
+from pini_jax.core.paths import read_object
+from pini_jax.core.wording import plain
+from pini_jax.data.datasets import sources
+from pini_jax.data.datasets.records import Record, open_image
+from pini_jax.evaluate import metrics
+from pini_jax.evaluate.predictions import Answers, read_predictions
+from pini_jax.methods import registry
+from pini_jax.report import noise_figures, page, run_figures, style, tables, terminal
+from pini_jax.report.collect import Entry
+from pini_jax.report.page import Block, Code, Gallery, Items, Page, Picture, Section, Table, Text, Thumbnail
+from pini_jax.report.style import Drawn
+from pini_jax.use import classifier as classifiers
+
+SHOWN = 24  # images of a gallery
+SIDE = 96  # pixels of a thumbnail
+CONFUSED = 10  # pairs of classes that are listed
+
+
+class Tested(NamedTuple):
+    """The test images of a run with what it answered, by the mean.
+
+    Attributes:
+        confidence: calibrated, of the likeliest class.
+        temperature: that it was calibrated with.
+    """
+
+    answers: Answers
+    names: Sequence[str]
+    confidence: Float[np.ndarray, "b"]
+    temperature: float
+
+    @property
+    def counts(self) -> Int[np.ndarray, "c c"]:
+        """The confusion matrix."""
+        return metrics.confusion(self.answers, len(self.names))
+
+
+def report(entry: Entry, output: Path) -> tuple[Page, str]:
+    """Writes tables and figures to a folder, and returns the page and the Markdown that show them."""
+    tested = read_tested(entry)
+    sections = [Section("In numbers", [_numbers(entry), *map(Text, terminal.warnings(entry.result))])]
+    with style.styled():
+        if tested is not None:
+            sections.append(Section("What is taken for what", _confusion(tested, output)))
+            sections.append(Section("Images to look at", _galleries(tested, _records(entry))))
+        sections.append(Section("How sure it is", [_saved(run_figures.reliability_figure(entry), output)]))
+        if (training := run_figures.training_figure(entry.folder)) is not None:
+            sections.append(Section("Training", [_saved(training, output)]))
+        sections.append(Section("The noise", _noise(entry, output)))
+    sections += [Section("What was read", _read(entry)), Section("How to run it again", _again(entry))]
+    whole = Page(f"{entry.label}: {entry.result['dataset']}", lead(entry, tested), sections)
+    tables.write(tables.runs_frame([entry]), output, "runs")
+    return whole, markdown(whole)
+
+
+def read_tested(entry: Entry) -> Tested | None:
+    """The test images that have a label; None of a run that kept no predictions.
+
+    Raises:
+        InputError: they do not match their hash.
+    """
+    if (sha256 := entry.result.get("predictions_sha256")) is None:
+        return None
+    kept = read_predictions(entry.folder / "predictions.parquet", sha256)
+    answers = kept.of_modes("test")["mean"].labelled()
+    temperature = kept.temperatures["mean"]
+    confidence = np.exp(answers.calibrated(temperature)[:, 0])
+    return Tested(answers, kept.class_names["test"], confidence, temperature)
+
+
+def lead(entry: Entry, tested: Tested | None) -> str:
+    """What a run says, in plain words."""
+    result = entry.result
+    accuracy, before = result["test"]["mean"]["accuracy"], result["zero_shot"]["accuracy"]
+    number = result["num_test"]
+    said = [
+        f"{round(accuracy * number):,} of {number:,} test images are right; without training {before:.0%} were."
+    ]
+    if tested is not None and (pairs := confused(tested)):
+        (name, other, count), images = pairs[0], tested.counts.sum(1)
+        of = images[list(tested.names).index(name)]
+        said.append(f"Class {name} is most often taken for {other} ({count} of {of}).")
+    if result["clip"] == "tiny_clip":
+        said.append("These weights know only letters and digits.")
+    return " ".join(said)
+
+
+def confused(tested: Tested) -> list[tuple[str, str, int]]:
+    """(class, what it is taken for, how often), the most often first."""
+    wrong = tested.counts - np.diag(np.diag(tested.counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [(tested.names[a], tested.names[b], int(wrong[a, b])) for a, b in pairs if wrong[a, b]]
+
+
+# ------------------------------------------------------------------------------------------------ sections
+
+
+def _saved(drawn: Drawn, output: Path) -> Picture:
+    return page.picture(drawn, style.save(drawn, output))
+
+
+def _numbers(entry: Entry) -> Table:
+    """Plain CLIP and every way of prediction."""
+    result = entry.result
+    measures = {
+        "accuracy": "accuracy, %",
+        "balanced_accuracy": "balanced accuracy",
+        "macro_f1": "macro-F1",
+        "nll": "NLL",
+        "ece": "ECE",
+        "calibrated_nll": "calibrated NLL",
+        "calibrated_ece": "calibrated ECE",
+    }
+    rows = {"zero-shot CLIP": result["zero_shot"]} | terminal.titled(
+        result, int(entry.settings.get("num_draws", 0))
+    )
+    known = [name for name in measures if all(name in row for row in rows.values())]
+    cells = {
+        title: [f"{100 * row[name]:.1f}" if name == "accuracy" else f"{row[name]:.3f}" for name in known]
+        for title, row in rows.items()
+    }
+    frame = pd.DataFrame.from_dict(cells, orient="index", columns=[measures[name] for name in known])
+    text = f"{result['num_test']:,} test images. {_sentence(terminal.told(result))} NLL in nats; calibrated: at a "
+    text += "temperature fitted on images that nothing was trained on."
+    return Table("Test images", text, frame.rename_axis("predicted by"))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _confusion(tested: Tested, output: Path) -> list[Block]:
+    found = metrics.by_class(tested.counts)
+    classes = pd.DataFrame(
+        {"class": tested.names, "images": found.images, "precision": found.precision, "recall": found.recall}
+    )
+    tables.write(classes, output, "classes")
+    matrix = pd.DataFrame(tested.counts, index=list(tested.names), columns=list(map(str, tested.names)))
+    tables.write(matrix.rename_axis("class").reset_index(), output, "confusion")
+    pairs = pd.DataFrame(confused(tested), columns=["class", "taken for", "images"]).set_index("class")
+    blocks: list[Block] = [_saved(run_figures.confusion_figure(tested.counts, tested.names), output)]
+    if len(pairs):
+        blocks.append(Table("Most often confused", "", pairs))
+    shown = classes.assign(
+        precision=classes["precision"].map(_percent), recall=classes["recall"].map(_percent)
+    ).set_index("class")
+    text = "Precision: of what is taken for the class, the share that is right. Recall: of its images, the share."
+    return [*blocks, Table("By class", text, shown, folded=len(shown) > run_figures.NAMED)]
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{share:.0%}"
+
+
+def _galleries(tested: Tested, records: Mapping[str, Record]) -> list[Block]:
+    """The surest mistakes, and the least sure of all."""
+    wrong = np.flatnonzero(tested.answers.predicted != tested.answers.label)
+    surest = wrong[np.argsort(-tested.confidence[wrong], kind="stable")][:SHOWN]
+    least = np.argsort(tested.confidence, kind="stable")[:SHOWN]
+    blocks: list[Block] = []
+    for title, chosen, of in (
+        ("Surest mistakes", surest, len(wrong)),
+        ("Least sure", least, len(tested.confidence)),
+    ):
+        if len(chosen):
+            text = (
+                f"{len(chosen)} of {of:,}. What was predicted, with the calibrated probability, and what is right."
+            )
+            blocks.append(Gallery(title, text, [_thumbnail(tested, i, records) for i in chosen]))
+    return blocks or [Text("There is no mistake.")]
+
+
+def _thumbnail(tested: Tested, number: int, records: Mapping[str, Record]) -> Thumbnail:
+    answers = tested.answers
+    name = answers.path[number]
+    predicted, right = (tested.names[x[number]] for x in (answers.predicted, answers.label))
+    said = f"{predicted}, {tested.confidence[number]:.0%}" + ("" if predicted == right else f"; is {right}")
+    source = _small(records[name]) if name in records else ""
+    return Thumbnail(name, said, f"Test image of {right}, taken for {predicted}", source)
+
+
+def _small(record: Record) -> str:
+    """The image as a square of a page; nothing where it cannot be read any more."""
+    try:
+        image = open_image(record)
+    except (InputError, OSError):
+        return ""
+    # What has fewer pixels keeps them as squares that can be seen.
+    how = Image.Resampling.BICUBIC if max(image.size) > SIDE else Image.Resampling.NEAREST
+    square = ImageOps.pad(image, (SIDE, SIDE), how, color="white")
+    content = io.BytesIO()
+    square.save(content, "JPEG", quality=80)
+    return page.data_uri(content.getvalue(), "image/jpeg")
+
+
+def _records(entry: Entry) -> dict[str, Record]:
+    """The test images by their names, where they still are."""
+    dataset = str(entry.settings.get("dataset", ""))
+    try:
+        if not sources.has_images(dataset):
+            return {}
+        found = sources.load_dataset(dataset, str(entry.settings.get("data_dir", "")))
+    except (InputError, OSError):
+        return {}
+    return {record.id: record for record in found.test}
+
+
+def _noise(entry: Entry, output: Path) -> list[Block]:
+    """Figures of the noise, or why there are none."""
+    if not registry.makes_noise(entry.result["method"]):
+        return [Text("This method makes none.")]
+    if not entry.result["clip"]:
+        return [
+            Text("It was trained on features made elsewhere: there are no tokens and no images to show it on.")
+        ]
+    try:
+        drawn = noise_figures.draw(classifiers.load_classifier(entry.folder))
+    except (InputError, OSError) as error:
+        return [Text(f"It cannot be shown here: {plain(error)}.")]
+    return [_saved(x, output) for x in drawn] or [Text("It is on features alone, which cannot be seen.")]
+
+
+def _read(entry: Entry) -> list[Block]:
+    result = entry.result
+    said = [
+        f"{result['num_classes']} classes of {result['dataset']}, with {result['clip'] or 'given features'}.",
+        f"{result['num_train']:,} training images ({result['shots']} per class, seed {result['seed']}).",
+        f"{result['num_test']:,} test images, which chose nothing.",
+    ]
+    path = entry.folder / "selection.json"
+    selection = read_object(path) if path.exists() else {}
+    if val := selection.get("val"):
+        said.append(f"{len(val):,} validation images.")
+    left_out = selection.get("left_out", {})
+    said.append(
+        f"{len(left_out):,} images could not be read and are left out." if left_out else "Nothing was left out."
+    )
+    blocks: list[Block] = [Items(said)]
+    if left_out:
+        frame = pd.DataFrame(left_out.items(), columns=["image", "why"]).set_index("image")
+        blocks.append(Table("Images left out", "", frame, folded=True))
+    return blocks
+
+
+def _again(entry: Entry) -> list[Block]:
+    """The command that began it, what it ran with, and how its folder is used."""
+    path = entry.folder / "provenance.json"
+    origin = read_object(path) if path.exists() else {}
+    folder = shlex.quote(str(entry.folder))
+    commands = [f"pini reproduce {folder}", f"pini predict --workdir={folder} IMAGE ..."]
+    blocks: list[Block] = []
+    if command := origin.get("command"):
+        blocks += [Text("It was begun by"), Code(shlex.join(command))]
+    blocks += [
+        Text("It is made again and held against this result, and used on images, by"),
+        Code("\n".join(commands)),
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in entry.result["versions"].items())
+    commit = f" Commit {origin['commit']}." if origin.get("commit") else ""
+    return [*blocks, Text(f"{entry.result['device']}; {versions}.{commit}"), _settings(entry)]
+
+
+def _settings(entry: Entry) -> Table:
+    frame = pd.DataFrame([(key, str(x)) for key, x in entry.settings.items()], columns=["setting", "value"])
+    return Table("All settings", "", frame.set_index("setting"), folded=True)
+
+
+def markdown(whole: Page) -> str:
+    """What of a page is words, tables and figures' names."""
+    parts = [f"# {whole.title}", whole.lead]
+    for section in whole.sections:
+        parts.append(f"## {section.title}")
+        for block in section.blocks:
+            match block:
+                case Text():
+                    parts.append(block.text)
+                case Items():
+                    parts.append("\n".join(f"- {item}" for item in block.items))
+                case Code():
+                    parts.append("\n".join(f"    {line}" for line in block.text.splitlines()))
+                case Table() if not block.folded:
+                    parts.append(tables.markdown(block.title, block.frame))
+                case Picture():
+                    parts.append(f"![{block.alt}]({block.name})\n\n{block.text}")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,26 @@
+"""What a sweep still lacks."""
+
+import json
+
+import sweeps
+
+from pini_jax.report.unfinished import FAILED, NOT_BEGUN, UNDER_WAY, Unfinished, unfinished_runs
+
+
+def test_what_is_finished_is_not_listed_and_all_else_is(tmp_path):
+    sweeps.write_sweep(tmp_path, sweeps.NAMES[:1], shots=(1, 4), seeds=(1, 2), images=40)
+    under_way, failed = tmp_path / "00-shots_1-seed_1", tmp_path / "00-shots_4-seed_2"
+    sweeps.interrupt(under_way, failed)
+    planned = json.loads((tmp_path / "population.json").read_text()) | {"00-shots_16-seed_1": {}}
+    (tmp_path / "population.json").write_text(json.dumps(planned))
+    # 20 images in batches of 7 are two steps of 150 epochs; the last line was cut off.
+    assert unfinished_runs([tmp_path]) == [
+        Unfinished(under_way, UNDER_WAY, 200, 300),
+        Unfinished(failed, FAILED, reason="the loss is nan"),
+        Unfinished(tmp_path / "00-shots_16-seed_1", NOT_BEGUN),
+    ]
+
+
+def test_a_run_that_has_just_begun_has_no_steps_yet(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert unfinished_runs([tmp_path]) == [Unfinished(tmp_path, UNDER_WAY)]
