@@ -55,10 +55,10 @@ def png(size: tuple[int, int]) -> bytes:
 
 
 def fit(folder: Path) -> Path:
-    """The injector of a classifier of ten classes, a grey picture each."""
-    pictures = [np.full((64, 64, 3), 20 * i, np.uint8) for i in range(10)]
+    """The injector of a classifier of ten classes, eight grey pictures each."""
+    pictures = [np.full((64, 64, 3), 20 * (i % 10) + i // 10, np.uint8) for i in range(80)]
     fitted = Classifier("tiny_clip", method="tip_adapter", views=1).fit(
-        pictures, [f"class {i}" for i in range(10)]
+        pictures, [f"class {i % 10}" for i in range(80)]
     )
     fitted.save(folder / "injector.safetensors")
     return folder / "injector.safetensors"
