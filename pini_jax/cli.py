@@ -17,6 +17,7 @@ from pini_jax.core.errors import did_you_mean
 COMMANDS = {
     "train": "pini_jax.main",
     "predict": "pini_jax.predict",
+    "serve": "pini_jax.serve",
     "evaluate": "pini_jax.evaluation",
     "encode": "pini_jax.encode",
     "export": "pini_jax.export",

@@ -16,7 +16,7 @@ from pini_jax.core.errors import UsageError
 LINES = {
     ("--config=configs/nothing.py", "--workdir=run"): "no config file 'configs/nothing.py'",
     ("--config=configs/digits.py:shts=4", "--workdir=run"): "did you mean 'shots'?",
-    ("--config=configs/digits.py:shots=abc", "--workdir=run"): "cannot be casted to type <class 'int'>",
+    ("--config=configs/digits.py:shots=abc", "--workdir=run"): "shots is of type int",
     ("--config=configs/digits.py", "--workdir=run", "--config.shts=4"): 'Did you mean "shots"',
     ("--config=configs/digits.py", "--workdir=run", "--config.shots=abc"): "'abc'",
     ("--config=configs/digits.py", "--workdir="): "--workdir must be given",

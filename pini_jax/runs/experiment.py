@@ -144,7 +144,8 @@ def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[s
     if wrong := [key for key, x in numbers.items() if not np.isfinite(x).all()]:
         recorder.fail(f"what was learned gives no numbers ({listed(wrong)})")
         return None
-    sha256 = predictions.write_predictions(run.workdir / "predictions.parquet", kept)
+    file = run.workdir / "predictions.parquet"
+    sha256 = predictions.write_predictions(file, kept) if kept.answers else None
     export(run, recorder.state.variables, doubt.doubts(kept))
     steps = run.num_steps - recorder.start
     result = describe_run(run) | evaluated

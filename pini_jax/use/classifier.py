@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -50,6 +50,13 @@ AHEAD = 2  # batches of images that are read while one is classified
 Answer = Float[np.ndarray, "c"] | InputError
 AnswerOf = Callable[[Predictions, str], np.ndarray]  # of a mode
 Pixels = UInt8[np.ndarray, "h w 3"] | InputError
+
+
+class Classified(NamedTuple):
+    """Images of one batch: p(class | image), and whether each may be of none of the classes."""
+
+    probabilities: Float[np.ndarray, "b c"]
+    unsure: Bool[np.ndarray, "b"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +183,9 @@ class TrainedClassifier:
         for batch in self._read_all(iter(images)):
             stop.raise_if_requested()
             readable = {i: pixels for i, _, pixels in batch if not isinstance(pixels, InputError)}
-            answers = iter(answer(self._classify(readable, mode), mode) if readable else ())
+            answers = iter(
+                answer(self._classify([*readable], [*readable.values()], mode), mode) if readable else ()
+            )
             for i, record, pixels in batch:
                 yield i, record, pixels if isinstance(pixels, InputError) else next(answers)
 
@@ -185,7 +194,7 @@ class TrainedClassifier:
         size, pool = BATCH_SIZES[-1], ThreadPoolExecutor(THREADS)
 
         def submit(number: int) -> Iterator[tuple[int, Record, Future[Pixels]]]:
-            return ((i, record, pool.submit(self._read, record)) for i, record in itertools.islice(images, number))
+            return ((i, record, pool.submit(self.read, record)) for i, record in itertools.islice(images, number))
 
         ahead = deque(submit((AHEAD + 1) * size))
         try:
@@ -196,21 +205,34 @@ class TrainedClassifier:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, record: Record) -> Pixels:
+    def read(self, record: Record) -> Pixels:
+        """The view that is classified, or why there is none."""
         try:
             return view_pixels(record, self.towers.clip.preprocessing, None, 0, 0, 0)
         except InputError as error:
             return error
 
-    def _classify(self, pixels: Mapping[int, UInt8[np.ndarray, "h w 3"]], mode: str) -> Predictions:
-        """Of a batch, filled up to one of a few sizes; `pixels` by the numbers of the images."""
+    def classify_pixels(
+        self, numbers: Sequence[int], pixels: Sequence[UInt8[np.ndarray, "h w 3"]], mode: str = "mean"
+    ) -> Classified:
+        """Images that were read, of one caller or of many: from one to the greatest of `BATCH_SIZES`.
+
+        Args:
+            numbers: of each among its caller's images, as in `classify_all`; two may be alike.
+        """
+        predicted = self._classify(numbers, pixels, mode)
+        return Classified(self._probabilities(predicted, mode), self._unsure(predicted, mode))
+
+    def _classify(
+        self, numbers: Sequence[int], pixels: Sequence[UInt8[np.ndarray, "h w 3"]], mode: str
+    ) -> Predictions:
+        """Of a batch, filled up to one of a few sizes."""
         size = next(size for size in BATCH_SIZES if len(pixels) <= size)
-        numbers, own = np.array([*pixels]), [*pixels.values()]
-        filled = np.stack(own + own[-1:] * (size - len(own)))
+        filled = np.stack([*pixels, *[pixels[-1]] * (size - len(pixels))])
         images = self.towers.clip.preprocessing.normalise(filled)
         if self.method.traits.reads == "features":
             images = np.asarray(self.towers.encode(images))
-        return self._predict(images[: len(own)], numbers, size, mode)
+        return self._predict(images[: len(pixels)], np.array(numbers), size, mode)
 
     def _predict(
         self, images: Float[np.ndarray, "b *x"], numbers: Int[np.ndarray, "b"], size: int, mode: str

@@ -115,7 +115,7 @@ def test_the_flag_sets_what_the_config_holds(monkeypatch):
         ("--config.optim=3", "not a dict"),
         ("--config=digts", "did you mean 'digits'"),
         ("--config=digits:shts=4", "did you mean 'shots'"),
-        ("--config=digits:shots=abc", "cannot be casted to type <class 'int'>"),
+        ("--config=digits:shots=abc", "shots is of type int"),
     ],
 )
 def test_what_cannot_be_set_is_told(monkeypatch, argument, message):

@@ -14,7 +14,7 @@ from tiny_clips import NOISE
 from pini_jax import config
 from pini_jax.data import selection as fewshot
 from pini_jax.data.datasets import classes, coop, digits, records
-from pini_jax.report import tables as report
+from pini_jax.report import terminal as report
 from pini_jax.runs import experiment
 
 DATA = os.environ.get("PINI_DATA_DIR")

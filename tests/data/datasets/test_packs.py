@@ -249,8 +249,10 @@ def test_a_run_from_features_to_a_result(path, tmp_path):
     assert result["zero_shot"]["accuracy"] == pytest.approx((cosine.argmax(1) == given["test_y"]).mean())
     rows = json.loads((tmp_path / "run" / "selection.json").read_text())
     assert len(rows["train"]) == 6 and rows["sha256"] == result["selection_sha256"]
+    classifier = predict.load_classifier(tmp_path / "run")
+    assert classifier(given["test_x"].astype(np.float32)).shape == (15, 3)
     with pytest.raises(InputError, match="features made elsewhere"):
-        predict.load_classifier(tmp_path / "run")
+        classifier([tmp_path / "no.png"])
 
 
 def test_base_to_new_takes_the_texts_of_each_half(path, tmp_path):
