@@ -158,7 +158,10 @@ class TrainedClassifier:
     def _answer_features(self, features: Num[np.ndarray, "b e"], mode: str, answer: AnswerOf) -> np.ndarray:
         width = self.text.features.shape[-1]
         if features.ndim != 2 or features.shape[1] != width:
-            raise InputError(f"features of shape [b, {width}] are classified, not {list(features.shape)}")
+            raise InputError(
+                f"this was trained on features made elsewhere, and has no towers to read an image with: it takes "
+                f"features [b, {width}], not {list(features.shape)}"
+            )
         if problems := list(packs.unusable("features", features)):
             raise InputError("; ".join(problems))
         # One size for all, so that no answer depends on the others.
