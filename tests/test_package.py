@@ -80,14 +80,14 @@ def pini(wheel, tmp_path_factory):
 
 @pytest.mark.long
 def test_the_wheel_works_in_an_empty_folder(pini):
-    (pini.folder / "three.png").write_bytes(digits.load().test[0].source)
+    (pini.folder / "three.png").write_bytes(digits.load_digits().test[0].source)
     assert "PiNI, mean noise" in pini("train", f"--config=digits:shots=2,{FEW}", "--workdir=runs/digits")
     assert json.loads((pini.folder / "runs/digits/result.json").read_text())["shots"] == 2
     line = pini("predict", "--workdir=runs/digits", "three.png")
     assert line.startswith("three.png\t") and line.split("\t")[1] in digits.CLASS_NAMES
     pini("sweep", f"--config=digits:{FEW}", "--workdir=runs/sweep", "--shots=1,2", "--seeds=1")
     assert len(list((pini.folder / "runs/sweep").glob("*/result.json"))) == 2
-    assert "runs/report/report.md" in pini("report", "runs", "--output=runs/report")
+    assert "runs/report/report.html" in pini("report", "runs", "--output=runs/report")
     assert (pini.folder / "runs/report/report.md").exists()
     assert "nothing is wrong" in pini("check", "--dataset=digits")
 
