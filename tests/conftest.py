@@ -24,6 +24,7 @@ shape_checker.install()
 import tiny_clips  # noqa: E402, as below
 
 from pini_jax.core import runtime  # noqa: E402, reads the variable set above
+from pini_jax.data.datasets import digits  # noqa: E402, as below
 
 runtime.prepare()
 logging.getLogger("pini_jax").propagate = True  # to caplog
@@ -51,3 +52,16 @@ def text():
 def injector():
     """The released method on it."""
     return tiny_clips.make_injector()
+
+
+@pytest.fixture(scope="session")
+def fitted_run(tmp_path_factory):
+    """A saved classifier of three of the digits."""
+    estimator = pytest.importorskip("pini_jax.use.estimator", reason="the run is made by the extra sklearn")
+    data = digits.load_digits()
+    few = [record for record in data.train if record.label < 3][:24]
+    fitted = estimator.Classifier("tiny_clip", method="tip_adapter", views=1)
+    fitted.fit([record.source for record in few], [data.class_names[record.label] for record in few])
+    file = tmp_path_factory.mktemp("run") / "injector.safetensors"
+    fitted.save(file)
+    return file

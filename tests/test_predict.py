@@ -11,29 +11,12 @@ from PIL import Image
 from pini_jax import predict
 from pini_jax.core import stop
 from pini_jax.core.errors import InputError, UsageError
-from pini_jax.data.datasets import digits
-from pini_jax.data.datasets.records import Dataset
 from pini_jax.use import classifier
 
-Classifier = pytest.importorskip(
-    "pini_jax.use.estimator", reason="the run is made by the extra sklearn"
-).Classifier
-
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    data: Dataset = digits.load_digits()
-    few = [record for record in data.train if record.label < 3][:24]
-    fitted = Classifier("tiny_clip", method="tip_adapter", views=1)
-    fitted.fit([record.source for record in few], [data.class_names[record.label] for record in few])
-    file = tmp_path_factory.mktemp("run") / "injector.safetensors"
-    fitted.save(file)
-    return file
-
-
-@pytest.fixture(scope="module")
-def trained(run):
-    return classifier.load_classifier(run)
+def trained(fitted_run):
+    return classifier.load_classifier(fitted_run)
 
 
 @pytest.fixture
@@ -48,10 +31,10 @@ def photos(tmp_path, monkeypatch):
     return folder
 
 
-def command(run, *words):
+def command(fitted_run, *words):
     values = flags.FlagValues()
     predict.define_flags(values)
-    _, *rest = values(["pini predict", f"--workdir={run}", *words])
+    _, *rest = values(["pini predict", f"--workdir={fitted_run}", *words])
     predict.main(values, rest)
 
 
@@ -60,9 +43,9 @@ def read(path):
         return [json.loads(line) for line in file]
 
 
-def predicted(run, output, *words):
+def predicted(fitted_run, output, *words):
     with pytest.raises(InputError, match="1 of .* images: image photos/03.png cannot be read"):
-        command(run, "photos", f"--output={output}", *words)
+        command(fitted_run, "photos", f"--output={output}", *words)
     return read(output)
 
 
@@ -73,8 +56,8 @@ def same(rows, others):
         assert row["error"] or row["probability"] == pytest.approx(other["probability"], abs=1e-5)
 
 
-def test_a_row_for_every_image_in_order(run, trained, photos, capsys):
-    rows = predicted(run, "all.jsonl", "--topk=0")
+def test_a_row_for_every_image_in_order(fitted_run, trained, photos, capsys):
+    rows = predicted(fitted_run, "all.jsonl", "--topk=0")
     assert [row["path"] for row in rows] == [f"photos/{i:02}.png" for i in range(70)]
     assert "cannot be read" in rows[3]["error"] and rows[3]["class"] is None
     readable = [row for row in rows if row["error"] is None]
@@ -83,14 +66,14 @@ def test_a_row_for_every_image_in_order(run, trained, photos, capsys):
     np.testing.assert_allclose(found, trained([row["path"] for row in readable]), atol=1e-6)
     assert not list(photos.parent.glob("*.partial"))
     with pytest.raises(InputError):
-        command(run, "photos")
+        command(fitted_run, "photos")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[:2] for line in lines] == [[row["path"], row["class"]] for row in readable]
 
 
 @pytest.mark.parametrize("after", (0, 1, 64, 69))
-def test_stopped_and_started_again(run, photos, monkeypatch, after):
-    whole = predicted(run, "whole.jsonl")
+def test_stopped_and_started_again(fitted_run, photos, monkeypatch, after):
+    whole = predicted(fitted_run, "whole.jsonl")
     written = iter(range(after))
 
     def stopping(self, row, write=predict.PartialFile.write):
@@ -100,33 +83,33 @@ def test_stopped_and_started_again(run, photos, monkeypatch, after):
 
     with monkeypatch.context() as patch, pytest.raises(stop.Stopped):
         patch.setattr(predict.PartialFile, "write", stopping)
-        command(run, "photos", "--output=parts.jsonl")
+        command(fitted_run, "photos", "--output=parts.jsonl")
     assert not os.path.exists("parts.jsonl") and len(read("parts.jsonl.partial")) == 1 + after
-    same(predicted(run, "parts.jsonl"), whole)
+    same(predicted(fitted_run, "parts.jsonl"), whole)
 
 
-def test_shards_are_the_whole(run, photos):
-    whole = predicted(run, "whole.jsonl", "--mode=sample")
+def test_shards_are_the_whole(fitted_run, photos):
+    whole = predicted(fitted_run, "whole.jsonl", "--mode=sample")
     parts = []
     for i in (1, 2, 3):
         words = f"--output={i}.jsonl", f"--shard={i}/3", "--mode=sample"
         if i == 1:  # which has the fourth image
-            predicted(run, *[words[0].removeprefix("--output="), *words[1:]])
+            predicted(fitted_run, *[words[0].removeprefix("--output="), *words[1:]])
         else:
-            command(run, "photos", *words)
+            command(fitted_run, "photos", *words)
         parts += read(f"{i}.jsonl")
     same(sorted(parts, key=lambda row: row["path"]), whole)
 
 
-def test_what_has_changed_is_not_gone_on_with(run, photos, monkeypatch):
+def test_what_has_changed_is_not_gone_on_with(fitted_run, photos, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(stop.Stopped):
         patch.setattr(predict.outputs, "finish", lambda *_: (_ for _ in ()).throw(stop.Stopped()))
-        command(run, "photos", "--output=a.jsonl")
+        command(fitted_run, "photos", "--output=a.jsonl")
     with pytest.raises(InputError, match="a.jsonl.partial is of another command .topk was 1.: remove it"):
-        command(run, "photos", "--output=a.jsonl", "--topk=2")
+        command(fitted_run, "photos", "--output=a.jsonl", "--topk=2")
     (photos / "00.png").unlink()
     with pytest.raises(InputError, match="the inputs have changed since a.jsonl.partial was begun"):
-        command(run, "photos", "--output=a.jsonl")
+        command(fitted_run, "photos", "--output=a.jsonl")
 
 
 @pytest.mark.parametrize("shard", ("0/2", "3/2", "1", "a/b", "1/0"))

@@ -27,6 +27,7 @@ from pini_jax.report.outcomes import PLAIN, Comparison, differ
 from pini_jax.report.style import COLOURS, COLUMN, GREY, Drawn, lines, spaced, wrapped
 
 TOGETHER = 6  # lines that one panel holds; of more, each has a panel of its own
+PANELS = 3  # in a row
 Curve = dict[int, list[float]]  # accuracies in % by shots
 
 
@@ -108,16 +109,19 @@ def _together(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Se
     return figure
 
 
+def _panels(number: int, height: float, beside: float) -> tuple[plt.Figure, np.ndarray]:
+    """So many panels in rows; `height` of each row and what stands `beside` them in inches."""
+    rows = -(-number // PANELS)
+    size, shared = (COLUMN, height * rows + beside), {"sharex": True, "sharey": True}
+    figure, grid = plt.subplots(rows, PANELS, figsize=size, **shared, squeeze=False, layout="constrained")
+    for axes in grid.flat[number:]:
+        axes.set_axis_off()
+    return figure, grid
+
+
 def _apart(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Sequence[int]) -> plt.Figure:
     """A panel for every method, three beside each other, before all others in grey."""
-    columns = 3
-    rows = -(-len(curves) // columns)
-    size = (COLUMN, 1.15 * rows + 0.3)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes in grid.flat[len(curves) :]:
-        axes.set_axis_off()
+    figure, grid = _panels(len(curves), 1.15, 0.3)
     for axes, (label, curve) in zip(grid.flat, curves.items(), strict=False):
         for other in curves.values():
             axes.plot(list(other), [np.mean(x) for x in other.values()], color="#d9d9d9", linewidth=0.6, zorder=1)
@@ -126,7 +130,7 @@ def _apart(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Seque
         _line(axes, curve, {"color": COLOURS[0], "marker": "o"})
         axes.set_title(wrapped(label, 18), fontsize=6, pad=2)
         _axes_of_shots(axes, shots)
-    for axes in grid.flat[max(0, len(curves) - columns) : len(curves)]:
+    for axes in grid.flat[max(0, len(curves) - PANELS) : len(curves)]:
         axes.tick_params(labelbottom=True)
     figure.supxlabel("shots per class", fontsize=7)
     figure.supylabel("test accuracy, %", fontsize=7)
@@ -256,14 +260,7 @@ def reliability_figure(entries: Sequence[Entry]) -> Drawn:
     for label, group in ordered(chosen).items():
         modes = ("mean", "marginal") if registry.makes_noise(group[0].result["method"]) else ("mean",)
         panels[label] = {mode: pooled(group, mode) for mode in modes}
-    columns = 3
-    rows = -(-len(panels) // columns)
-    size = (COLUMN, 1.3 * rows + 0.4)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
+    figure, grid = _panels(len(panels), 1.3, 0.4)
     for axes, (label, modes_of_label) in zip(grid.flat, panels.items(), strict=False):
         for bins, look in zip(modes_of_label.values(), lines(), strict=False):
             reliability_line(axes, bins, look)

@@ -19,20 +19,13 @@ from pini_jax.serving.app import make_app  # noqa: E402
 from pini_jax.serving.refusal import Limits  # noqa: E402
 from pini_jax.use import classifier, outputs  # noqa: E402
 
-Classifier = pytest.importorskip("pini_jax.use.estimator", reason="needs the extra sklearn").Classifier
 PICTURES = [record.source for record in digits.load_digits().test[:5]]
 LIMITS = Limits(bytes=200_000, pixels=10_000, queue=8, seconds=60)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    data = digits.load_digits()
-    few = [record for record in data.train if record.label < 3][:24]
-    fitted = Classifier("tiny_clip", method="tip_adapter", views=1)
-    fitted.fit([record.source for record in few], [data.class_names[record.label] for record in few])
-    file = tmp_path_factory.mktemp("run") / "injector.safetensors"
-    fitted.save(file)
-    return classifier.load_classifier(file)
+def trained(fitted_run):
+    return classifier.load_classifier(fitted_run)
 
 
 @pytest.fixture(scope="module")

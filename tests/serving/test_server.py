@@ -21,26 +21,14 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from pini_jax.data.datasets import digits  # noqa: E402
 
-Classifier = pytest.importorskip("pini_jax.use.estimator", reason="needs the extra sklearn").Classifier
 PICTURES = [record.source for record in digits.load_digits().test[:3]]
 SECONDS = 3  # the limit of the server
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    data = digits.load_digits()
-    few = [record for record in data.train if record.label < 3][:24]
-    fitted = Classifier("tiny_clip", method="tip_adapter", views=1)
-    fitted.fit([record.source for record in few], [data.class_names[record.label] for record in few])
-    file = tmp_path_factory.mktemp("run") / "injector.safetensors"
-    fitted.save(file)
-    return file
-
-
 @contextmanager
-def serving(run, *words):
+def serving(fitted_run, *words):
     """The process, and its port."""
-    command = [sys.executable, "-m", "pini_jax.cli", "serve", f"--workdir={run}", "--port=0", *words]
+    command = [sys.executable, "-m", "pini_jax.cli", "serve", f"--workdir={fitted_run}", "--port=0", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
@@ -52,8 +40,8 @@ def serving(run, *words):
 
 
 @pytest.fixture(scope="module")
-def port(run):
-    with serving(run, f"--seconds={SECONDS}", "--bytes=1000000") as (_, found):
+def port(fitted_run):
+    with serving(fitted_run, f"--seconds={SECONDS}", "--bytes=1000000") as (_, found):
         yield found
 
 
@@ -88,11 +76,11 @@ def everything(connection):
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_same_class_as_predict(port, run):
+def test_same_class_as_predict(port, fitted_run):
     from pini_jax.use import classifier
 
     status, said = post(port, form(*PICTURES))
-    trained = classifier.load_classifier(run)
+    trained = classifier.load_classifier(fitted_run)
     assert status == 200
     expected = [trained.class_names[i] for i in trained(PICTURES).argmax(-1)]
     assert [row["class"] for row in said["rows"]] == expected
@@ -122,8 +110,8 @@ def test_a_cut_body_harms_nobody(port):
     assert post(port, form(PICTURES[0]))[0] == 200
 
 
-def test_a_signal_ends_it_after_what_was_begun(run):
-    with serving(run, "--seconds=60") as (process, port):
+def test_a_signal_ends_it_after_what_was_begun(fitted_run):
+    with serving(fitted_run, "--seconds=60") as (process, port):
         content = form(PICTURES[0])
         begun = connect(port, head(len(content)) + content[:50])
         idle = connect(port, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -181,8 +169,8 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1280, 800), (360, 740)], ids=["desktop", "phone"])
-def test_the_page(run, browser, photos, size):
-    with serving(run) as (_, port):  # with the time limit that people have
+def test_the_page(fitted_run, browser, photos, size):
+    with serving(fitted_run) as (_, port):  # with the time limit that people have
         page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         page.set_default_timeout(120_000)
         problems = []

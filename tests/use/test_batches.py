@@ -11,25 +11,11 @@ from pini_jax import BatchClassifier, InputError, load_classifier
 from pini_jax.data.datasets import digits
 
 ROOT = Path(__file__).parent.parent.parent
-Classifier = pytest.importorskip(
-    "pini_jax.use.estimator", reason="the run is made by the extra sklearn"
-).Classifier
 
 
 @pytest.fixture(scope="module")
 def images():
     return [record.source for record in digits.load_digits().test[:12]]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    data = digits.load_digits()
-    few = [record for record in data.train if record.label < 3][:24]
-    fitted = Classifier("tiny_clip", method="tip_adapter", views=1)
-    fitted.fit([record.source for record in few], [data.class_names[record.label] for record in few])
-    file = tmp_path_factory.mktemp("run") / "injector.safetensors"
-    fitted.save(file)
-    return file
 
 
 def column(values):
@@ -38,8 +24,8 @@ def column(values):
     return made
 
 
-def test_columns_are_added_to_a_batch(run, images, tmp_path):
-    classify, trained = BatchClassifier(run, topk=2), load_classifier(run)
+def test_columns_are_added_to_a_batch(fitted_run, images, tmp_path):
+    classify, trained = BatchClassifier(fitted_run, topk=2), load_classifier(fitted_run)
     probabilities = trained(images)
     batch = {"id": np.arange(13), "image": column([*images, b"no picture"])}
     found = classify(batch)
@@ -57,16 +43,16 @@ def test_columns_are_added_to_a_batch(run, images, tmp_path):
         classify({"id": np.arange(3)})
 
 
-def test_data_frames_too(run, images):
+def test_data_frames_too(fitted_run, images):
     pandas = pytest.importorskip("pandas", reason="data frames are of pandas")
     frame = pandas.DataFrame({"image": images}, index=range(5, 17))
-    found = BatchClassifier(run)(frame)
+    found = BatchClassifier(fitted_run)(frame)
     assert [*found.columns] == ["image", "class", "probability", "error"] and found.index[0] == 5
     assert found["probability"].between(0, 1).all()
 
 
 @pytest.mark.long
-def test_every_row_once_on_ray_though_a_worker_is_killed(run, images, tmp_path, monkeypatch):
+def test_every_row_once_on_ray_though_a_worker_is_killed(fitted_run, images, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="the engine is no dependency")
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -85,12 +71,12 @@ def test_every_row_once_on_ray_though_a_worker_is_killed(run, images, tmp_path, 
     monkeypatch.setitem(example.__globals__, "BatchClassifier", KilledOnce)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        example(str(run), str(tmp_path / "images.parquet"), str(tmp_path / "answers"), workers=1)
+        example(str(fitted_run), str(tmp_path / "images.parquet"), str(tmp_path / "answers"), workers=1)
     finally:
         ray.shutdown()
     found = parquet.read_table(tmp_path / "answers").to_pydict()
     assert os.path.exists(killed) and sorted(found["id"]) == [*range(240)]
-    trained = load_classifier(run)
+    trained = load_classifier(fitted_run)
     wanted = trained(images).argmax(-1)
     by_id = dict(zip(found["id"], found["class"], strict=True))
     assert [by_id[i] for i in range(240)] == [trained.class_names[wanted[i % 12]] for i in range(240)]
