@@ -112,8 +112,10 @@ def _together(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Se
 def _panels(number: int, height: float, beside: float) -> tuple[plt.Figure, np.ndarray]:
     """So many panels in rows; `height` of each row and what stands `beside` them in inches."""
     rows = -(-number // PANELS)
-    size, shared = (COLUMN, height * rows + beside), {"sharex": True, "sharey": True}
-    figure, grid = plt.subplots(rows, PANELS, figsize=size, **shared, squeeze=False, layout="constrained")
+    size = (COLUMN, height * rows + beside)
+    figure, grid = plt.subplots(
+        *(rows, PANELS), sharex=True, sharey=True, squeeze=False, figsize=size, layout="constrained"
+    )
     for axes in grid.flat[number:]:
         axes.set_axis_off()
     return figure, grid
