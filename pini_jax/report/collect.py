@@ -120,7 +120,7 @@ def _is_hidden(path: Path) -> bool:
 def _entry(folder: Path, label: str, chosen: bool) -> Entry:
     """A run; of one that was chosen by validation, what was searched does not tell it from others."""
     result = read_result(folder / "result.json")
-    settings = _settings(folder)
+    settings = read_settings(folder)
     settings["weights"] = str(result.get("clip_sha256", ""))[:SHORT]
     if chosen:
         settings = {key: value for key, value in settings.items() if key in CHOSEN_ON}
@@ -137,17 +137,21 @@ def _label(folder: Path) -> str:
     """Named values by their names, and settings as key=value; the method where there is neither."""
     population = folder.parent / "population.json"
     values = read_object(population).get(folder.name, {}) if population.exists() else {}
-    settings = _settings(folder)
+    settings = read_settings(folder)
     own = {key: value for key, value in values.items() if key not in ("shots", "seed")}
     words = [f"{key}={value}" if key in settings and key != "method" else str(value) for key, value in own.items()]
     return ", ".join(words) or settings["method"]
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """The run's, flat."""
+def read_settings(folder: Path, needed: Sequence[str] = ("method", "shots", "seed")) -> dict[str, Any]:
+    """A run's config.json, flat.
+
+    Raises:
+        InputError: it cannot be read, or lacks what is needed of it.
+    """
     file = folder / "config.json"
     settings: dict[str, Any] = flatten_dict(read_object(file), sep=".")
-    if lacking := [key for key in ("method", "shots", "seed") if key not in settings]:
+    if lacking := [key for key in needed if key not in settings]:
         raise InputError(f"{file} is damaged: it has no {' and no '.join(lacking)}")
     return settings
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pini_jax.core.paths import read_object
 from pini_jax.data.batches import Batches
+from pini_jax.report.collect import read_settings
 
 FAILED, UNDER_WAY, NOT_BEGUN = "failed", "under way", "not begun"
 
@@ -62,7 +63,7 @@ def _num_steps(folder: Path) -> int:
     """As the run's own plan has it; 0 before its images are selected."""
     if not (folder / "selection.json").exists():
         return 0
-    config = read_object(folder / "config.json")
+    config = read_settings(folder, ("batch_size", "views", "seed", "optim.epochs"))
     images = len(read_object(folder / "selection.json")["train"])
     batches = Batches(images, min(config["batch_size"], images), config["views"], config["seed"])
-    return int(config["optim"]["epochs"]) * batches.per_epoch
+    return int(config["optim.epochs"]) * batches.per_epoch

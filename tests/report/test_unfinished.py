@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
 import sweeps
 
+from pini_jax.core.errors import InputError
 from pini_jax.report.unfinished import FAILED, NOT_BEGUN, UNDER_WAY, Unfinished, unfinished_runs
 
 
@@ -24,3 +26,10 @@ def test_what_is_finished_is_not_listed_and_all_else_is(tmp_path):
 def test_a_run_that_has_just_begun_has_no_steps_yet(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert unfinished_runs([tmp_path]) == [Unfinished(tmp_path, UNDER_WAY)]
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    (tmp_path / "selection.json").write_text('{"train": [1, 2]}')
+    (tmp_path / "config.json").write_text('{"method": "gda"}')
+    with pytest.raises(InputError, match="config.json is damaged: it has no batch_size and no views"):
+        unfinished_runs([tmp_path])
