@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.optimize
+import scipy  # which loads its parts at their first use: half a second
 from jaxtyping import Float, Int
 from scipy.special import log_softmax
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # which loads its parts at their first use: half a second
 from jaxtyping import Bool, Float, Int
 
 from pini_jax.evaluate.predictions import Answers

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # which loads its parts at their first use: half a second
 from jaxtyping import Float
 
 from pini_jax.evaluate.predictions import Answers

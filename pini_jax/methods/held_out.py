@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
+import scipy  # which loads its parts at their first use: half a second
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, logsumexp
 

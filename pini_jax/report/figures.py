@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import scipy.stats
+import scipy  # which loads its parts at their first use: half a second
 from jaxtyping import Float
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
