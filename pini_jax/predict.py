@@ -29,7 +29,7 @@ from pathlib import Path
 
 from absl import flags
 
-from pini_jax.core import command, progress
+from pini_jax.core import command, progress, stop
 from pini_jax.core.errors import InputError, UsageError
 from pini_jax.core.paths import refuse_scheme
 from pini_jax.core.wording import MOST, listed
@@ -68,9 +68,7 @@ def main(values: flags.FlagValues, images: Sequence[str]) -> None:
     answer = functools.partial(answer_rows, trained, mode=values.mode, topk=values.topk)
     failures = Failures()
     if output is None:
-        for row in failures.watch(answer(numbered)):
-            if row["error"] is None:
-                print(outputs.line(row), flush=True)
+        print_rows(failures.watch(answer(numbered)))
     else:
         total = inputs.count_images(images)
         own = None if total is None else len(range(number - 1, total, of))
@@ -86,6 +84,20 @@ def answer_rows(trained: TrainedClassifier, numbered: Numbered, mode: str, topk:
     """The row of every image, in order."""
     for _, record, answer in trained.classify_all(numbered, mode):
         yield outputs.make_row(record.id, answer, trained.class_names, topk)
+
+
+def print_rows(rows: Rows) -> None:
+    """A line for every image that could be read.
+
+    Raises:
+        Stopped: somebody asked for it.
+    """
+    try:
+        for row in rows:
+            if row["error"] is None:
+                print(outputs.line(row), flush=True)
+    except stop.Stopped:
+        raise stop.Stopped("what was printed is whole; --output would let it go on from there") from None
 
 
 def go_on(partial: PartialFile, numbered: Numbered, answer: Callable[[Numbered], Rows], total: int | None) -> Rows:

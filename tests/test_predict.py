@@ -88,6 +88,12 @@ def test_stopped_and_started_again(fitted_run, photos, monkeypatch, after):
     same(predicted(fitted_run, "parts.jsonl"), whole)
 
 
+def test_what_is_only_printed_is_not_said_to_be_saved(fitted_run, photos, monkeypatch):
+    monkeypatch.setattr(stop, "_answer", lambda: True)
+    with pytest.raises(stop.Stopped, match="--output would let it go on"):
+        command(fitted_run, "photos")
+
+
 def test_shards_are_the_whole(fitted_run, photos):
     whole = predicted(fitted_run, "whole.jsonl", "--mode=sample")
     parts = []
