@@ -84,7 +84,7 @@ class Sets(NamedTuple):
     mean_size: float
 
 
-def evaluate(name: str, answers: Answers, temperature: float, threshold: float, num_classes: int) -> Sets:
+def coverage(name: str, answers: Answers, temperature: float, threshold: float, num_classes: int) -> Sets:
     """Of images other than those of the threshold."""
     answers = answers.labelled()
     if math.isinf(threshold):

@@ -46,7 +46,7 @@ class Predicted(NamedTuple):
 # ------------------------------------------------------------------------------------------------ predictions
 
 
-def predict(run: Run, variables: Variables) -> Kept:
+def predict_splits(run: Run, variables: Variables) -> Kept:
     """What plain CLIP and the method answer for all that is classified, and the temperatures of the modes."""
     tasks = {name: run.shared.unseen.get(name, run.shared.task) for name in to_classify(run)}
     trained = Trained(run.shared.method, variables, run.shared.frozen, run.config)
@@ -119,7 +119,7 @@ def answers_of(found: Predicted, temperatures: Mapping[str, float]) -> dict[str,
 # ---------------------------------------------------------------------------------------------- what is measured
 
 
-def measure(kept: Kept) -> dict[str, Any]:
+def measure_splits(kept: Kept) -> dict[str, Any]:
     """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks.
 
     Where there are no test images, as in `Classifier.fit`, what is reported of them is None.
@@ -128,7 +128,7 @@ def measure(kept: Kept) -> dict[str, Any]:
     if "test" in kept.answers:
         result |= measure_test(kept, "test")
         result["intervals"] = {mode: bootstrap.intervals(x) for mode, x in kept.answers["test"].items()}
-        result["doubt"] = doubt.describe(kept)
+        result["doubt"] = doubt.doubt_record(kept)
     result["val"] = _metrics_of_modes(kept, "val") if "val" in kept.answers else None
     if "val" in kept.answers:
         plain, temperature = kept.answers["val"]["zero_shot"], kept.temperatures["zero_shot"]

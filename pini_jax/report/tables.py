@@ -8,7 +8,7 @@
 | `unfinished`  | run without a result                                                                  |
 | `left_out`    | run that was read and does not count, with the reason                                 |
 
-Long ones are written as CSV and Parquet with full precision, wide ones and comparisons as LaTeX.
+Every frame is written as CSV and Parquet with full precision, and as LaTeX with four digits.
 """
 
 from __future__ import annotations
@@ -28,9 +28,31 @@ from pini_jax.report.collect import Collected, Entry, by_label, by_plain_label, 
 from pini_jax.report.outcomes import Comparison
 from pini_jax.report.unfinished import Unfinished
 
+SETS = ("doubt", "modes", "mean", "sets", "lac")
+# What tables show besides the accuracy: digits, and where result.json has it.
+OF_THE_MEAN: dict[str, tuple[int, tuple[str, ...]]] = {
+    "NLL, nats": (3, ("test", "mean", "nll")),
+    "NLL, nats, calibrated": (3, ("test", "mean", "calibrated_nll")),
+    "ECE": (3, ("test", "mean", "ece")),
+    "ECE, calibrated": (3, ("test", "mean", "calibrated_ece")),
+    "coverage of sets of plausible classes": (3, (*SETS, "coverage")),
+    "plausible classes of an image": (1, (*SETS, "mean_size")),
+    "share of images that may be of none of the classes": (3, ("doubt", "modes", "mean", "unsure")),
+    "usable information, nats": (2, ("information", "usable_information")),
+}
 PLACE = ["dataset", "clip", "weights"]
 # Of result.json; what else it measures is added as it is.
-MEASURED = ("zero_shot", "val", "test", "information", "harmonic_mean", "unseen", "steps", "trainable_parameters")
+MEASURED = (
+    "zero_shot",
+    "val",
+    "test",
+    "information",
+    "harmonic_mean",
+    "unseen",
+    "doubt",
+    "steps",
+    "trainable_parameters",
+)
 
 
 def runs_frame(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -42,7 +64,8 @@ def _run(entry: Entry) -> dict[str, Any]:
     result = entry.result
     measured = {key: result[key] for key in MEASURED if result.get(key) is not None}
     known = {"label": entry.label, "shots": result["shots"], "seed": result["seed"], "folder": str(entry.folder)}
-    return entry.place._asdict() | known | flatten_dict(measured, sep=".")
+    numbers = {key: x for key, x in flatten_dict(measured, sep=".").items() if isinstance(x, int | float)}
+    return entry.place._asdict() | known | numbers
 
 
 def summary_frame(runs: pd.DataFrame) -> pd.DataFrame:
@@ -85,10 +108,19 @@ def wide_frames(entries: Sequence[Entry]) -> dict[str, pd.DataFrame]:
     for mode in MODES if is_random else MODES[:1]:
         of_mode = f" ({mode})" if is_random else ""
         frames[f"accuracy, %{of_mode}"] = _wide(entries, ("test", mode, "accuracy"), 100, 1)
-    for name, title in (("nll", "NLL, nats"), ("ece", "ECE")):
-        frames[title] = _wide(entries, ("test", "mean", name), 1, 3)
-    frames["usable information, nats"] = _wide(entries, ("information", "usable_information"), 1, 2)
+    for title, (digits, path) in OF_THE_MEAN.items():
+        if all(_holds(entry.result, path) for entry in entries):
+            frames[title] = _wide(entries, path, 1, digits)
     return frames
+
+
+def _holds(result: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a result has this number; those of earlier versions lack some."""
+    for key in path:
+        if not isinstance(result, Mapping) or key not in result:
+            return False
+        result = result[key]
+    return True
 
 
 def _wide(entries: Sequence[Entry], path: Sequence[str], scale: float, digits: int) -> pd.DataFrame:
@@ -128,16 +160,12 @@ def markdown(title: str, frame: pd.DataFrame) -> str:
 # ------------------------------------------------------------------------------------------------ files
 
 
-def write(frame: pd.DataFrame, folder: Path, name: str) -> None:
-    """A long frame as CSV and Parquet."""
+def write_table(frame: pd.DataFrame, folder: Path, name: str) -> None:
+    """A frame as CSV, Parquet and, for a paper, LaTeX with four digits."""
     frame.to_csv(folder / f"{name}.csv", index=False)
+    frame.to_latex(folder / f"{name}.tex", index=False, escape=True, float_format="%.4g", na_rep="")
     columns: dict[str, Any] = {str(key): _column(frame[key]) for key in frame}
     write_parquet(Table.from_pydict(columns), folder / f"{name}.parquet")
-
-
-def write_latex(frame: pd.DataFrame, folder: Path, name: str) -> None:
-    """A frame as a table for a paper; numbers have four digits."""
-    frame.to_latex(folder / f"{name}.tex", index=False, escape=True, float_format="%.4g", na_rep="")
 
 
 def _column(values: pd.Series) -> Array:

@@ -90,11 +90,11 @@ def _train_rest(
     results = {
         trainee.run.workdir: result
         for trainee in trainees
-        if (result := finish(trainee, clock.seconds, group.width)) is not None
+        if (result := _finish(trainee, clock.seconds, group.width)) is not None
     }
     problems = {trainee.run.workdir: trainee.recorder.problem for trainee in trainees if trainee.recorder.problem}
     for workdir, reason in problems.items():
-        folder.fail(workdir, reason)
+        folder.record_failure(workdir, reason)
     if problems:
         raise InputError("; ".join(problems.values()))
     return results
@@ -127,7 +127,7 @@ def check_texts(task: Task) -> None:
             raise InputError(f"the text tower's features are not finite, of: {listed(wrong)}")
 
 
-def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any] | None:
+def _finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any] | None:
     """Evaluates what a run has learned, and writes predictions.parquet, injector.safetensors and result.json.
 
     Returns:
@@ -137,8 +137,8 @@ def finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[s
     if recorder.problem:
         return None
     with clock.phase("evaluate"), np.errstate(invalid="ignore"):  # what is no number is said below
-        kept = measured.predict(run, recorder.state.variables)
-        evaluated = measured.measure(kept)
+        kept = measured.predict_splits(run, recorder.state.variables)
+        evaluated = measured.measure_splits(kept)
     measures = flatten_dict(evaluated, sep=".")
     numbers = {key: x for key, x in measures.items() if x is not None and not isinstance(x, str)}
     if wrong := [key for key, x in numbers.items() if not np.isfinite(x).all()]:

@@ -146,7 +146,7 @@ def _differences(written: Mapping[str, Any], wanted: Mapping[str, Any], prefix: 
             yield f"{prefix}{key} is {json.dumps(a)} there, {json.dumps(b)} here"
 
 
-def fail(workdir: Path, reason: str) -> None:
+def record_failure(workdir: Path, reason: str) -> None:
     """Records why a run has no result: its folder then takes another config."""
     paths.write_json(workdir / "failure.json", {"reason": reason})
 

@@ -38,10 +38,10 @@ class Member(NamedTuple):
     @property
     def name(self) -> str:
         """Of its folder, such as shots_4-seed_1; nothing where there is no population."""
-        return name_of(self.values)
+        return member_name(self.values)
 
 
-def name_of(values: Mapping[str, Any]) -> str:
+def member_name(values: Mapping[str, Any]) -> str:
     """The folder of a member that differs by these values; long names end in a hash, as file systems want it."""
     name = "-".join(f"{key}_{value}".replace("/", "_") for key, value in values.items())
     if len(name) <= LETTERS:

@@ -126,7 +126,7 @@ def refused(status: int, reason: str, **more: Any) -> JSONResponse:
     return JSONResponse({"error": reason, **more}, status, headers)
 
 
-async def index(request: Request) -> Response:
+async def front_page(request: Request) -> Response:
     """The page."""
     return HTMLResponse(page.HTML, headers=HEADERS | {"Content-Security-Policy": page.POLICY})
 
@@ -151,7 +151,7 @@ def make_app(trained: TrainedClassifier, mode: str = "mean", limits: Limits = DE
     service = Service(trained, mode, limits)
     service.batching.warm()
     routes = [
-        Route("/", index),
+        Route("/", front_page),
         Route("/predict", service.predict, methods=["POST"]),
         Route("/health", service.health),
         Route("/metrics", service.metrics),

@@ -110,7 +110,7 @@ def load_frozen(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
     """
     if sources.has_images(config.dataset):
         return load_towers(config, mesh)
-    return FrozenPack(sources.load_pack(config.dataset, config.data_dir), mesh)
+    return FrozenPack(sources.open_pack(config.dataset, config.data_dir), mesh)
 
 
 def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:

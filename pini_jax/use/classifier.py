@@ -165,7 +165,7 @@ class TrainedClassifier:
         if problems := list(packs.unusable("features", features)):
             raise InputError("; ".join(problems))
         # One size for all, so that no answer depends on the others.
-        return answer(self._predict(packs.unit(features), np.arange(len(features)), FEATURES, mode), mode)
+        return answer(self._predict(packs.as_unit(features), np.arange(len(features)), FEATURES, mode), mode)
 
     def stream(self, images: Iterable[Picture], mode: str = "mean") -> Iterator[tuple[str, Answer]]:
         """Every image with p(class | image), or with the reason why it has none, in order.

@@ -25,7 +25,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed
 from pini_jax.data.datasets import memory
 from pini_jax.data.datasets.memory import Picture
-from pini_jax.data.datasets.packs import LOGIT_SCALE, Pack, unit
+from pini_jax.data.datasets.packs import LOGIT_SCALE, Pack, as_unit
 from pini_jax.data.datasets.records import Dataset
 from pini_jax.runs import experiment, injector
 from pini_jax.use import classifier as classifiers
@@ -162,7 +162,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
             data = memory.of_images(pictures, labels.tolist(), rows.names)
             name = data.name
         config = self._config(name, int(np.bincount(labels).max()), of_images=pictures is not None)
-        self.exported_ = train(data, name, config, self.workdir, self.verbose)
+        self.exported_ = _train(data, name, config, self.workdir, self.verbose)
         self.trained_ = classifiers.assemble(self.exported_, type(self).__name__)
         return self
 
@@ -231,7 +231,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         if X.shape[1] == 1:
             raise InputError("X has 1 feature(s): features are directions, which takes two or more")
         if self.text_features is None:
-            features = unit(np.asarray(X))
+            features = as_unit(np.asarray(X))
             text = np.stack([features[labels == label].mean(0) for label in range(len(rows.names))])
         else:
             text = np.asarray(self.text_features)
@@ -261,7 +261,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         return configs.resolve(settings)
 
 
-def train(
+def _train(
     data: Dataset | Pack, name: str, config: Config, workdir: str | Path | None, verbose: bool
 ) -> injector.Exported:
     """What a run on data in memory exports."""

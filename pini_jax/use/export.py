@@ -63,11 +63,11 @@ def write(trained: TrainedClassifier, form: str, path: Path) -> None:
         InputError: this classifier cannot be written so; nothing is.
     """
     content = FORMS[form](trained)
-    paths.write_json(path.with_name(f"{path.name}.json"), describe(trained, form, content))
+    paths.write_json(path.with_name(f"{path.name}.json"), _describe(trained, form, content))
     paths.write_file(path, content)
 
 
-def describe(trained: TrainedClassifier, form: str, content: bytes) -> dict[str, Any]:
+def _describe(trained: TrainedClassifier, form: str, content: bytes) -> dict[str, Any]:
     """What a file does not say itself: how pixels are made, the classes, and the fields of `Doubt`."""
     frozen = trained.frozen
     preprocessing = dataclasses.asdict(frozen.clip.preprocessing) if isinstance(frozen, FrozenTowers) else None

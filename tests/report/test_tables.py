@@ -51,7 +51,7 @@ def test_the_summary_is_that_of_the_runs(entries):
 
 def test_files_hold_what_the_frame_holds(entries, tmp_path):
     frame = tables.runs_frame(entries)
-    tables.write(frame, tmp_path, "runs")
+    tables.write_table(frame, tmp_path, "runs")
     read = pd.read_csv(tmp_path / "runs.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(read, frame, check_dtype=False)
     columns = pyarrow.parquet.read_table(tmp_path / "runs.parquet").to_pydict()
@@ -60,6 +60,6 @@ def test_files_hold_what_the_frame_holds(entries, tmp_path):
 
 
 def test_latex_is_escaped(entries, tmp_path):
-    tables.write_latex(tables.comparisons_frame({"a_b": outcomes.compare(entries)}), tmp_path, "comparisons")
+    tables.write_table(tables.comparisons_frame({"a_b": outcomes.compare(entries)}), tmp_path, "comparisons")
     text = (tmp_path / "comparisons.tex").read_text()
     assert r"\begin{tabular}" in text and r"a\_b" in text and r"p\_holm" in text

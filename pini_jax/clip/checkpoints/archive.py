@@ -253,7 +253,7 @@ def _index(file: _Zip) -> Index:
     folder = pickled[0].removesuffix("data.pkl")
     if (order := f"{folder}byteorder") in file.entries and file.read(order, 16) != b"little":
         raise ValueError("its numbers are those of a big-endian machine")
-    tensors = _collect(pickles.load(file.read(pickled[0], pickles.BYTES), _find, _locate))
+    tensors = _collect(pickles.read_pickle(file.read(pickled[0], pickles.BYTES), _find, _locate))
     entries = {key: file.find(f"{folder}data/{stored.storage.key}") for key, stored in tensors.items()}
     for key, stored in tensors.items():
         _check_place(key, stored, entries[key].length)

@@ -20,7 +20,7 @@ from pini_jax.core.wording import plain
 from pini_jax.data.datasets import findings, formats, split_folders, splits
 from pini_jax.data.datasets.findings import Findings, Problem
 from pini_jax.data.datasets.records import Dataset, Record
-from pini_jax.data.datasets.split_folders import FolderLayout, join
+from pini_jax.data.datasets.split_folders import FolderLayout, below
 from pini_jax.data.datasets.tree import Tree, scan
 
 TREE = "{0}/CLASS/IMAGE.jpg, or {0}/train/CLASS/IMAGE.jpg with {0}/test/ and perhaps {0}/val/ beside it"
@@ -77,7 +77,7 @@ def _log(path: Path, layout: FolderLayout) -> None:
 def _place(id: str, layout: FolderLayout) -> tuple[str, str] | None:
     """Split and class of an image, if it lies in a class folder."""
     for folder, split in layout.places.items():
-        start = join(folder, "")
+        start = below(folder, "")
         if id.startswith(start):
             name, inside, _ = id[len(start) :].partition("/")
             return (split, name) if inside else None

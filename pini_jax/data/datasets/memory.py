@@ -107,7 +107,7 @@ def of_features(
     problems = [*packs.unusable("X", features), *packs.unusable("text_features", text)]
     if problems:
         raise InputError("; ".join(problems))
-    features, text = packs.unit(features), packs.unit(text)
+    features, text = packs.as_unit(features), packs.as_unit(text)
     digest = hashlib.sha256(json.dumps([[*class_names], [*labels], logit_scale]).encode())
     digest.update(features.tobytes() + text.tobytes())
     records = tuple(Record(str(i), Path(), label) for i, label in enumerate(labels))
@@ -117,7 +117,7 @@ def of_features(
     return Pack(Findings(dataset, (*findings.of_classes(dataset),)), images, text, logit_scale, digest.hexdigest())
 
 
-def find_images(name: str) -> Findings:
+def held_images(name: str) -> Findings:
     """The images that are held under a name.
 
     Raises:

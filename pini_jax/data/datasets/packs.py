@@ -82,7 +82,7 @@ def load_pack(path: Path) -> Pack:
     return Pack(
         findings=Findings(dataset, problems, notes=notes),
         images=images,
-        text=unit(arrays["text"]),
+        text=as_unit(arrays["text"]),
         logit_scale=float(np.ravel(arrays.get("logit_scale", LOGIT_SCALE))[0]),
         sha256=sha256,
     )
@@ -188,7 +188,7 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
     """Id, feature and label of every image."""
     if f"{split}_x" not in arrays:
         return
-    features = unit(arrays[f"{split}_x"])
+    features = as_unit(arrays[f"{split}_x"])
     numbers = np.arange(len(features))
     paths = _texts(arrays.get(f"{split}_paths", numbers))
     if len(set(paths)) < len(paths):  # names of files without their folders
@@ -197,7 +197,7 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
         yield f"{split}/{path}", feature, int(label)
 
 
-def unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
+def as_unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
     """Of norm 1, in float32."""
     features = features.astype(np.float32)
     return features / np.linalg.norm(features, axis=-1, keepdims=True)

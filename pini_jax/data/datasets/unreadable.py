@@ -127,7 +127,7 @@ def _remembered(file: Path) -> set[str]:
 
 def _remember(file: Path, stamps: Sequence[str]) -> None:
     text = "\n".join(stamps)
-    cache.write(file, f"{text}\n{_hash(text)}".encode())
+    cache.keep(file, f"{text}\n{_hash(text)}".encode())
 
 
 def _hash(value: object) -> str:

@@ -74,7 +74,7 @@ def test_features_become_a_pack():
     pack = memory.of_features(np.array([[3, 4], [0, 2]]), [0, 1], ("cat", "dog"), np.eye(2), 50.0)
     name = pack.findings.dataset.name
     with memory.held(name, pack):
-        assert sources.load_pack(name, "") is pack and not sources.has_images(name)
+        assert sources.open_pack(name, "") is pack and not sources.has_images(name)
         assert sources.load_dataset(name, "").class_names == ("cat", "dog")
     np.testing.assert_allclose(pack.images["0"], [0.6, 0.8])
     with pytest.raises(InputError, match="X has features that are zero or not finite: X.1."):
