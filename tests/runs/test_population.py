@@ -15,6 +15,8 @@ from pini_jax.runs import experiment, population
 from pini_jax.train import memory
 from pini_jax.train.recorder import Recorder
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SETTINGS = {
     "clip": "tiny_clip",
     "views": 2,
