@@ -60,7 +60,7 @@ def _doubt(held_out: Answers, temperature: float) -> Doubt:
 
 def doubt_record(kept: Kept) -> dict[str, Any]:
     """What result.json says: of every mode, what was fitted, and how it does on test images."""
-    by_mode = kept.of_modes("test")
+    by_mode = kept.by_mode("test")
     classes = len(kept.class_names["test"])
     found = doubts(kept)
     images = max((doubt.images for doubt in found.values()), default=0)

@@ -148,7 +148,7 @@ def measure_splits(kept: Kept) -> dict[str, Any]:
 
 def measure_test(kept: Kept, split: str) -> dict[str, Any]:
     """All that is reported of test images."""
-    by_mode = kept.of_modes(split)
+    by_mode = kept.by_mode(split)
     plain = by_mode["zero_shot"]
     return {
         "zero_shot": metrics.measure(plain, kept.temperatures["zero_shot"])._asdict(),

@@ -90,8 +90,8 @@ def average(
     share = np.exp(nats.min() - nats)
     share[share < NEGLIGIBLE * share.sum()] = 0
     share /= share.sum()
-    of_both = np.array([weights for weights, _ in blends])
-    return share, np.append(share * of_both[:, 0], share @ of_both[:, 1])
+    pairs = np.array([weights for weights, _ in blends])
+    return share, np.append(share * pairs[:, 0], share @ pairs[:, 1])
 
 
 def _blend(

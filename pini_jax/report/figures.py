@@ -278,15 +278,15 @@ def reliability_figure(entries: Sequence[Entry]) -> Captioned:
         figure.legend(handles, ["mean", "marginal"], loc="outside upper center", ncols=2)
     figure.supxlabel("confidence", fontsize=7)
     figure.supylabel("accuracy", fontsize=7)
-    of_mean = {label: calibration_error(modes["mean"]) for label, modes in panels.items() if "mean" in modes}
-    worst = max(of_mean, key=lambda label: of_mean[label])
+    mean_errors = {label: calibration_error(modes["mean"]) for label, modes in panels.items() if "mean" in modes}
+    worst = max(mean_errors, key=lambda label: mean_errors[label])
     return Captioned(
         "reliability",
         f"Reliability at {shots} shots",
         "Accuracy against confidence, of all seeds together; the area of a dot is the share of predictions. On "
         "the dotted line, what is claimed holds; below it, the method is overconfident. ECE is the mean distance "
         "from it.",
-        f"The expected calibration error is largest for {worst}: {of_mean[worst]:.3f}; plain CLIP has "
+        f"The expected calibration error is largest for {worst}: {mean_errors[worst]:.3f}; plain CLIP has "
         f"{calibration_error(panels[PLAIN]['zero_shot']):.3f}.",
         figure,
     )

@@ -90,7 +90,7 @@ def read_tested(entry: Entry) -> Tested | None:
     if (sha256 := entry.result.get("predictions_sha256")) is None:
         return None
     kept = read_predictions(entry.folder / "predictions.parquet", sha256)
-    answers = kept.of_modes("test")["mean"].labelled()
+    answers = kept.by_mode("test")["mean"].labelled()
     temperature = kept.temperatures["mean"]
     confidence = np.exp(answers.calibrated(temperature)[:, 0])
     return Tested(answers, kept.class_names["test"], confidence, temperature)

@@ -106,8 +106,8 @@ def wide_frames(entries: Sequence[Entry]) -> dict[str, pd.DataFrame]:
     is_random = any(x.result["test"]["mean"] != x.result["test"]["marginal"] for x in entries)
     frames = {}
     for mode in MODES if is_random else MODES[:1]:
-        of_mode = f" ({mode})" if is_random else ""
-        frames[f"accuracy, %{of_mode}"] = _wide(entries, ("test", mode, "accuracy"), 100, 1)
+        suffix = f" ({mode})" if is_random else ""
+        frames[f"accuracy, %{suffix}"] = _wide(entries, ("test", mode, "accuracy"), 100, 1)
     for title, (digits, path) in OF_THE_MEAN.items():
         if all(_holds(entry.result, path) for entry in entries):
             frames[title] = _wide(entries, path, 1, digits)

@@ -108,8 +108,8 @@ def measure_answers(kept: Kept, own: Kept, doubts: Mapping[str, doubt.Doubt]) ->
         found |= result.measure_test(kept, "test")
     if (labels < 0).any():
         source = kept if (labels >= 0).any() else own
-        known = {mode: x.labelled() for mode, x in source.of_modes("test").items()}
-        unknown = {mode: x.unlabelled() for mode, x in kept.of_modes("test").items()}
+        known = {mode: x.labelled() for mode, x in source.by_mode("test").items()}
+        unknown = {mode: x.unlabelled() for mode, x in kept.by_mode("test").items()}
         found["rejection"] = {
             mode: rejection.measure_scores(known[mode], unknown[mode], doubts.get(mode, doubt.NO_DOUBT).known)
             for mode in known

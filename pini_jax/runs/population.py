@@ -82,8 +82,8 @@ def split(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> tuple[dict
     """
     if isinstance(settings, ml_collections.ConfigDict):
         settings = settings.to_dict()
-    one = configs.resolve({key: value for key, value in settings.items() if key != "population"})
-    return configs.to_dict(one), settings.get("population") or {}
+    resolved = configs.resolve({key: value for key, value in settings.items() if key != "population"})
+    return configs.to_dict(resolved), settings.get("population") or {}
 
 
 def variations(base: Mapping[str, Any], population: Any) -> list[Variation]:

@@ -304,7 +304,7 @@ def _given(exported: Exported, name: str, devices: jax.sharding.Mesh) -> FrozenP
         or scale.size != 1
     ):
         raise InputError(f"{name} was trained on features, and does not hold those of the classes: train it again")
-    return FrozenPack(packs.of_texts(exported.class_names, text, float(scale), exported.clip_sha256), devices)
+    return FrozenPack(packs.text_pack(exported.class_names, text, float(scale), exported.clip_sha256), devices)
 
 
 def check_variables(method: Method, theta: Parameters, text: Text, variables: Variables) -> None:

@@ -159,9 +159,9 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
             data = self._pack(X, labels, rows)
             name = data.findings.dataset.name
         else:
-            data = memory.of_images(pictures, labels.tolist(), rows.names)
+            data = memory.image_dataset(pictures, labels.tolist(), rows.names)
             name = data.name
-        config = self._config(name, int(np.bincount(labels).max()), of_images=pictures is not None)
+        config = self._config(name, int(np.bincount(labels).max()), has_images=pictures is not None)
         self.exported_ = _train(data, name, config, self.workdir, self.verbose)
         self.trained_ = classifiers.assemble(self.exported_, type(self).__name__)
         return self
@@ -239,22 +239,22 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
                 wanted = f"[{max(rows.places) + 1} or more, {X.shape[1]}]"
                 raise InputError(f"text_features has shape {list(text.shape)}, where {wanted} is needed")
             text = text[rows.places]
-        return memory.of_features(X, labels.tolist(), rows.names, text, self.logit_scale)
+        return memory.feature_dataset(X, labels.tolist(), rows.names, text, self.logit_scale)
 
-    def _config(self, dataset: str, most: int, of_images: bool) -> Config:
+    def _config(self, dataset: str, most: int, has_images: bool) -> Config:
         """The run's; `most` images there are of a class."""
         if self.method == "pini":
             settings = configs.default().to_dict()
         else:
             settings = configs.with_method(configs.default(), self.method).to_dict()
         settings |= {"dataset": dataset, "shots": most}
-        if not of_images:
+        if not has_images:
             settings |= {"clip": "", "views": 1}
             settings["noise"].pop("prompt_tokens", None)
             settings["template"] = settings["zero_shot_template"] = "coop"
         for key in SETTINGS:
             value = getattr(self, key)
-            if value is None or (key in OF_IMAGES and not of_images):
+            if value is None or (key in OF_IMAGES and not has_images):
                 continue
             merges = key != "noise" and isinstance(value, Mapping)
             settings[key] = {**settings[key], **value} if merges else value

@@ -277,8 +277,8 @@ def _check_place(key: str, stored: Stored, length: int) -> None:
 
 
 def _check_apart(entries: Iterable[_Entry]) -> None:
-    for one, next_one in itertools.pairwise(sorted(entries)):
-        if one.start + one.length > next_one.start:
+    for entry, following in itertools.pairwise(sorted(entries)):
+        if entry.start + entry.length > following.start:
             raise ValueError("two of its entries are the same bytes")
 
 

@@ -75,7 +75,7 @@ def _decoded(picture: Image.Image | np.ndarray, name: str) -> Image.Image:
     return rgb
 
 
-def of_images(pictures: Sequence[Picture], labels: Sequence[int], class_names: Sequence[str]) -> Dataset:
+def image_dataset(pictures: Sequence[Picture], labels: Sequence[int], class_names: Sequence[str]) -> Dataset:
     """A dataset of training images alone, in their order; one that comes again counts again.
 
     Raises:
@@ -92,7 +92,7 @@ def of_images(pictures: Sequence[Picture], labels: Sequence[int], class_names: S
     return Dataset(f"memory:{digest.hexdigest()[:HASH]}", tuple(class_names), tuple(records), (), ())
 
 
-def of_features(
+def feature_dataset(
     features: Num[np.ndarray, "b e"],
     labels: Sequence[int],
     class_names: Sequence[str],
@@ -114,7 +114,9 @@ def of_features(
     name = f"memory_features:{digest.hexdigest()[:HASH]}"
     dataset = Dataset(name, tuple(class_names), records, (), ())
     images = {record.id: feature for record, feature in zip(records, features, strict=True)}
-    return Pack(Findings(dataset, (*findings.of_classes(dataset),)), images, text, logit_scale, digest.hexdigest())
+    return Pack(
+        Findings(dataset, (*findings.class_problems(dataset),)), images, text, logit_scale, digest.hexdigest()
+    )
 
 
 def held_images(name: str) -> Findings:
@@ -125,7 +127,7 @@ def held_images(name: str) -> Findings:
     """
     dataset = _find(name)
     assert isinstance(dataset, Dataset)
-    return Findings(dataset, (*findings.of_classes(dataset), *findings.of_names(dataset.class_names)))
+    return Findings(dataset, (*findings.class_problems(dataset), *findings.name_problems(dataset.class_names)))
 
 
 def find_pack(name: str) -> Pack:

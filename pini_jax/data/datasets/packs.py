@@ -76,7 +76,11 @@ def load_pack(path: Path) -> Pack:
         images |= {id: feature for id, feature, _ in entries}
         splits[split] = [Record(id, path, label) for id, _, label in entries]
     dataset = Dataset(f"features:{path.name}", names, *(tuple(records) for records in splits.values()))
-    problems = (*_bad_labels(arrays, len(names)), *findings.of_classes(dataset), *findings.of_splits(dataset, {}))
+    problems = (
+        *_bad_labels(arrays, len(names)),
+        *findings.class_problems(dataset),
+        *findings.split_problems(dataset, {}),
+    )
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Pack(
@@ -95,7 +99,7 @@ def write_pack(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     paths.write_file(path, file.getvalue())
 
 
-def of_texts(names: Sequence[str], text: Float[np.ndarray, "c e"], logit_scale: float, sha256: str) -> Pack:
+def text_pack(names: Sequence[str], text: Float[np.ndarray, "c e"], logit_scale: float, sha256: str) -> Pack:
     """A pack without images: what classifies features that are yet to come."""
     return Pack(Findings(Dataset("features", tuple(names), (), (), ())), {}, text, logit_scale, sha256)
 
