@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from arro3.core import Array, DataType, Table
@@ -30,7 +30,37 @@ from pini_jax.report.unfinished import Unfinished
 
 PLACE = ["dataset", "clip", "weights"]
 # Of result.json; what else it measures is added as it is.
-MEASURED = ("zero_shot", "val", "test", "information", "harmonic_mean", "unseen", "steps", "trainable_parameters")
+MEASURED = (
+    "zero_shot",
+    "val",
+    "test",
+    "information",
+    "harmonic_mean",
+    "unseen",
+    "steps",
+    "trainable_parameters",
+    "seconds",
+    "peak_bytes",
+)
+
+
+class Shown(NamedTuple):
+    """A number of a result, or a branch whose numbers are summed, and how it is printed."""
+
+    path: tuple[str, ...]
+    scale: float
+    digits: int
+
+
+SHOWN = {
+    "NLL, nats": Shown(("test", "mean", "nll"), 1, 3),
+    "NLL at the temperature of held-out images, nats": Shown(("test", "mean", "calibrated_nll"), 1, 3),
+    "ECE": Shown(("test", "mean", "ece"), 1, 3),
+    "ECE at the temperature of held-out images": Shown(("test", "mean", "calibrated_ece"), 1, 3),
+    "usable information, nats": Shown(("information", "usable_information"), 1, 2),
+    "seconds": Shown(("seconds",), 1, 1),
+    "peak memory, MB": Shown(("peak_bytes",), 1e-6, 0),
+}
 
 
 def runs_frame(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -85,9 +115,9 @@ def wide_frames(entries: Sequence[Entry]) -> dict[str, pd.DataFrame]:
     for mode in MODES if is_random else MODES[:1]:
         of_mode = f" ({mode})" if is_random else ""
         frames[f"accuracy, %{of_mode}"] = _wide(entries, ("test", mode, "accuracy"), 100, 1)
-    for name, title in (("nll", "NLL, nats"), ("ece", "ECE")):
-        frames[title] = _wide(entries, ("test", "mean", name), 1, 3)
-    frames["usable information, nats"] = _wide(entries, ("information", "usable_information"), 1, 2)
+    for title, shown in SHOWN.items():
+        if by_shots(entries, *shown.path):
+            frames[title] = _wide(entries, *shown)
     return frames
 
 
