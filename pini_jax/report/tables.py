@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from arro3.core import Array, DataType, Table
@@ -29,17 +29,6 @@ from pini_jax.report.outcomes import Comparison
 from pini_jax.report.unfinished import Unfinished
 
 SETS = ("doubt", "modes", "mean", "sets", "lac")
-# What tables show besides the accuracy: digits, and where result.json has it.
-OF_THE_MEAN: dict[str, tuple[int, tuple[str, ...]]] = {
-    "NLL, nats": (3, ("test", "mean", "nll")),
-    "NLL, nats, calibrated": (3, ("test", "mean", "calibrated_nll")),
-    "ECE": (3, ("test", "mean", "ece")),
-    "ECE, calibrated": (3, ("test", "mean", "calibrated_ece")),
-    "coverage of sets of plausible classes": (3, (*SETS, "coverage")),
-    "plausible classes of an image": (1, (*SETS, "mean_size")),
-    "share of images that may be of none of the classes": (3, ("doubt", "modes", "mean", "unsure")),
-    "usable information, nats": (2, ("information", "usable_information")),
-}
 PLACE = ["dataset", "clip", "weights"]
 # Of result.json; what else it measures is added as it is.
 MEASURED = (
@@ -52,7 +41,31 @@ MEASURED = (
     "doubt",
     "steps",
     "trainable_parameters",
+    "seconds",
+    "peak_bytes",
 )
+
+
+class Shown(NamedTuple):
+    """A number of a result, or a branch whose numbers are summed, and how it is printed."""
+
+    path: tuple[str, ...]
+    scale: float
+    digits: int
+
+
+SHOWN = {
+    "NLL, nats": Shown(("test", "mean", "nll"), 1, 3),
+    "NLL, nats, calibrated": Shown(("test", "mean", "calibrated_nll"), 1, 3),
+    "ECE": Shown(("test", "mean", "ece"), 1, 3),
+    "ECE, calibrated": Shown(("test", "mean", "calibrated_ece"), 1, 3),
+    "coverage of sets of plausible classes": Shown((*SETS, "coverage"), 1, 3),
+    "plausible classes of an image": Shown((*SETS, "mean_size"), 1, 1),
+    "share of images that may be of none of the classes": Shown(("doubt", "modes", "mean", "unsure"), 1, 3),
+    "usable information, nats": Shown(("information", "usable_information"), 1, 2),
+    "seconds": Shown(("seconds",), 1, 1),
+    "peak memory, MB": Shown(("peak_bytes",), 1e-6, 0),
+}
 
 
 def runs_frame(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -108,19 +121,10 @@ def wide_frames(entries: Sequence[Entry]) -> dict[str, pd.DataFrame]:
     for mode in MODES if is_random else MODES[:1]:
         suffix = f" ({mode})" if is_random else ""
         frames[f"accuracy, %{suffix}"] = _wide(entries, ("test", mode, "accuracy"), 100, 1)
-    for title, (digits, path) in OF_THE_MEAN.items():
-        if all(_holds(entry.result, path) for entry in entries):
-            frames[title] = _wide(entries, path, 1, digits)
+    for title, shown in SHOWN.items():
+        if by_shots(entries, *shown.path):
+            frames[title] = _wide(entries, *shown)
     return frames
-
-
-def _holds(result: Mapping[str, Any], path: Sequence[str]) -> bool:
-    """Whether a result has this number; those of earlier versions lack some."""
-    for key in path:
-        if not isinstance(result, Mapping) or key not in result:
-            return False
-        result = result[key]
-    return True
 
 
 def _wide(entries: Sequence[Entry], path: Sequence[str], scale: float, digits: int) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
-from pini_jax.core import stop
+from pini_jax.core import peak, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed
 from pini_jax.data.datasets.records import Dataset
@@ -77,6 +77,7 @@ def _train_rest(
 ) -> dict[Path, dict[str, Any]]:
     """The results of the runs that have none yet."""
     clock = Clock()
+    peak.forget()
     with clock.phase("setup"):
         shared = share(next(iter(configs.values())))
         runs = [plan(config, workdir, shared) for workdir, config in configs.items()]
@@ -155,6 +156,7 @@ def _finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(recorder.state.phi)),
         "checkpoint_bytes": checkpoint.num_bytes(recorder.state),
         "seconds": dict(seconds) | {"train": recorder.seconds} | clock.seconds,
+        "peak_bytes": peak.peak_bytes(),
         "steps_per_second": steps / recorder.seconds if steps else 0.0,
         "device": provenance.device(),
         "versions": provenance.versions(),
