@@ -37,7 +37,7 @@ from pini_jax.data.datasets.records import Record
 from pini_jax.evaluate import prediction
 from pini_jax.use import classifier, inputs, outputs
 from pini_jax.use.classifier import TrainedClassifier
-from pini_jax.use.outputs import PartialFile, Row
+from pini_jax.use.outputs import Columns, PartialFile, Row
 
 Numbered = Iterator[tuple[int, Record]]
 Rows = Iterator[Row]
@@ -65,7 +65,8 @@ def main(values: flags.FlagValues, images: Sequence[str]) -> None:
         outputs.writer_of(output)  # before all else, so that nothing is lost on a wrong name
     trained = classifier.load_classifier(values.workdir, values.clip)
     numbered = itertools.islice(enumerate(inputs.find_images(images)), number - 1, None, of)
-    answer = functools.partial(answer_rows, trained, mode=values.mode, topk=values.topk)
+    columns = outputs.columns_of(trained, values.mode, values.topk)
+    answer = functools.partial(answer_rows, trained, mode=values.mode, columns=columns)
     failures = Failures()
     if output is None:
         for row in failures.watch(answer(numbered)):
@@ -78,14 +79,14 @@ def main(values: flags.FlagValues, images: Sequence[str]) -> None:
         with PartialFile(output, {"run": trained.fingerprint, "inputs": [*images], **given}) as partial:
             for _ in failures.watch(go_on(partial, numbered, answer, own)):
                 pass
-            outputs.finish(partial, output)
+            outputs.finish(partial, output, columns)
     failures.report()
 
 
-def answer_rows(trained: TrainedClassifier, numbered: Numbered, mode: str, topk: int) -> Rows:
+def answer_rows(trained: TrainedClassifier, numbered: Numbered, mode: str, columns: Columns) -> Rows:
     """The row of every image, in order."""
     for _, record, answer in trained.classify_all(numbered, mode):
-        yield outputs.make_row(record.id, answer, trained.class_names, topk)
+        yield outputs.make_row(record.id, answer, columns)
 
 
 def go_on(partial: PartialFile, numbered: Numbered, answer: Callable[[Numbered], Rows], total: int | None) -> Rows:
