@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "pini_jax.evaluation",
     "encode": "pini_jax.encode",
     "export": "pini_jax.export",
+    "push": "pini_jax.push",
     "report": "pini_jax.report.__main__",
     "sweep": "pini_jax.launch.sweep",
     "sweep plan": "pini_jax.launch.sweep_plan",

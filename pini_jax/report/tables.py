@@ -46,7 +46,7 @@ MEASURED = (
 )
 
 
-class Shown(NamedTuple):
+class Measure(NamedTuple):
     """A number of a result, or a branch whose numbers are summed, and how it is printed."""
 
     path: tuple[str, ...]
@@ -55,16 +55,16 @@ class Shown(NamedTuple):
 
 
 SHOWN = {
-    "NLL, nats": Shown(("test", "mean", "nll"), 1, 3),
-    "NLL, nats, calibrated": Shown(("test", "mean", "calibrated_nll"), 1, 3),
-    "ECE": Shown(("test", "mean", "ece"), 1, 3),
-    "ECE, calibrated": Shown(("test", "mean", "calibrated_ece"), 1, 3),
-    "coverage of sets of plausible classes": Shown((*SETS, "coverage"), 1, 3),
-    "plausible classes of an image": Shown((*SETS, "mean_size"), 1, 1),
-    "share of images that may be of none of the classes": Shown(("doubt", "modes", "mean", "unsure"), 1, 3),
-    "usable information, nats": Shown(("information", "usable_information"), 1, 2),
-    "seconds": Shown(("seconds",), 1, 1),
-    "peak memory, MB": Shown(("peak_bytes",), 1e-6, 0),
+    "NLL, nats": Measure(("test", "mean", "nll"), 1, 3),
+    "NLL, nats, calibrated": Measure(("test", "mean", "calibrated_nll"), 1, 3),
+    "ECE": Measure(("test", "mean", "ece"), 1, 3),
+    "ECE, calibrated": Measure(("test", "mean", "calibrated_ece"), 1, 3),
+    "coverage of sets of plausible classes": Measure((*SETS, "coverage"), 1, 3),
+    "plausible classes of an image": Measure((*SETS, "mean_size"), 1, 1),
+    "share of images that may be of none of the classes": Measure(("doubt", "modes", "mean", "unsure"), 1, 3),
+    "usable information, nats": Measure(("information", "usable_information"), 1, 2),
+    "seconds": Measure(("seconds",), 1, 1),
+    "peak memory, MB": Measure(("peak_bytes",), 1e-6, 0),
 }
 
 

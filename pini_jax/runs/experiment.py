@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -79,7 +80,7 @@ def _train_rest(
     clock = Clock()
     peak.forget()
     with clock.phase("setup"):
-        shared = share(next(iter(configs.values())))
+        shared = share(next(iter(configs.values())), folder.pinned_clip(configs))
         runs = [plan(config, workdir, shared) for workdir, config in configs.items()]
         group = Group(runs, begin(runs, known, stack), num_lanes(runs))
     with clock.phase("compile"):
@@ -189,9 +190,8 @@ def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
     shared, names = run.shared, run.data.class_names
     theta = shared.frozen.theta
     given = shared.frozen.given(names)
-    exported = injector.Exported(
-        variables, run.config, names, shared.frozen.fingerprint, given=given, doubts=doubts
-    )
+    config = dataclasses.replace(run.config, clip=shared.frozen.source)
+    exported = injector.Exported(variables, config, names, shared.frozen.fingerprint, given=given, doubts=doubts)
     injector.save_injector(run.workdir / "injector.safetensors", exported)
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)

@@ -204,10 +204,9 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
 
     @classmethod
     def load(cls, path: str | Path, clip: str = "") -> Classifier:
-        """What `save` wrote, or a run exported; arguments as in `load_classifier`."""
+        """What `save` wrote, a run exported, or `pini push` pushed; arguments as in `load_classifier`."""
         runtime.keep_programs()
-        file = Path(path)
-        exported = injector.load_injector(file / "injector.safetensors" if file.is_dir() else file)
+        exported = injector.load_run(path)
         config, labels = exported.config, exported.labels or exported.class_names
         self = cls(method=config.method, **{key: getattr(config, key) for key in SETTINGS})
         self.class_names = dict(zip(labels, exported.class_names, strict=True))
