@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 # Most of the time tests compile: a third less where XLA does not make programs fast. Commands inherit it.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
 
 import jax  # noqa: E402, reads the variable set above
 import pytest  # noqa: E402, as below
@@ -36,11 +36,10 @@ logging.getLogger("pini_jax").propagate = True  # to caplog
 @pytest.fixture(scope="module")
 def optimised():
     """Programs as users run them, for what is held to recordings or to bits."""
-    quick = jax.config.jax_disable_most_optimizations
     jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", quick)
+    jax.config.update("jax_disable_most_optimizations", QUICK)
     jax.clear_caches()
 
 

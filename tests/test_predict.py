@@ -100,7 +100,11 @@ def test_stopped_and_started_again(fitted_run, photos, monkeypatch, after):
 
 
 def test_what_is_only_printed_is_not_said_to_be_saved(fitted_run, photos, monkeypatch):
-    monkeypatch.setattr(stop, "_answer", lambda: True)
+    def stopping(*_, **__):
+        raise stop.Stopped
+        yield
+
+    monkeypatch.setattr(predict, "answer_rows", stopping)
     with pytest.raises(stop.Stopped, match="--output would let it go on"):
         command(fitted_run, "photos")
 
