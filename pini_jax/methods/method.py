@@ -80,6 +80,7 @@ class Traits(NamedTuple):
         is_fitted: whether `init` solves for all that is to be learned: there are no steps.
         is_per_class: whether what is learned belongs to the classes it was trained on, and is nothing for others.
         is_random: whether predictions depend on draws.
+        convolves: whether what is learned are kernels of convolutions.
         moves_images: whether more than the cosine of plain image features and class embeddings makes the logits.
     """
 
@@ -91,6 +92,7 @@ class Traits(NamedTuple):
     is_fitted: bool = False
     is_per_class: bool = False
     is_random: bool = False
+    convolves: bool = False
     moves_images: bool = False
 
     @property

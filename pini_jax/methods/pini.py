@@ -53,6 +53,7 @@ class Injector(Method):
             is_fitted=all(generator.control == "random" for generator in generators.values()),
             is_per_class=any(site.per_class and generator.is_table for site, generator in generators.items()),
             is_random=any(generator.control != "mean_only" for generator in generators.values()),
+            convolves=any(generator.convolves for generator in generators.values()),
             moves_images=any(site.side == "image" and not g.is_still for site, g in generators.items()),
         )
 

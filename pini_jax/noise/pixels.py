@@ -103,6 +103,7 @@ class Conv(Generator):
     """
 
     norm_axes: ClassVar[tuple[int, ...]] = IMAGE_AXES
+    convolves: ClassVar[bool] = True
 
     amplitude: float = positive(0.1)
 

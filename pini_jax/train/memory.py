@@ -44,7 +44,8 @@ def most_lanes(method: Method, text: Text, images: int) -> int:
     if not tokens:
         return 2**30  # features alone: nothing to speak of
     if jax.default_backend() == "cpu":
-        return max(1, CPU_TOKENS // tokens)
+        # Kernels of their own in every lane make one convolution of groups, and XLA's takes five times as long.
+        return 1 if method.traits.convolves else max(1, CPU_TOKENS // tokens)
     return max(1, int(room() // kept_bytes(method, text, images)))
 
 

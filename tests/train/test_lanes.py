@@ -132,6 +132,16 @@ def test_layers_of_the_image_tower_count_where_pixels_are_read(clip, text):
     assert memory.kept_bytes(of_features, Text(text.features), images=10) == 0
 
 
+@pytest.mark.parametrize(("generator", "side_by_side"), [("conv", False), ("cross_attention", True)])
+def test_convolutions_of_one_s_own_are_not_trained_side_by_side(clip, text, monkeypatch, generator, side_by_side):
+    """On a CPU."""
+    noise = sites.build_noise({"pixels": {"generator": generator}})
+    method = Injector(clip.text_tower, noise, image_tower=clip.image_tower)
+    assert (memory.most_lanes(method, Text(text.features), images=10) > 1) == side_by_side
+    monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
+    assert memory.most_lanes(method, Text(text.features), images=10) > 1
+
+
 def test_lanes_follow_from_sizes_and_the_kind_of_device(deep, text, monkeypatch):
     """Not from a clock, nor from what happens to be free."""
     method, tokens = deep[0], text.prompts.suffix.size + len(text.prompts.start) + len(text.prompts.prefix)
