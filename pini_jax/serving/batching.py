@@ -1,15 +1,15 @@
 """Images of many requests, in batches for the towers.
 
-Threads decode; one thread classifies. What arrives while it does waits and makes the next batch, so that a busy
-server has full batches, and an idle one answers after `WAIT`.
+Threads decode what has arrived, some at a time; one thread classifies. What arrives while they are busy waits and
+goes on together, so that a busy server has full batches, and an idle one answers after `WAIT`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,15 +23,18 @@ from pini_jax.serving.refusal import Limits, Refusal
 from pini_jax.use.classifier import BATCH_SIZES, Answer, TrainedClassifier
 
 WAIT = 0.002  # seconds that an image waits for others, at most, while nothing is classified
+SHARE = 8  # photos that a thread decodes before it hands them on, at most
 RETRY = "many photos are waiting: try again in a moment"
+Pixels = UInt8[np.ndarray, "h w 3"]
+Item = TypeVar("Item")
 
 
 class Waiting(NamedTuple):
-    """An image that is read, and who wants to know."""
+    """A photo, its number in its request, and who wants to know."""
 
     number: int
-    pixels: UInt8[np.ndarray, "h w 3"]
-    answer: asyncio.Future[Answer]
+    photo: Photo
+    answer: asyncio.Future[Answer | Refusal]
 
 
 class Batching:
@@ -48,7 +51,8 @@ class Batching:
         """`observe` is told the size of every batch."""
         self.trained, self.mode, self.limits, self.inside = trained, mode, limits, 0
         self._observe = observe
-        self._waiting: asyncio.Queue[Waiting] = asyncio.Queue()
+        self._arrived: asyncio.Queue[Waiting] = asyncio.Queue()
+        self._decoded: asyncio.Queue[tuple[Waiting, Pixels]] = asyncio.Queue()
         self._readers = ThreadPoolExecutor(THREADS, "reading")
         self._tower = ThreadPoolExecutor(1, "tower")
 
@@ -67,55 +71,69 @@ class Batching:
         if self.inside + len(photos) > self.limits.queue:
             raise Refusal(429, RETRY)
         self.inside += len(photos)
-        tasks = [asyncio.create_task(self._answer(i, photo)) for i, photo in enumerate(photos)]
-        for task in tasks:
-            task.add_done_callback(self._leave)
+        loop = asyncio.get_running_loop()
+        waiting = [Waiting(i, photo, loop.create_future()) for i, photo in enumerate(photos)]
+        for one in waiting:
+            one.answer.add_done_callback(self._leave)
+            self._arrived.put_nowait(one)
         try:
             async with asyncio.timeout(self.limits.seconds):
-                return await asyncio.gather(*tasks)
+                return await asyncio.gather(*(one.answer for one in waiting))
         except TimeoutError:
             raise Refusal(503, f"there was no answer within {self.limits.seconds:g} seconds: try again") from None
 
-    def _leave(self, task: asyncio.Task[Answer | Refusal]) -> None:
+    def _leave(self, answer: asyncio.Future[Answer | Refusal]) -> None:
         self.inside -= 1
 
-    async def _answer(self, number: int, photo: Photo) -> Answer | Refusal:
-        loop = asyncio.get_running_loop()
-        try:
-            pixels = await loop.run_in_executor(self._readers, read, self.trained, photo, self.limits.pixels)
-        except Refusal as refusal:
-            return refusal
-        waiting = Waiting(number, pixels, loop.create_future())
-        self._waiting.put_nowait(waiting)
-        return await waiting.answer
-
     async def run(self) -> None:
-        """Classifies whatever waits, until it is cancelled."""
-        while True:
-            batch = [await self._waiting.get()]
-            if self._waiting.qsize() < BATCH_SIZES[-1] - 1:
-                await asyncio.sleep(WAIT)
-            while len(batch) < BATCH_SIZES[-1] and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            if wanted := [waiting for waiting in batch if not waiting.answer.done()]:
-                await self._classify(wanted)
+        """Decodes and classifies whatever waits, until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(THREADS):
+                tasks.create_task(self._decode())
+            tasks.create_task(self._classify())
 
-    async def _classify(self, batch: list[Waiting]) -> None:
-        self._observe(len(batch))
-        numbers, pixels = [waiting.number for waiting in batch], [waiting.pixels for waiting in batch]
-        loop = asyncio.get_running_loop()
+    async def _decode(self) -> None:
+        while True:
+            share = [await self._arrived.get()]
+            share += take(self._arrived, min(self._arrived.qsize() // THREADS, SHARE - 1))
+            wanted = [one for one in share if not one.answer.done()]
+            found = await self._work(self._readers, wanted, self._read_all, [one.photo for one in wanted])
+            for one, pixels in zip(wanted, found, strict=False):
+                if isinstance(pixels, Refusal):
+                    settle(one, pixels)
+                else:
+                    self._decoded.put_nowait((one, pixels))
+
+    def _read_all(self, photos: Sequence[Photo]) -> list[Pixels | Refusal]:
+        return [read(self.trained, photo, self.limits.pixels) for photo in photos]
+
+    async def _classify(self) -> None:
+        while True:
+            batch = [await self._decoded.get()]
+            if self._decoded.qsize() < BATCH_SIZES[-1] - 1:
+                await asyncio.sleep(WAIT)
+            batch += take(self._decoded, full_size(1 + self._decoded.qsize()) - 1)
+            if batch := [(one, pixels) for one, pixels in batch if not one.answer.done()]:
+                self._observe(len(batch))
+                wanted, pixels = zip(*batch, strict=True)
+                numbers = [one.number for one in wanted]
+                answers = await self._work(
+                    self._tower, wanted, self.trained.classify_pixels, numbers, pixels, self.mode
+                )
+                for one, answer in zip(wanted, answers, strict=False):
+                    settle(one, answer)
+
+    async def _work(
+        self, pool: ThreadPoolExecutor, wanted: Sequence[Waiting], work: Callable[..., list[Any]], *arguments: Any
+    ) -> list[Any]:
+        """What the work of a thread gives; nothing where it fails, and whoever waits is told."""
         try:
-            found = await loop.run_in_executor(
-                self._tower, self.trained.classify_pixels, numbers, pixels, self.mode
-            )
+            return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
         except Exception as error:  # of the runtime, such as no memory: these requests fail, and no others
-            for waiting in batch:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(error)
-            return
-        for waiting, answer in zip(batch, found, strict=True):
-            if not waiting.answer.done():
-                waiting.answer.set_result(answer)
+            for one in wanted:
+                if not one.answer.done():
+                    one.answer.set_exception(error)
+            return []
 
     def close(self) -> None:
         """Ends the threads."""
@@ -123,21 +141,31 @@ class Batching:
         self._tower.shutdown(wait=False, cancel_futures=True)
 
 
-def read(trained: TrainedClassifier, photo: Photo, most: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The view of a photo that is classified.
+def take(queue: asyncio.Queue[Item], most: int) -> list[Item]:
+    """What is in a queue, at most so many."""
+    return [queue.get_nowait() for _ in range(min(most, queue.qsize()))]
 
-    Raises:
-        Refusal: it is no image that can be read, or has more pixels than `most`.
-    """
+
+def full_size(waiting: int) -> int:
+    """How many of those that wait make a batch: as many as a compiled size holds, so that little is filling."""
+    return max((size for size in BATCH_SIZES[1:] if size <= waiting), default=waiting)
+
+
+def settle(one: Waiting, answer: Answer | Refusal) -> None:
+    """Answers who waits, if anybody still does."""
+    if not one.answer.done():
+        one.answer.set_result(answer)
+
+
+def read(trained: TrainedClassifier, photo: Photo, most: int) -> Pixels | Refusal:
+    """The view of a photo that is classified; or why there is none: it is no image, or has too many pixels."""
     record = Record(photo.name, photo.content, -1)
     try:
         width, height = read_image(record, lambda file: file.size)
     except InputError as error:
         bomb = isinstance(error.__context__, Image.DecompressionBombError)
-        raise Refusal(413 if bomb else 415, str(error)) from None
+        return Refusal(413 if bomb else 415, str(error))
     if width * height > most:
-        raise Refusal(413, f"an image may have {most:,} pixels, not {width:,} x {height:,}")
+        return Refusal(413, f"an image may have {most:,} pixels, not {width:,} x {height:,}")
     pixels = trained.read(record)
-    if isinstance(pixels, InputError):
-        raise Refusal(415, str(pixels))
-    return pixels
+    return Refusal(415, str(pixels)) if isinstance(pixels, InputError) else pixels

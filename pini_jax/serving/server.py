@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable
@@ -67,8 +68,10 @@ def serve(app: Starlette, address: socket.socket, seconds: float) -> None:
     server = uvicorn.Server(settings)
     # uvicorn would end by the signal that it was sent, and not with status 0.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-    with _taken(SIGNALS, server.handle_exit):
-        asyncio.run(server.serve(sockets=[address]))
+    gc.collect()
+    gc.freeze()  # what is loaded stays: no later collection walks it while a request waits
+    with _taken(SIGNALS, server.handle_exit), asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[address]))
 
 
 @contextlib.contextmanager

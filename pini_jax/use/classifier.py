@@ -44,7 +44,7 @@ from pini_jax.task import task as tasks
 from pini_jax.task.frozen import Frozen, FrozenPack, FrozenTowers
 
 SHOWN = 10  # names in an error
-BATCH_SIZES = (1, 8, 64)  # that programs are compiled for
+BATCH_SIZES = (1, 8, 16, 32, 64)  # that programs are compiled for
 FEATURES = 256  # features that are classified at once
 AHEAD = 2  # batches of images that are read while one is classified
 Pixels = UInt8[np.ndarray, "h w 3"] | InputError

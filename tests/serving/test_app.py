@@ -16,6 +16,7 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from pini_jax.data.datasets import digits  # noqa: E402
 from pini_jax.data.datasets.records import Record  # noqa: E402
+from pini_jax.serving import batching  # noqa: E402
 from pini_jax.serving.app import make_app  # noqa: E402
 from pini_jax.serving.refusal import Limits  # noqa: E402
 from pini_jax.use import classifier, outputs  # noqa: E402
@@ -169,10 +170,27 @@ def test_no_answer_in_time_is_503(trained, monkeypatch):
     app = make_app(trained, limits=LIMITS._replace(seconds=0.2))
     with TestClient(app) as client:
         service = app.routes[1].endpoint.__self__
-        service.batching._waiting.put_nowait = lambda waiting: None  # it is never classified
+        service.batching._decoded.put_nowait = lambda waiting: None  # it is never classified
         response = client.post("/predict", files=files(PICTURES[0]))
         assert response.status_code == 503 and "within 0.2 seconds" in response.json()["error"]
         assert service.batching.inside == 0
+
+
+@pytest.mark.parametrize(
+    ("waiting", "size"), [(1, 1), (5, 5), (8, 8), (9, 8), (17, 16), (40, 32), (64, 64), (200, 64)]
+)
+def test_a_batch_is_as_large_as_can_be_filled(waiting, size):
+    assert batching.full_size(waiting) == size
+
+
+def test_more_than_a_batch_at_once(trained):
+    """Photos of one request keep their order and numbers, over several shares and batches."""
+    many = PICTURES * 15
+    with TestClient(make_app(trained, "sample", LIMITS._replace(queue=100))) as client:
+        rows = client.post("/predict", files=files(*many[:40], b"no picture", *many[40:])).json()["rows"]
+    assert "cannot be read" in rows.pop(40)["error"] and len(rows) == 75
+    expected = trained(many[:40] + [many[0]] + many[40:], "sample").max(-1)
+    np.testing.assert_allclose([row["probability"] for row in rows], np.delete(expected, 40), atol=1e-5)
 
 
 def test_a_failing_tower_fails_its_requests_alone(trained, monkeypatch):
