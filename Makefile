@@ -18,7 +18,7 @@ test: .venv/installed-test
 	$(PYTEST)
 
 test-long: .venv/installed-test
-	$(PYTEST) -m long $(ONLY)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m long $(ONLY)
 
 coverage: .venv/installed-test
 	$(PYTEST) --cov=pini_jax --cov-report=term:skip-covered --cov-report=html:.cache/coverage

@@ -193,7 +193,7 @@ def distances(config: Config, case: Case) -> Rejection:
             x = held_out.unit(pack["test_x"]) @ white
         return -(np.square(x).sum(1)[:, None] - 2 * x @ centres.T + np.square(centres).sum(1)).min(1)
 
-    return rejection.evaluate(nearest(case.known), nearest(case.unknown))
+    return rejection.separation(nearest(case.known), nearest(case.unknown))
 
 
 def unknown(

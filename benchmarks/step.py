@@ -73,7 +73,7 @@ class Training:
         self.fixed = lanes.Fixed(self.mesh, injector, 1, "auto", theta, text)
         constants = Constants(inputs.SEED, Optim(lr=lr, warmup_lr=lr), steps_per_epoch=1000)
         phi = jax.tree.map(jnp.array, numbers.phi)
-        self.state = TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser.init(phi))
+        self.state = TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser(injector).init(phi))
         self.constants, self.labels = constants, numbers.labels
         self.lanes = lanes.stack(self.mesh, [(self.state, constants)])
 
@@ -101,7 +101,8 @@ class Training:
 
         @jax.jit
         def one(state: TrainState, theta: dict, text: Text, batch: Batch, normals: dict):
-            return update(injector, self.constants.optimiser, state, theta, text, batch, draw_replay(normals))
+            optimiser = self.constants.optimiser(injector)
+            return update(injector, optimiser, state, theta, text, batch, draw_replay(normals))
 
         return one
 

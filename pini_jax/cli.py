@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "pini_jax.evaluation",
     "encode": "pini_jax.encode",
     "export": "pini_jax.export",
+    "push": "pini_jax.push",
     "report": "pini_jax.report.__main__",
     "sweep": "pini_jax.launch.sweep",
     "sweep plan": "pini_jax.launch.sweep_plan",
@@ -60,11 +61,11 @@ def main() -> None:
 
 def list_of_commands() -> str:
     """A line for every command."""
-    lines = [f"  {name:14}{summary(module)}" for name, module in COMMANDS.items()]
+    lines = [f"  {name:14}{first_line(module)}" for name, module in COMMANDS.items()]
     return "\n".join([pini_jax.__doc__ or "", "", *lines, "", "pini NAME --help says more about one of them."])
 
 
-def summary(module: str) -> str:
+def first_line(module: str) -> str:
     """The first line of a module's docstring, without importing it."""
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None

@@ -26,7 +26,7 @@ from pini_jax.use import export
 def define_flags(values: flags.FlagValues) -> None:
     """What is written, as what, and where."""
     forms = [*export.FORMS]
-    flags.DEFINE_string("workdir", None, "A run's folder, or its injector.safetensors.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "A run's folder, its injector, or hub:owner/name.", flag_values=values)
     flags.DEFINE_enum("format", None, forms, f"One of {', '.join(forms)}.", flag_values=values)
     flags.DEFINE_string("output", None, "The file; FILE.json is written beside it.", flag_values=values)
     flags.DEFINE_enum(
@@ -44,7 +44,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     output = Path(values.output)
     if not output.parent.is_dir() or output.is_dir():
         raise InputError(f"--output={output} must be a file in a folder that there is")
-    trained = export.load(Path(values.workdir), values.clip)
+    trained = export.load(values.workdir, values.clip)
     export.write(trained, values.format, output)
     print(f"{output}: {values.format}, {len(trained.class_names)} classes, {output.stat().st_size / 1e6:.2f} MB")
 

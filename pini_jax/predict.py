@@ -29,7 +29,7 @@ from pathlib import Path
 
 from absl import flags
 
-from pini_jax.core import command, progress
+from pini_jax.core import command, progress, stop
 from pini_jax.core.errors import InputError, UsageError
 from pini_jax.core.paths import refuse_scheme
 from pini_jax.core.wording import MOST, listed
@@ -37,7 +37,7 @@ from pini_jax.data.datasets.records import Record
 from pini_jax.evaluate import prediction
 from pini_jax.use import classifier, inputs, outputs
 from pini_jax.use.classifier import TrainedClassifier
-from pini_jax.use.outputs import PartialFile, Row
+from pini_jax.use.outputs import Columns, PartialFile, Row
 
 Numbered = Iterator[tuple[int, Record]]
 Rows = Iterator[Row]
@@ -46,7 +46,7 @@ Rows = Iterator[Row]
 def define_flags(values: flags.FlagValues) -> None:
     """What is loaded, how it predicts, and where answers go."""
     flags.DEFINE_string(
-        "workdir", None, "Folder of a finished run, or its injector.safetensors.", flag_values=values
+        "workdir", None, "A run's folder, its injector.safetensors, or hub:owner/name.", flag_values=values
     )
     flags.DEFINE_string("clip", "", "Where the CLIP is now, if not where it was.", flag_values=values)
     flags.DEFINE_enum("mode", "mean", prediction.MODES, "How noise is used.", flag_values=values)
@@ -65,12 +65,11 @@ def main(values: flags.FlagValues, images: Sequence[str]) -> None:
         outputs.writer_of(output)  # before all else, so that nothing is lost on a wrong name
     trained = classifier.load_classifier(values.workdir, values.clip)
     numbered = itertools.islice(enumerate(inputs.find_images(images)), number - 1, None, of)
-    answer = functools.partial(answer_rows, trained, mode=values.mode, topk=values.topk)
+    columns = outputs.columns_of(trained, values.mode, values.topk)
+    answer = functools.partial(answer_rows, trained, mode=values.mode, columns=columns)
     failures = Failures()
     if output is None:
-        for row in failures.watch(answer(numbered)):
-            if row["error"] is None:
-                print(outputs.line(row), flush=True)
+        print_rows(failures.watch(answer(numbered)))
     else:
         total = inputs.count_images(images)
         own = None if total is None else len(range(number - 1, total, of))
@@ -78,14 +77,28 @@ def main(values: flags.FlagValues, images: Sequence[str]) -> None:
         with PartialFile(output, {"run": trained.fingerprint, "inputs": [*images], **given}) as partial:
             for _ in failures.watch(go_on(partial, numbered, answer, own)):
                 pass
-            outputs.finish(partial, output)
+            outputs.finish(partial, output, columns)
     failures.report()
 
 
-def answer_rows(trained: TrainedClassifier, numbered: Numbered, mode: str, topk: int) -> Rows:
+def answer_rows(trained: TrainedClassifier, numbered: Numbered, mode: str, columns: Columns) -> Rows:
     """The row of every image, in order."""
     for _, record, answer in trained.classify_all(numbered, mode):
-        yield outputs.make_row(record.id, answer, trained.class_names, topk)
+        yield outputs.make_row(record.id, answer, columns)
+
+
+def print_rows(rows: Rows) -> None:
+    """A line for every image that could be read.
+
+    Raises:
+        Stopped: somebody asked for it.
+    """
+    try:
+        for row in rows:
+            if row["error"] is None:
+                print(outputs.line(row), flush=True)
+    except stop.Stopped:
+        raise stop.Stopped("what was printed is whole; --output would let it go on from there") from None
 
 
 def go_on(partial: PartialFile, numbered: Numbered, answer: Callable[[Numbered], Rows], total: int | None) -> Rows:

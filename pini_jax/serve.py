@@ -27,7 +27,7 @@ PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
 def define_flags(values: flags.FlagValues) -> None:
     """What is loaded, how it predicts, where it listens, and how much it takes."""
     flags.DEFINE_string(
-        "workdir", None, "Folder of a finished run, or its injector.safetensors.", flag_values=values
+        "workdir", None, "A run's folder, its injector.safetensors, or hub:owner/name.", flag_values=values
     )
     flags.DEFINE_string("clip", "", "Where the CLIP is now, if not where it was.", flag_values=values)
     flags.DEFINE_enum("mode", "mean", prediction.MODES, "How noise is used.", flag_values=values)

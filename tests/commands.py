@@ -21,7 +21,7 @@ SHORT = (
     "--config.num_draws=4",
 )
 STOPPED = "stopped: everything is saved, and the same command goes on from there"
-TIMINGS = ("seconds", "steps_per_second", "device", "seal")
+TIMINGS = ("seconds", "steps_per_second", "peak_bytes", "device", "seal")
 
 
 def start(workdir, *overrides, devices=1, limit="true", environment=None, module="pini_jax.main"):

@@ -1,12 +1,15 @@
-"""What all tests share: the CPU, and caches that are not the user's own."""
+"""What all tests share: the CPU, programs that compile quickly, and caches that are not the user's own."""
 
 import logging
 import os
 import tempfile
 from pathlib import Path
 
-import jax
-import pytest
+# Most of the time tests compile: a third less where XLA does not make programs fast. Commands inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import jax  # noqa: E402, reads the variable set above
+import pytest  # noqa: E402, as below
 
 # Features are computed anew in every session; only compiled programs are kept.
 CACHE = tempfile.TemporaryDirectory(prefix="pini_jax_tests_")
@@ -28,6 +31,17 @@ from pini_jax.data.datasets import digits  # noqa: E402, as below
 
 runtime.prepare()
 logging.getLogger("pini_jax").propagate = True  # to caplog
+
+
+@pytest.fixture(scope="module")
+def optimised():
+    """Programs as users run them, for what is held to recordings or to bits."""
+    quick = jax.config.jax_disable_most_optimizations
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", quick)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_the_list_does_not_wait_for_jax():
 def test_every_row_is_a_command_that_begins_as_its_list_says(name):
     command = importlib.import_module(cli.COMMANDS[name]).COMMAND
     assert isinstance(command, Command) and command.name == f"pini {name}"
-    assert command.text.startswith(cli.summary(cli.COMMANDS[name])) and f"\n    pini {name} " in command.text
+    assert command.text.startswith(cli.first_line(cli.COMMANDS[name])) and f"\n    pini {name} " in command.text
 
 
 def test_the_version():

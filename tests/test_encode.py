@@ -44,10 +44,10 @@ def test_a_pack_of_a_folder(photos, capsys):
     for split, (own, other) in enumerate(zip(data[2:], whole[2:], strict=True)):
         assert [record.id.partition("/")[2] for record in own] == [record.id for record in other], split
         assert [record.label for record in own] == [record.label for record in other]
-        features = packs.unit(np.asarray(frozen.images(other, "features")))
+        features = packs.as_unit(np.asarray(frozen.images(other, "features")))
         np.testing.assert_array_equal(np.stack([pack.images[record.id] for record in own]), features)
     text = frozen.text_features("a photo of the digit {}.", "", data.class_names)[0]
-    np.testing.assert_allclose(pack.text, packs.unit(np.asarray(text)), atol=1e-6)
+    np.testing.assert_allclose(pack.text, packs.as_unit(np.asarray(text)), atol=1e-6)
     assert pack.logit_scale == pytest.approx(float(np.exp(frozen.theta["logit_scale"])), rel=1e-6)
 
 

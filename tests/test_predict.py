@@ -1,5 +1,6 @@
 """pini predict: many images, from anything that holds them, into files."""
 
+import dataclasses
 import json
 import os
 
@@ -11,7 +12,7 @@ from PIL import Image
 from pini_jax import predict
 from pini_jax.core import stop
 from pini_jax.core.errors import InputError, UsageError
-from pini_jax.use import classifier
+from pini_jax.use import classifier, outputs
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,16 @@ def command(fitted_run, *words):
     predict.define_flags(values)
     _, *rest = values(["pini predict", f"--workdir={fitted_run}", *words])
     predict.main(values, rest)
+
+
+def test_doubt_has_columns_where_images_were_held_out(fitted_run, trained, photos):
+    (photos / "03.png").unlink()
+    command(fitted_run, "photos", "--output=all.jsonl")
+    unsure = trained.unsure(sorted(photos.iterdir()))
+    assert [row["unsure"] for row in read("all.jsonl")] == unsure.tolist()
+    assert all(row["class"] == row["plausible"][0] for row in read("all.jsonl"))
+    assert outputs.columns_of(trained, "mean", 1).doubt
+    assert not outputs.columns_of(dataclasses.replace(trained, doubts={}), "mean", 1).doubt
 
 
 def read(path):
@@ -86,6 +97,12 @@ def test_stopped_and_started_again(fitted_run, photos, monkeypatch, after):
         command(fitted_run, "photos", "--output=parts.jsonl")
     assert not os.path.exists("parts.jsonl") and len(read("parts.jsonl.partial")) == 1 + after
     same(predicted(fitted_run, "parts.jsonl"), whole)
+
+
+def test_what_is_only_printed_is_not_said_to_be_saved(fitted_run, photos, monkeypatch):
+    monkeypatch.setattr(stop, "_answer", lambda: True)
+    with pytest.raises(stop.Stopped, match="--output would let it go on"):
+        command(fitted_run, "photos")
 
 
 def test_shards_are_the_whole(fitted_run, photos):

@@ -31,6 +31,7 @@ DATA = os.environ.get("PINI_DATA_DIR")
 TOLERANCE = 1e-4
 
 pytestmark = [
+    pytest.mark.usefixtures("optimised"),
     pytest.mark.skipif(not REFERENCE, reason="PINI_REFERENCE_DIR is not set"),
     pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR (with the tokenizer) is not set"),
 ]

@@ -39,6 +39,7 @@ class Pretrained:
         tokenizer: text -> ids.
         preprocessing: image -> pixels.
         fingerprint: SHA-256 of the weight files, the sizes, the tokenizer and the pre-processing.
+        source: what it was loaded from; of the hub with the commit, `owner/name@commit`.
     """
 
     image_tower: towers.ImageTower | ResNetTower
@@ -47,6 +48,7 @@ class Pretrained:
     tokenizer: tokenizer.Tokenizer
     preprocessing: Preprocessing
     fingerprint: str
+    source: str
 
     @property
     def embed_dim(self) -> int:
@@ -72,9 +74,10 @@ def load_clip(
     """Loads a CLIP.
 
     Args:
-        source: `tiny_clip` (the bundled one); a folder or hub id (such as `openai/clip-vit-base-patch16`) of
-            Hugging Face's CLIP, SigLIP or SigLIP 2, or of open_clip; or a weight file (safetensors, or an archive
-            of PyTorch) with the parameter names of OpenAI or of Hugging Face.
+        source: `tiny_clip` (the bundled one); a folder or hub id (such as `openai/clip-vit-base-patch16`, or with
+            a branch, tag or commit `owner/name@revision`) of Hugging Face's CLIP, SigLIP or SigLIP 2, or of
+            open_clip; or a weight file (safetensors, or an archive of PyTorch) with the parameter names of OpenAI
+            or of Hugging Face.
         tokenizer_source: folder with the tokenizer's files; "" takes those beside the weights.
         dtype: in which the towers hold their weights and compute.
         image_size: pixels of the images; positions are interpolated. 0 takes the checkpoint's own size.
@@ -85,7 +88,7 @@ def load_clip(
             split its towers.
     """
     refuse_scheme("tokenizer", tokenizer_source)
-    path = hub.locate(source, tokenizer=not tokenizer_source)
+    path, pinned = hub.locate(source, tokenizer=not tokenizer_source)
     folder, weight_files = (path, tensor_files.files_of(path)) if path.is_dir() else (path.parent, [path])
     tensors = tensor_files.index(weight_files)
     sizes, scheme, preprocessing = _recognise(folder, {key: x.shape for key, x in tensors.items()})
@@ -112,6 +115,7 @@ def load_clip(
         tokenizer=words,
         preprocessing=preprocessing,
         fingerprint=digest.hexdigest(),
+        source=pinned,
     )
 
 

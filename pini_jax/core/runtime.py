@@ -42,8 +42,8 @@ def errors_as_lines() -> Iterator[None]:
     """Ends the process with one line, and no traceback, for what the user did or can mend."""
     try:
         yield
-    except (stop.Stopped, KeyboardInterrupt):
-        print("stopped: everything is saved, and the same command goes on from there", file=sys.stderr)
+    except (stop.Stopped, KeyboardInterrupt) as asked:
+        print(f"stopped: {str(asked) or stop.SAVED}", file=sys.stderr)
         sys.exit(stop.STATUS)
     except InputError as error:
         processes.fail(_line(error))

@@ -23,8 +23,11 @@ asked = threading.Event()  # this process, by a signal
 _answer: Callable[[], bool] = asked.is_set
 
 
+SAVED = "everything is saved, and the same command goes on from there"
+
+
 class Stopped(BaseException):
-    """Somebody asked for a stop, and everything is saved."""
+    """Somebody asked for a stop: everything is saved, unless it says otherwise."""
 
 
 def listen() -> None:

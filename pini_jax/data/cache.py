@@ -11,7 +11,7 @@ from pathlib import Path
 LOG = logging.getLogger(__name__)
 
 
-def write(path: Path, content: bytes) -> bool:
+def keep(path: Path, content: bytes) -> bool:
     """Whether a file could be written; if not, a line says why, and the run goes on without."""
     # A name of its own for every writer: other threads, processes and machines may write the same file.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")

@@ -211,4 +211,4 @@ def _write(chunk: _Chunk, array: Float[np.ndarray, "b e"]) -> bool:
     """Whether it could be written."""
     file = io.BytesIO()
     np.savez(file, features=array, sha256=chunk.digest(array))
-    return cache.write(chunk.path, file.getvalue())
+    return cache.keep(chunk.path, file.getvalue())

@@ -89,7 +89,7 @@ class Views:
         return dataclasses.replace(self, kept=self._read(np.arange(len(self.records))))
 
     def _read(self, ids: Int[np.ndarray, "b"]) -> UInt8[np.ndarray, "b h w 3"]:
-        def one(i: int) -> UInt8[np.ndarray, "h w 3"]:
+        def decoded(i: int) -> UInt8[np.ndarray, "h w 3"]:
             return view_pixels(self.records[i], self.preprocessing, self.augment, self.seed, self.view, i)
 
-        return np.concatenate(list(batches(one, ids.tolist(), len(ids))))
+        return np.concatenate(list(batches(decoded, ids.tolist(), len(ids))))

@@ -56,7 +56,7 @@ def scores(name: str, answers: Answers, temperature: float, seed: int = 0) -> Fl
 def threshold(name: str, held_out: Answers, temperature: float, level: float = LEVEL) -> float:
     """The largest score of a plausible class; infinite where there are too few images to promise the level."""
     held_out = held_out.labelled()
-    own = _of_labels(scores(name, held_out, temperature, seed=1), held_out)
+    own = _label_scores(scores(name, held_out, temperature, seed=1), held_out)
     k = rank(len(own), level)
     return float(np.sort(own)[k - 1]) if k <= len(own) else math.inf
 
@@ -66,7 +66,7 @@ def rank(images: int, level: float) -> int:
     return math.ceil((images + 1) * level - 1e-9)
 
 
-def _of_labels(values: Float[np.ndarray, "b k"], answers: Answers) -> Float[np.ndarray, "b"]:
+def _label_scores(values: Float[np.ndarray, "b k"], answers: Answers) -> Float[np.ndarray, "b"]:
     """The score of the true class; infinite where that is not among those kept."""
     hit = answers.classes == answers.label[:, None]
     return np.where(hit.any(1), values[np.arange(len(values)), hit.argmax(1)], np.inf)
@@ -84,14 +84,14 @@ class Sets(NamedTuple):
     mean_size: float
 
 
-def evaluate(name: str, answers: Answers, temperature: float, threshold: float, num_classes: int) -> Sets:
+def coverage(name: str, answers: Answers, temperature: float, threshold: float, num_classes: int) -> Sets:
     """Of images other than those of the threshold."""
     answers = answers.labelled()
     if math.isinf(threshold):
         return Sets(1.0, float(num_classes))
     found = scores(name, answers, temperature)
     plausible: Bool[np.ndarray, "b k"] = found <= threshold
-    return Sets(float((_of_labels(found, answers) <= threshold).mean()), float(plausible.sum(1).mean()))
+    return Sets(float((_label_scores(found, answers) <= threshold).mean()), float(plausible.sum(1).mean()))
 
 
 def promised(images: int, level: float = LEVEL, within: float = 0.9) -> list[float]:

@@ -43,7 +43,7 @@ def fits(run: Run) -> Iterator[Fold]:
     most = held_out.FOLDS if run.shared.method.traits.is_fitted else TRAININGS
     folds = held_out.folds(labels, min(most, np.bincount(labels).max()))
     for fold in np.unique(folds):
-        yield Fold(np.flatnonzero(folds == fold), train(without(run, folds == fold)))
+        yield Fold(np.flatnonzero(folds == fold), train_fold(without(run, folds == fold)))
 
 
 def without(run: Run, fold: Bool[np.ndarray, "m"]) -> Run:
@@ -54,7 +54,7 @@ def without(run: Run, fold: Bool[np.ndarray, "m"]) -> Run:
     return run._replace(data=run.data._replace(train=rest), batches=batches)
 
 
-def train(run: Run) -> Variables:
+def train_fold(run: Run) -> Variables:
     """What a run learns; nothing is written."""
     shared, read, state = run.shared, batch_reader(run), initial_state(run)
     fixed = shared.method, run.config.num_samples

@@ -54,13 +54,13 @@ def doubts(kept: Kept) -> dict[str, Doubt]:
 
 def _doubt(held_out: Answers, temperature: float) -> Doubt:
     limits = {name: conformal.threshold(name, held_out, temperature) for name in conformal.SCORES}
-    known = rejection.threshold(rejection.SCORES[rejection.DEFAULT](held_out))
+    known = rejection.cut_off(rejection.SCORES[rejection.DEFAULT](held_out))
     return Doubt(temperature, **limits, known=known, images=len(held_out.label))
 
 
-def describe(kept: Kept) -> dict[str, Any]:
+def doubt_record(kept: Kept) -> dict[str, Any]:
     """What result.json says: of every mode, what was fitted, and how it does on test images."""
-    by_mode = kept.of_modes("test")
+    by_mode = kept.by_mode("test")
     classes = len(kept.class_names["test"])
     found = doubts(kept)
     images = max((doubt.images for doubt in found.values()), default=0)
@@ -78,7 +78,7 @@ def describe(kept: Kept) -> dict[str, Any]:
 
 def _measured(answers: Answers, doubt: Doubt, classes: int) -> dict[str, Any]:
     sets = {
-        name: conformal.evaluate(name, answers, doubt.temperature, getattr(doubt, name), classes)._asdict()
+        name: conformal.coverage(name, answers, doubt.temperature, getattr(doubt, name), classes)._asdict()
         for name in conformal.SCORES
     }
     score = rejection.SCORES[rejection.DEFAULT](answers)

@@ -101,7 +101,7 @@ class Kept(NamedTuple):
     class_names: Mapping[str, Sequence[str]]
     temperatures: Mapping[str, float]
 
-    def of_modes(self, split: str) -> dict[str, Answers]:
+    def by_mode(self, split: str) -> dict[str, Answers]:
         """Of plain CLIP and every mode; a method that draws nothing answers once for all."""
         found = self.answers[split]
         return {"zero_shot": found["zero_shot"]} | {mode: found.get(mode, found["mean"]) for mode in MODES}
@@ -112,8 +112,8 @@ class Kept(NamedTuple):
         return next((split for split in ("held_out", "val") if split in self.answers), "")
 
     def held_out(self) -> dict[str, Answers]:
-        """The answers that calibrate, as `of_modes`."""
-        return self.of_modes(self.calibrated_on) if self.calibrated_on else {}
+        """The answers that calibrate, as `by_mode`."""
+        return self.by_mode(self.calibrated_on) if self.calibrated_on else {}
 
 
 def answers(
@@ -129,8 +129,8 @@ def answers(
         label=labels.astype(np.int32),
         classes=classes,
         log_probabilities=np.take_along_axis(log_p, classes, axis=-1),
-        label_log_probability=_of_labels(wide, labels),
-        label_expected=_of_labels(predicted.expected.astype(np.float64), labels),
+        label_log_probability=_label_values(wide, labels),
+        label_expected=_label_values(predicted.expected.astype(np.float64), labels),
         squares=np.exp(2 * wide).sum(-1),
         entropy=-(np.exp(wide) * wide).sum(-1),
         draw_entropy=predicted.draw_entropy.astype(np.float64),
@@ -148,7 +148,7 @@ def without_draws(log_probabilities: Float[np.ndarray, "b c"], labels: Int[np.nd
     return answers([""] * len(labels), np.asarray(labels), predicted, 1.0)
 
 
-def _of_labels(values: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:
+def _label_values(values: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:
     return np.where(labels < 0, np.nan, values[np.arange(len(labels)), labels])
 
 

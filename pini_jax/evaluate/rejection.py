@@ -37,19 +37,19 @@ class Rejection(NamedTuple):
     fpr: float
 
 
-def measure(known: Answers, unknown: Answers, least: float) -> dict[str, Any]:
+def measure_scores(known: Answers, unknown: Answers, least: float) -> dict[str, Any]:
     """Of every score how well it tells; and how many are rejected below the least score of the known."""
-    found = {name: evaluate(score(known), score(unknown))._asdict() for name, score in SCORES.items()}
+    found = {name: separation(score(known), score(unknown))._asdict() for name, score in SCORES.items()}
     return {"scores": found, "rejected": float((SCORES[DEFAULT](unknown) < least).mean())}
 
 
-def threshold(known: Float[np.ndarray, "b"]) -> float:
+def cut_off(known: Float[np.ndarray, "b"]) -> float:
     """The score that RECALL of known images reach."""
     return float(np.quantile(known, 1 - RECALL, method="lower")) if len(known) else -np.inf
 
 
-def evaluate(known: Float[np.ndarray, "b"], unknown: Float[np.ndarray, "u"]) -> Rejection:
+def separation(known: Float[np.ndarray, "b"], unknown: Float[np.ndarray, "u"]) -> Rejection:
     """By the scores of images of known classes and of others."""
     ranks = scipy.stats.rankdata(np.concatenate([known, unknown]))
     wins = ranks[: len(known)].sum() - len(known) * (len(known) + 1) / 2
-    return Rejection(float(wins / len(known) / len(unknown)), float((unknown >= threshold(known)).mean()))
+    return Rejection(float(wins / len(known) / len(unknown)), float((unknown >= cut_off(known)).mean()))

@@ -81,7 +81,7 @@ def _task(run: Run, split: str) -> Task:
     return run.shared.unseen.get(split, run.shared.task)
 
 
-def predict(run: Run, variables: Variables, common: Mapping[str, Split]) -> Kept:
+def predict_splits(run: Run, variables: Variables, common: Mapping[str, Split]) -> Kept:
     """What plain CLIP and the method answer for all that is classified, and the temperatures of the modes.
 
     Args:
@@ -167,7 +167,7 @@ def answers_of(found: Predicted, temperatures: Mapping[str, float]) -> dict[str,
 # ---------------------------------------------------------------------------------------------- what is measured
 
 
-def measure(kept: Kept) -> dict[str, Any]:
+def measure_splits(kept: Kept) -> dict[str, Any]:
     """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks.
 
     Where there are no test images, as in `Classifier.fit`, what is reported of them is None.
@@ -176,7 +176,7 @@ def measure(kept: Kept) -> dict[str, Any]:
     if "test" in kept.answers:
         result |= measure_test(kept, "test")
         result["intervals"] = {mode: bootstrap.intervals(x) for mode, x in kept.answers["test"].items()}
-        result["doubt"] = doubt.describe(kept)
+        result["doubt"] = doubt.doubt_record(kept)
     result["val"] = _metrics_of_modes(kept, "val") if "val" in kept.answers else None
     if "val" in kept.answers:
         plain, temperature = kept.answers["val"]["zero_shot"], kept.temperatures["zero_shot"]
@@ -196,7 +196,7 @@ def measure(kept: Kept) -> dict[str, Any]:
 
 def measure_test(kept: Kept, split: str) -> dict[str, Any]:
     """All that is reported of test images."""
-    by_mode = kept.of_modes(split)
+    by_mode = kept.by_mode(split)
     plain = by_mode["zero_shot"]
     return {
         "zero_shot": metrics.measure(plain, kept.temperatures["zero_shot"])._asdict(),

@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.core.errors import InputError
 from pini_jax.core.options import at_least, positive
 from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
-
-TOWERS = ("text", "image")
+from pini_jax.methods.transformers import TOWERS, check_transformers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +55,9 @@ class ClipLora(Method):
         Raises:
             InputError: a tower is no transformer.
         """
+        check_transformers(theta, "clip_lora changes attention matrices")
         phi = {}
         for tower, own in zip(TOWERS, jax.random.split(key), strict=True):
-            if "qkv" not in theta[tower].get("blocks", {}):
-                raise InputError(f"clip_lora changes attention matrices, and the {tower} tower is no transformer")
             layers, width, three, heads, channels = theta[tower]["blocks"]["qkv"]["kernel"].shape
             down = jax.random.uniform(own, (layers, three, width, self.rank), minval=-1.0) * width**-0.5
             phi[tower] = {"down": down, "up": jnp.zeros((layers, three, self.rank, heads, channels))}

@@ -118,7 +118,7 @@ class Fitted(NamedTuple):
 
 def zero_shot(text: Float[np.ndarray, "c e"], scale: float) -> Fitted:
     """Plain CLIP: no noise."""
-    return Fitted(_of_text(scale * text), 0.0, np.zeros((text.shape[1],) * 2))
+    return Fitted(_text_head(scale * text), 0.0, np.zeros((text.shape[1],) * 2))
 
 
 def fit(support: Support, text: Float[np.ndarray, "c e"]) -> Fitted:
@@ -131,7 +131,7 @@ def fit(support: Support, text: Float[np.ndarray, "c e"]) -> Fitted:
         [gaussian_classes.posterior_head(means, s, k) for (k, _), s in zip(GRID, of_part, strict=True)]
         for means, of_part in zip(known, within, strict=True)
     ]
-    starts, evidence = _averages(parts, labels, candidates, [_of_text(text)] * len(parts))
+    starts, evidence = _averages(parts, labels, candidates, [_text_head(text)] * len(parts))
     noises = [_average_covariance(of_part, evidence) for of_part in within]
     learned = [
         [start, *gaussian_classes.learned_heads(part.shots, start, noise)]
@@ -150,7 +150,7 @@ def fit(support: Support, text: Float[np.ndarray, "c e"]) -> Fitted:
     return Fitted(head, temperature * eta, factors[0])
 
 
-def _of_text(embeddings: Float[np.ndarray, "c e"]) -> Head:
+def _text_head(embeddings: Float[np.ndarray, "c e"]) -> Head:
     classes, width = embeddings.shape
     return Head(np.zeros(width), embeddings.T, np.zeros(classes))
 

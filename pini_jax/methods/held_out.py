@@ -13,6 +13,7 @@ import scipy  # which loads its parts at their first use: half a second
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, logsumexp
 
+from pini_jax.core import stop
 from pini_jax.data.support import Support
 from pini_jax.methods.gaussian_classes import TINY, Shots
 
@@ -76,14 +77,21 @@ def folds(labels: Int[np.ndarray, "m"], num: int) -> Int[np.ndarray, "m"]:
 def average(
     candidates: Sequence[Float[np.ndarray, "n c"]], other: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g+1"]]:
-    """Candidates' shares, softmax(-NLL in nats), each blended with the other; and the weights of all logits."""
-    blends = [_blend([logits, other], labels) for logits in candidates]
+    """Candidates' shares, softmax(-NLL in nats), each blended with the other; and the weights of all logits.
+
+    Raises:
+        Stopped: somebody asked for it; the next call begins anew.
+    """
+    blends = []
+    for logits in candidates:
+        stop.raise_if_requested()
+        blends.append(_blend([logits, other], labels))
     nats = np.array([nll for _, nll in blends])
     share = np.exp(nats.min() - nats)
     share[share < NEGLIGIBLE * share.sum()] = 0
     share /= share.sum()
-    of_both = np.array([weights for weights, _ in blends])
-    return share, np.append(share * of_both[:, 0], share @ of_both[:, 1])
+    pairs = np.array([weights for weights, _ in blends])
+    return share, np.append(share * pairs[:, 0], share @ pairs[:, 1])
 
 
 def _blend(

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
+import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from pini_jax.clip.prompts import Prompts
@@ -19,7 +21,9 @@ from pini_jax.clip.towers import TextTower, stage
 from pini_jax.clip.zero_shot import cosine_logits, embed_prompts, encode_prompts
 from pini_jax.core.shapes import Numbers, Parameters, present
 from pini_jax.data.support import NO_SUPPORT, Support
+from pini_jax.methods import optim
 from pini_jax.methods.objective import Objective
+from pini_jax.methods.optim import Optim
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
@@ -121,6 +125,14 @@ class Method:
     def num_draws(self, num_samples: int) -> dict[str, int]:
         """How many draws a training step takes at each site; one where a site is not named."""
         return {}
+
+    def schedule(self, settings: Optim, steps_per_epoch: ArrayLike) -> optax.Schedule:
+        """step -> learning rate."""
+        return optim.schedule(settings, steps_per_epoch)
+
+    def optimiser(self, settings: Optim, steps_per_epoch: ArrayLike) -> optax.GradientTransformation:
+        """Of what is trained; its learning rate is that of `schedule`."""
+        return optim.optimiser(settings, steps_per_epoch)
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """What is known before the first step: drawn, or made from the classes and the selection."""

@@ -101,3 +101,8 @@ def optimiser(optim: Optim, steps_per_epoch: ArrayLike) -> optax.GradientTransfo
     """
     rate = optax.scale_by_learning_rate(schedule(optim, steps_per_epoch))
     return optax.chain(*DIRECTIONS[optim.name](optim), rate)
+
+
+def direction(optim: Optim) -> optax.GradientTransformation:
+    """u alone, without the learning rate."""
+    return optax.chain(*DIRECTIONS[optim.name](optim))

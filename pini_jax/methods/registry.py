@@ -12,6 +12,7 @@ from pini_jax.core import options
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.methods.clip_adapter import ClipAdapter
 from pini_jax.methods.clip_lora import ClipLora
+from pini_jax.methods.clip_svd import ClipSvd
 from pini_jax.methods.coop import CoOp
 from pini_jax.methods.empirical_bayes import EmpiricalBayes
 from pini_jax.methods.gda import Gda
@@ -20,8 +21,11 @@ from pini_jax.methods.lp_plus_plus import LpPlusPlus
 from pini_jax.methods.method import Method
 from pini_jax.methods.objective import Objective
 from pini_jax.methods.pini import Injector
+from pini_jax.methods.proker import ProKeR
+from pini_jax.methods.prolip import LinearAdapter, ProLip
 from pini_jax.methods.task_res import TaskRes
 from pini_jax.methods.tip_adapter import TipAdapter, TipAdapterF
+from pini_jax.methods.two_stage import TwoStage
 from pini_jax.methods.zero_shot import ZeroShot
 from pini_jax.noise import sites
 
@@ -49,6 +53,11 @@ METHODS: dict[str, type[Method]] = {
     "clap": Clap,
     "gda": Gda,
     "clip_lora": ClipLora,
+    "proker": ProKeR,
+    "prolip": ProLip,
+    "linear_adapter": LinearAdapter,
+    "2sfs": TwoStage,
+    "clip_svd": ClipSvd,
     "empirical_bayes": EmpiricalBayes,
 }
 NOT_OPTIONS = ("text_tower", "image_tower", "loss_settings", "generators")

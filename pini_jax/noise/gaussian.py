@@ -56,5 +56,5 @@ def divergence(gaussian: Gaussian, prior_scale: float) -> Float[Array, "n *shape
     mean, scale = moved / unit, jnp.abs(gaussian.scale) / unit
     varies = scale > 0
     safe = jnp.where(varies, scale, 1.0)
-    of_scale = jnp.where(varies, (safe**2 - 1) / 2 - jnp.log(safe), 0.0)
-    return (mean**2 / 2).sum(-1) + of_scale.sum(-1)
+    scale_part = jnp.where(varies, (safe**2 - 1) / 2 - jnp.log(safe), 0.0)
+    return (mean**2 / 2).sum(-1) + scale_part.sum(-1)

@@ -38,7 +38,7 @@ class Spread(NamedTuple):
         return (1 - shrinkage) * self.covariance + shrinkage * jnp.trace(self.covariance) / width * jnp.eye(width)
 
 
-def spread(inputs: Inputs, prior_shots: float) -> Spread:
+def estimate_spread(inputs: Inputs, prior_shots: float) -> Spread:
     """Of the selection that a generator is made from; the formulas stand above, with k = prior_shots."""
     text, (features, labels) = normalise(inputs.text[0]), inputs.support.rows()
     images = inputs.support.labels  # views of an image are one image
@@ -102,7 +102,7 @@ class Residual(Structured):
         return self.variable("support", "factor", root).value
 
     def _spread(self, inputs: Inputs) -> Spread:
-        return spread(inputs, self.prior_shots)
+        return estimate_spread(inputs, self.prior_shots)
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """m from zero, and one scale for all directions."""
@@ -131,7 +131,7 @@ class Discriminant(Structured):
         """Before anything is learned."""
 
         def directions() -> Float[Array, "c e"]:
-            around = spread(inputs, self.prior_shots)
+            around = estimate_spread(inputs, self.prior_shots)
             apart = (around.means - around.middle).T
             solved = jax.scipy.linalg.solve(around.shrunk(self.shrinkage), apart, assume_a="pos").T
             length = jnp.sqrt(jnp.square(solved).sum(-1).mean())

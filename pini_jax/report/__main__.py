@@ -42,9 +42,9 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     output = Path(values.output or Path(folders[0], "report"))
     output.mkdir(parents=True, exist_ok=True)
     if len(collected.entries) == 1 and not unfinished:
-        whole, markdown = one_run.report(collected.entries[0], output)
+        whole, markdown = one_run.report_run(collected.entries[0], output)
     else:
-        whole, markdown = many_runs.report(collected, unfinished, output)
+        whole, markdown = many_runs.report_runs(collected, unfinished, output)
     paths.write_file(output / "report.md", markdown)
     paths.write_file(output / "report.html", page.render(whole))
     print(markdown)

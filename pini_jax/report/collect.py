@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,9 +231,10 @@ def by_label(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 
 def by_shots(entries: Iterable[Entry], *path: str) -> dict[int, list[float]]:
-    """A number of every run's result, by shots."""
+    """A number of every run's result, or the sum of several, by shots; nothing of runs that have none."""
     values: dict[int, list[float]] = {}
     for entry in entries:
-        value = functools.reduce(operator.getitem, path, entry.result)
-        values.setdefault(entry.result["shots"], []).append(float(value))  # type: ignore[arg-type]
+        found: Any = functools.reduce(lambda branch, key: branch.get(key, {}), path, entry.result)
+        if numbers := list(found.values()) if isinstance(found, Mapping) else [found] if found is not None else []:
+            values.setdefault(entry.result["shots"], []).append(float(sum(numbers)))
     return dict(sorted(values.items()))

@@ -24,14 +24,14 @@ from pini_jax.methods import registry
 from pini_jax.report import statistics
 from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
 from pini_jax.report.outcomes import PLAIN, Comparison, differ
-from pini_jax.report.style import COLOURS, COLUMN, GREY, Drawn, lines, spaced, wrapped
+from pini_jax.report.style import COLOURS, COLUMN, GREY, Captioned, line_styles, spaced, wrapped
 
 TOGETHER = 6  # lines that one panel holds; of more, each has a panel of its own
 PANELS = 3  # in a row
 Curve = dict[int, list[float]]  # accuracies in % by shots
 
 
-def draw(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> list[Drawn]:
+def draw_figures(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> list[Captioned]:
     """All figures that the runs have something for."""
     drawn = [
         accuracy_figure(entries),
@@ -59,7 +59,7 @@ def _curve(entries: Sequence[Entry], *path: str) -> Curve:
 # ------------------------------------------------------------------------------------------------ accuracy
 
 
-def accuracy_figure(entries: Sequence[Entry]) -> Drawn | None:
+def accuracy_figure(entries: Sequence[Entry]) -> Captioned | None:
     """mean +- t_{0.975, n-1} s / sqrt(n) over n seeds."""
     shots = sorted({entry.result["shots"] for entry in entries})
     if len(shots) < 2:
@@ -72,7 +72,7 @@ def accuracy_figure(entries: Sequence[Entry]) -> Drawn | None:
     figure = (_together if len(curves) <= TOGETHER else _apart)(curves, plain, shots)
     most = {label: np.mean(curve[shots[-1]]) for label, curve in curves.items() if shots[-1] in curve}
     best = max(most, key=lambda label: most[label])
-    return Drawn(
+    return Captioned(
         "accuracy",
         "Accuracy against shots",
         "Test accuracy with mean noise, and the 95 % confidence band of its mean over seeds (Student's t, sample "
@@ -92,7 +92,7 @@ def _together(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Se
     """One panel, with the names beside the ends of the lines."""
     figure, axes = plt.subplots(figsize=(COLUMN, 2.4))
     ends: dict[str, tuple[float, str]] = {}
-    for (label, curve), look in zip(curves.items(), lines(), strict=False):
+    for (label, curve), look in zip(curves.items(), line_styles(), strict=False):
         _line(axes, curve, look)
         ends[label] = float(np.mean(curve[max(curve)])), str(look["color"])
     for label, height in plain.items():
@@ -179,7 +179,7 @@ def _rows(labels: Sequence[str], panels: int) -> tuple[plt.Figure, list[plt.Axes
     return figure, list(grid[0])
 
 
-def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> Drawn | None:
+def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> Captioned | None:
     """A forest plot against plain CLIP, with bars beside the methods of which no two are told apart."""
     methods = list(ordered(entries))
     against = {x.first: x for x in comparisons if x.second == PLAIN and not np.isnan(x.difference.p)}
@@ -207,7 +207,7 @@ def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Compariso
         f"{_count(few.seeds, 'seed')} and {few.images:,} test images" if few.images > 1 else f"{few.seeds} seeds"
     )
     ahead = sum(x.adjusted < statistics.LEVEL and x.difference.mean > 0 for x in against.values())
-    return Drawn(
+    return Captioned(
         "differences",
         "Which methods differ",
         "Mean difference in test accuracy to plain CLIP over all shots, with 95 % intervals by paired bootstrap "
@@ -219,7 +219,7 @@ def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Compariso
     )
 
 
-def information_figure(entries: Sequence[Entry]) -> Drawn | None:
+def information_figure(entries: Sequence[Entry]) -> Captioned | None:
     """A dot for every run, and a stroke at their mean."""
     kinds = {"usable_information": "usable information", "mutual_information": "H(T) − H(T|E)"}
     groups = ordered(entries)
@@ -235,7 +235,7 @@ def information_figure(entries: Sequence[Entry]) -> Drawn | None:
         axes.set_xlabel(f"{title},\nnats")
     useful = {label: _mean_information(group) for label, group in groups.items()}
     best = max(useful, key=lambda label: useful[label])
-    return Drawn(
+    return Captioned(
         "information",
         "Information",
         "Left: how much less surprised the method is by the right answer than plain CLIP, on the mean over images "
@@ -254,7 +254,7 @@ def _mean_information(entries: Sequence[Entry]) -> float:
 # ------------------------------------------------------------------------------------------------ reliability
 
 
-def reliability_figure(entries: Sequence[Entry]) -> Drawn:
+def reliability_figure(entries: Sequence[Entry]) -> Captioned:
     """A panel for plain CLIP and for every method: of all its runs with the most shots."""
     shots = max(entry.result["shots"] for entry in entries)
     chosen = [entry for entry in entries if entry.result["shots"] == shots]
@@ -264,7 +264,7 @@ def reliability_figure(entries: Sequence[Entry]) -> Drawn:
         panels[label] = {mode: pooled(group, mode) for mode in modes}
     figure, grid = _panels(len(panels), 1.3, 0.4)
     for axes, (label, modes_of_label) in zip(grid.flat, panels.items(), strict=False):
-        for bins, look in zip(modes_of_label.values(), lines(), strict=False):
+        for bins, look in zip(modes_of_label.values(), line_styles(), strict=False):
             reliability_line(axes, bins, look)
         errors = ", ".join(f"{calibration_error(bins):.3f}" for bins in modes_of_label.values())
         axes.set_title(f"{wrapped(label, 18)}\nECE {errors}", fontsize=6, pad=2)
@@ -272,20 +272,21 @@ def reliability_figure(entries: Sequence[Entry]) -> Drawn:
         axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
     if any(len(modes) > 1 for modes in panels.values()):
         handles = [
-            Line2D([], [], color=x["color"], linestyle=x["linestyle"]) for x, _ in zip(lines(), "12", strict=False)
+            Line2D([], [], color=x["color"], linestyle=x["linestyle"])
+            for x, _ in zip(line_styles(), "12", strict=False)
         ]
         figure.legend(handles, ["mean", "marginal"], loc="outside upper center", ncols=2)
     figure.supxlabel("confidence", fontsize=7)
     figure.supylabel("accuracy", fontsize=7)
-    of_mean = {label: calibration_error(modes["mean"]) for label, modes in panels.items() if "mean" in modes}
-    worst = max(of_mean, key=lambda label: of_mean[label])
-    return Drawn(
+    mean_errors = {label: calibration_error(modes["mean"]) for label, modes in panels.items() if "mean" in modes}
+    worst = max(mean_errors, key=lambda label: mean_errors[label])
+    return Captioned(
         "reliability",
         f"Reliability at {shots} shots",
         "Accuracy against confidence, of all seeds together; the area of a dot is the share of predictions. On "
         "the dotted line, what is claimed holds; below it, the method is overconfident. ECE is the mean distance "
         "from it.",
-        f"The expected calibration error is largest for {worst}: {of_mean[worst]:.3f}; plain CLIP has "
+        f"The expected calibration error is largest for {worst}: {mean_errors[worst]:.3f}; plain CLIP has "
         f"{calibration_error(panels[PLAIN]['zero_shot']):.3f}.",
         figure,
     )

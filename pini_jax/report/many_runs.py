@@ -13,13 +13,13 @@ import pandas as pd
 from pini_jax.report import figures, outcomes, page, statistics, style, tables
 from pini_jax.report.collect import Collected, Entry, by_label, by_place
 from pini_jax.report.outcomes import PLAIN, Comparison
-from pini_jax.report.page import Block, Items, Page, Section, Table, Text
+from pini_jax.report.page import Block, Items, Page, Paragraph, Section, TableBlock
 from pini_jax.report.unfinished import FAILED, NOT_BEGUN, UNDER_WAY, Unfinished
 
 SHOWN = 12  # rows of a table that is not folded
 
 
-def report(collected: Collected, unfinished: Sequence[Unfinished], output: Path) -> tuple[Page, str]:
+def report_runs(collected: Collected, unfinished: Sequence[Unfinished], output: Path) -> tuple[Page, str]:
     """Writes tables and figures to a folder, and returns the page and the Markdown that show them."""
     places = by_place(collected.entries)
     comparisons = {title: outcomes.compare(entries) for title, entries in places.items()}
@@ -29,9 +29,9 @@ def report(collected: Collected, unfinished: Sequence[Unfinished], output: Path)
         prefix = f"{slug(title)}-" if len(places) > 1 else ""
         wide = tables.wide_frames(entries)
         for name, frame in wide.items():
-            tables.write_latex(frame.rename_axis(name).reset_index(), output, prefix + slug(name))
+            tables.write_table(frame.rename_axis(name).reset_index(), output, prefix + slug(name))
         with style.styled():
-            drawn = {x: style.save(x, output, prefix) for x in figures.draw(entries, comparisons[title])}
+            drawn = {x: style.save(x, output, prefix) for x in figures.draw_figures(entries, comparisons[title])}
         sections.append(Section(title, _blocks(entries, wide, comparisons[title], drawn)))
         markdown += [f"# {title}", *(tables.markdown(name, frame) for name, frame in wide.items())]
         markdown += [f"![{x.alt}]({file.name})\n\n{x.text}" for x, file in drawn.items()]
@@ -60,9 +60,7 @@ def _write_frames(
         frames["comparisons"] = tables.comparisons_frame(comparisons)
     for name, frame in frames.items():
         if len(frame):
-            tables.write(frame, output, name)
-    if "comparisons" in frames:
-        tables.write_latex(frames["comparisons"], output, "comparisons")
+            tables.write_table(frame, output, name)
 
 
 def _title(places: Mapping[str, Sequence[Entry]]) -> str:
@@ -92,7 +90,7 @@ def _blocks(
     entries: Sequence[Entry],
     wide: Mapping[str, pd.DataFrame],
     comparisons: Sequence[Comparison],
-    drawn: Mapping[style.Drawn, Path],
+    drawn: Mapping[style.Captioned, Path],
 ) -> list[Block]:
     seeds = sorted({entry.result["seed"] for entry in entries})
     text = (
@@ -101,13 +99,13 @@ def _blocks(
     )
     first, *others = wide.items()
     pictures = {x.name: page.picture(x, file) for x, file in drawn.items()}
-    head: list[Block] = [Text(text), Table(first[0], "", first[1].rename_axis("method"))]
+    head: list[Block] = [Paragraph(text), TableBlock(first[0], "", first[1].rename_axis("method"))]
     return [
         *head,
         *(pictures[name] for name in ("accuracy", "differences") if name in pictures),
         *_tests(comparisons),
         *(pictures[name] for name in ("reliability", "information") if name in pictures),
-        *(Table(name, "", frame.rename_axis("method"), folded=True) for name, frame in others),
+        *(TableBlock(name, "", frame.rename_axis("method"), folded=True) for name, frame in others),
     ]
 
 
@@ -115,7 +113,7 @@ def _tests(comparisons: Sequence[Comparison]) -> list[Block]:
     """The comparisons as a table, or why there is none."""
     known = [x for x in comparisons if not np.isnan(x.difference.p)]
     if not known:
-        return [Text("One seed without predictions tells nothing of chance: there is no test.")]
+        return [Paragraph("One seed without predictions tells nothing of chance: there is no test.")]
     alone = [x for x in known if x.images == 1]
     text = (
         "Differences in mean accuracy in points, over the shots that both have; 95 % intervals by paired "
@@ -139,7 +137,7 @@ def _tests(comparisons: Sequence[Comparison]) -> list[Block]:
     }
     columns = ["difference", "95 % interval", "p alone", "p (Holm)", "told apart"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("methods")
-    return [Table("Paired tests", text.strip(), frame, folded=len(rows) > SHOWN)]
+    return [TableBlock("Paired tests", text.strip(), frame, folded=len(rows) > SHOWN)]
 
 
 def _p(p: float) -> str:
@@ -162,15 +160,17 @@ def _read(collected: Collected, unfinished: Sequence[Unfinished]) -> list[Block]
     if unfinished:
         rows = {str(x.folder): (x.state, _progress(x), x.reason) for x in unfinished}
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["state", "progress", "reason"])
-        blocks.append(Table("Runs without a result", "", frame.rename_axis("folder"), folded=len(rows) > SHOWN))
+        blocks.append(
+            TableBlock("Runs without a result", "", frame.rename_axis("folder"), folded=len(rows) > SHOWN)
+        )
     if collected.left_out:
         frame = tables.left_out_frame(collected).set_index("folder")
-        blocks.append(Table("Left out", "", frame, folded=len(frame) > SHOWN))
+        blocks.append(TableBlock("Left out", "", frame, folded=len(frame) > SHOWN))
     runs = pd.DataFrame(
         [(str(x.folder), x.label, x.result["shots"], x.result["seed"]) for x in collected.entries],
         columns=["folder", "method", "shots", "seed"],
     )
-    return [*blocks, Table("Runs that count", "", runs.set_index("folder"), folded=True)]
+    return [*blocks, TableBlock("Runs that count", "", runs.set_index("folder"), folded=True)]
 
 
 def _progress(run: Unfinished) -> str:

@@ -15,14 +15,14 @@ from pini_jax.data.datasets import sources
 from pini_jax.methods import forward
 from pini_jax.noise.draws import draw_mean
 from pini_jax.noise.gaussian import Gaussian
-from pini_jax.report.style import COLOURS, COLUMN, Drawn
+from pini_jax.report.style import COLOURS, COLUMN, Captioned
 from pini_jax.use.classifier import TrainedClassifier
 
 IMAGES = 4
 OVER_IMAGES = ("pixels", "patch_tokens")
 
 
-def draw(classifier: TrainedClassifier) -> list[Drawn]:
+def draw_noise(classifier: TrainedClassifier) -> list[Captioned]:
     """A figure for every side on which the run has noise that can be seen."""
     shown = _some_images(classifier, IMAGES)
     seen = gaussians(classifier, shown.images)
@@ -45,7 +45,7 @@ def gaussians(classifier: TrainedClassifier, images: Float[np.ndarray, "b h w 3"
     return seen
 
 
-def tokens_figure(classifier: TrainedClassifier, gaussian: Gaussian) -> Drawn:
+def tokens_figure(classifier: TrainedClassifier, gaussian: Gaussian) -> Captioned:
     """mu and sigma along the prompt."""
     figure, axes = plt.subplots(figsize=(COLUMN, 2.0), layout="constrained")
     words = _words(classifier)
@@ -60,7 +60,7 @@ def tokens_figure(classifier: TrainedClassifier, gaussian: Gaussian) -> Drawn:
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left", bbox_to_anchor=(0, 1.18), ncols=2)
     largest = int(np.argmax(sizes["mu"]))
-    return Drawn(
+    return Captioned(
         "tokens",
         "Noise along the prompt",
         "Root mean square of the noise's mean (mu) and standard deviation (sigma) at every token before the class "
@@ -99,7 +99,7 @@ def _some_images(classifier: TrainedClassifier, count: int) -> Shown:
     return Shown(views.Views(records, preprocessing)[np.arange(len(records))], np.stack(pictures))
 
 
-def maps_figure(pictures: UInt8[np.ndarray, "b h w 3"], noise: dict[str, Gaussian]) -> Drawn:
+def maps_figure(pictures: UInt8[np.ndarray, "b h w 3"], noise: dict[str, Gaussian]) -> Captioned:
     """Rows of images, with the root mean square over channels of mu and sigma below them."""
     rows, count = 1 + 2 * len(noise), len(pictures)
     side = COLUMN / IMAGES
@@ -121,7 +121,7 @@ def maps_figure(pictures: UInt8[np.ndarray, "b h w 3"], noise: dict[str, Gaussia
             axes.imshow(value, vmin=0, vmax=tops[-1], cmap="gray")
         row[0].set_title(f"{name} on {site}, up to {tops[-1]:.2g}", fontsize=6, loc="left", pad=2)
     said = "; ".join(f"{name} on {site} up to {top:.2g}" for (site, name, _), top in zip(parts, tops, strict=True))
-    return Drawn(
+    return Captioned(
         "maps",
         "Noise over images",
         "A test image of each of the first classes; below, the root mean square over channels of mu and sigma, "

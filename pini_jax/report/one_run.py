@@ -6,7 +6,7 @@ import io
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,19 @@ from pini_jax.evaluate.predictions import Answers, read_predictions
 from pini_jax.methods import registry
 from pini_jax.report import noise_figures, page, run_figures, style, tables, terminal
 from pini_jax.report.collect import Entry
-from pini_jax.report.page import Block, Code, Gallery, Items, Page, Picture, Section, Table, Text, Thumbnail
-from pini_jax.report.style import Drawn
+from pini_jax.report.page import (
+    Block,
+    Code,
+    Gallery,
+    Items,
+    Page,
+    Paragraph,
+    Picture,
+    Section,
+    TableBlock,
+    Thumbnail,
+)
+from pini_jax.report.style import Captioned
 from pini_jax.use import classifier as classifiers
 
 SHOWN = 24  # images of a gallery
@@ -51,22 +62,23 @@ class Tested(NamedTuple):
         return metrics.confusion(self.answers, len(self.names))
 
 
-def report(entry: Entry, output: Path) -> tuple[Page, str]:
+def report_run(entry: Entry, output: Path) -> tuple[Page, str]:
     """Writes tables and figures to a folder, and returns the page and the Markdown that show them."""
     tested = read_tested(entry)
-    sections = [Section("In numbers", [_numbers(entry), *map(Text, terminal.warnings(entry.result))])]
+    sections = [Section("In numbers", [_numbers(entry), *map(Paragraph, terminal.warnings(entry.result))])]
     with style.styled():
         if tested is not None:
             sections.append(Section("What is taken for what", _confusion(tested, output)))
             sections.append(Section("Images to look at", _galleries(tested, _records(entry))))
-        sections.append(Section("How sure it is", [_saved(run_figures.reliability_figure(entry), output)]))
+        reliability = _saved(run_figures.run_reliability_figure(entry), output)
+        sections.append(Section("How sure it is", [reliability, *_doubt(entry.result.get("doubt"))]))
         if (training := run_figures.training_figure(entry.folder)) is not None:
             sections.append(Section("Training", [_saved(training, output)]))
         sections.append(Section("The noise", _noise(entry, output)))
     sections += [Section("What was read", _read(entry)), Section("How to run it again", _again(entry))]
     whole = Page(f"{entry.label}: {entry.result['dataset']}", lead(entry, tested), sections)
-    tables.write(tables.runs_frame([entry]), output, "runs")
-    return whole, markdown(whole)
+    tables.write_table(tables.runs_frame([entry]), output, "runs")
+    return whole, _markdown(whole)
 
 
 def read_tested(entry: Entry) -> Tested | None:
@@ -78,7 +90,7 @@ def read_tested(entry: Entry) -> Tested | None:
     if (sha256 := entry.result.get("predictions_sha256")) is None:
         return None
     kept = read_predictions(entry.folder / "predictions.parquet", sha256)
-    answers = kept.of_modes("test")["mean"].labelled()
+    answers = kept.by_mode("test")["mean"].labelled()
     temperature = kept.temperatures["mean"]
     confidence = np.exp(answers.calibrated(temperature)[:, 0])
     return Tested(answers, kept.class_names["test"], confidence, temperature)
@@ -112,11 +124,11 @@ def confused(tested: Tested) -> list[tuple[str, str, int]]:
 # ------------------------------------------------------------------------------------------------ sections
 
 
-def _saved(drawn: Drawn, output: Path) -> Picture:
+def _saved(drawn: Captioned, output: Path) -> Picture:
     return page.picture(drawn, style.save(drawn, output))
 
 
-def _numbers(entry: Entry) -> Table:
+def _numbers(entry: Entry) -> TableBlock:
     """Plain CLIP and every way of prediction."""
     result = entry.result
     measures = {
@@ -139,11 +151,37 @@ def _numbers(entry: Entry) -> Table:
     frame = pd.DataFrame.from_dict(cells, orient="index", columns=[measures[name] for name in known])
     text = f"{result['num_test']:,} test images. {_sentence(terminal.told(result))} NLL in nats; calibrated: at a "
     text += "temperature fitted on images that nothing was trained on."
-    return Table("Test images", text, frame.rename_axis("predicted by"))
+    return TableBlock("Test images", text, frame.rename_axis("predicted by"))
 
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _doubt(doubt: Mapping[str, Any] | None) -> list[Block]:
+    """Sets of plausible classes and images of none of them, on test images."""
+    if not doubt or not doubt["held_out"]:
+        return [Paragraph("No image was held out to learn doubt from: every class is plausible.")]
+    low, high = (f"{share:.0%}" for share in doubt["promised_coverage"])
+    text = (
+        f"Sets hold the right class of {doubt['level']:.0%} of images: {low} to {high} can be promised by "
+        f"{doubt['held_out']:,} held-out images. LAC's are the smallest; the size of APS's follows the doubt in "
+        f"an image. May be none: the share of test images, all of known classes, whose {doubt['score']} is low."
+    )
+    columns = ["LAC: coverage", "LAC: classes", "APS: coverage", "APS: classes", "may be none"]
+    rows = {
+        "zero-shot CLIP" if mode == "zero_shot" else mode: [
+            *(cell for x in ("lac", "aps") for cell in _covered(measured["sets"][x])),
+            f"{measured['unsure']:.1%}",
+        ]
+        for mode, measured in doubt["modes"].items()
+    }
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return [TableBlock("Plausible classes, and none of these", text, frame.rename_axis("predicted by"))]
+
+
+def _covered(sets: Mapping[str, float]) -> tuple[str, str]:
+    return f"{sets['coverage']:.1%}", f"{sets['mean_size']:.1f}"
 
 
 def _confusion(tested: Tested, output: Path) -> list[Block]:
@@ -151,18 +189,18 @@ def _confusion(tested: Tested, output: Path) -> list[Block]:
     classes = pd.DataFrame(
         {"class": tested.names, "images": found.images, "precision": found.precision, "recall": found.recall}
     )
-    tables.write(classes, output, "classes")
+    tables.write_table(classes, output, "classes")
     matrix = pd.DataFrame(tested.counts, index=list(tested.names), columns=list(map(str, tested.names)))
-    tables.write(matrix.rename_axis("class").reset_index(), output, "confusion")
+    tables.write_table(matrix.rename_axis("class").reset_index(), output, "confusion")
     pairs = pd.DataFrame(confused(tested), columns=["class", "taken for", "images"]).set_index("class")
     blocks: list[Block] = [_saved(run_figures.confusion_figure(tested.counts, tested.names), output)]
     if len(pairs):
-        blocks.append(Table("Most often confused", "", pairs))
+        blocks.append(TableBlock("Most often confused", "", pairs))
     shown = classes.assign(
         precision=classes["precision"].map(_percent), recall=classes["recall"].map(_percent)
     ).set_index("class")
     text = "Precision: of what is taken for the class, the share that is right. Recall: of its images, the share."
-    return [*blocks, Table("By class", text, shown, folded=len(shown) > run_figures.NAMED)]
+    return [*blocks, TableBlock("By class", text, shown, folded=len(shown) > run_figures.NAMED)]
 
 
 def _percent(share: float) -> str:
@@ -184,7 +222,7 @@ def _galleries(tested: Tested, records: Mapping[str, Record]) -> list[Block]:
                 f"{len(chosen)} of {of:,}. What was predicted, with the calibrated probability, and what is right."
             )
             blocks.append(Gallery(title, text, [_thumbnail(tested, i, records) for i in chosen]))
-    return blocks or [Text("There is no mistake.")]
+    return blocks or [Paragraph("There is no mistake.")]
 
 
 def _thumbnail(tested: Tested, number: int, records: Mapping[str, Record]) -> Thumbnail:
@@ -225,16 +263,18 @@ def _records(entry: Entry) -> dict[str, Record]:
 def _noise(entry: Entry, output: Path) -> list[Block]:
     """Figures of the noise, or why there are none."""
     if not registry.makes_noise(entry.result["method"]):
-        return [Text("This method makes none.")]
+        return [Paragraph("This method makes none.")]
     if not entry.result["clip"]:
         return [
-            Text("It was trained on features made elsewhere: there are no tokens and no images to show it on.")
+            Paragraph(
+                "It was trained on features made elsewhere: there are no tokens and no images to show it on."
+            )
         ]
     try:
-        drawn = noise_figures.draw(classifiers.load_classifier(entry.folder))
+        drawn = noise_figures.draw_noise(classifiers.load_classifier(entry.folder))
     except (InputError, OSError) as error:
-        return [Text(f"It cannot be shown here: {plain(error)}.")]
-    return [_saved(x, output) for x in drawn] or [Text("It is on features alone, which cannot be seen.")]
+        return [Paragraph(f"It cannot be shown here: {plain(error)}.")]
+    return [_saved(x, output) for x in drawn] or [Paragraph("It is on features alone, which cannot be seen.")]
 
 
 def _read(entry: Entry) -> list[Block]:
@@ -255,7 +295,7 @@ def _read(entry: Entry) -> list[Block]:
     blocks: list[Block] = [Items(said)]
     if left_out:
         frame = pd.DataFrame(left_out.items(), columns=["image", "why"]).set_index("image")
-        blocks.append(Table("Images left out", "", frame, folded=True))
+        blocks.append(TableBlock("Images left out", "", frame, folded=True))
     return blocks
 
 
@@ -267,35 +307,35 @@ def _again(entry: Entry) -> list[Block]:
     commands = [f"pini reproduce {folder}", f"pini predict --workdir={folder} IMAGE ..."]
     blocks: list[Block] = []
     if command := origin.get("command"):
-        blocks += [Text("It was begun by"), Code(shlex.join(command))]
+        blocks += [Paragraph("It was begun by"), Code(shlex.join(command))]
     blocks += [
-        Text("It is made again and held against this result, and used on images, by"),
+        Paragraph("It is made again and held against this result, and used on images, by"),
         Code("\n".join(commands)),
     ]
     versions = ", ".join(f"{name} {version}" for name, version in entry.result["versions"].items())
     commit = f" Commit {origin['commit']}." if origin.get("commit") else ""
-    return [*blocks, Text(f"{entry.result['device']}; {versions}.{commit}"), _settings(entry)]
+    return [*blocks, Paragraph(f"{entry.result['device']}; {versions}.{commit}"), _settings(entry)]
 
 
-def _settings(entry: Entry) -> Table:
+def _settings(entry: Entry) -> TableBlock:
     frame = pd.DataFrame([(key, str(x)) for key, x in entry.settings.items()], columns=["setting", "value"])
-    return Table("All settings", "", frame.set_index("setting"), folded=True)
+    return TableBlock("All settings", "", frame.set_index("setting"), folded=True)
 
 
-def markdown(whole: Page) -> str:
+def _markdown(whole: Page) -> str:
     """What of a page is words, tables and figures' names."""
     parts = [f"# {whole.title}", whole.lead]
     for section in whole.sections:
         parts.append(f"## {section.title}")
         for block in section.blocks:
             match block:
-                case Text():
+                case Paragraph():
                     parts.append(block.text)
                 case Items():
                     parts.append("\n".join(f"- {item}" for item in block.items))
                 case Code():
                     parts.append("\n".join(f"    {line}" for line in block.text.splitlines()))
-                case Table() if not block.folded:
+                case TableBlock() if not block.folded:
                     parts.append(tables.markdown(block.title, block.frame))
                 case Picture():
                     parts.append(f"![{block.alt}]({block.name})\n\n{block.text}")

@@ -16,14 +16,14 @@ import pandas as pd
 from PIL import Image
 
 import pini_jax
-from pini_jax.report.style import Drawn
+from pini_jax.report.style import Captioned
 
 FOLDER = Path(__file__).parent / "templates"
 DOTS = 300  # of a figure, per inch
 CSS_DOTS = 96 * 1.5  # figures are drawn for print, and read at one and a half times their size
 
 
-class Text(NamedTuple):
+class Paragraph(NamedTuple):
     """A paragraph."""
 
     text: str
@@ -61,7 +61,7 @@ class Picture(NamedTuple):
     kind: str = "picture"
 
 
-class Table(NamedTuple):
+class TableBlock(NamedTuple):
     """A data frame; its index is the head of every row.
 
     Attributes:
@@ -104,7 +104,7 @@ class Gallery(NamedTuple):
     kind: str = "gallery"
 
 
-Block = Text | Items | Code | Picture | Table | Gallery
+Block = Paragraph | Items | Code | Picture | TableBlock | Gallery
 
 
 class Section(NamedTuple):
@@ -140,7 +140,7 @@ def render(page: Page) -> str:
     )
 
 
-def picture(drawn: Drawn, file: Path) -> Picture:
+def picture(drawn: Captioned, file: Path) -> Picture:
     """A figure with its PNG."""
     with Image.open(file) as image:
         width, height = (round(x * CSS_DOTS / DOTS) for x in image.size)

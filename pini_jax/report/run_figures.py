@@ -13,12 +13,12 @@ from jaxtyping import Int
 
 from pini_jax.report.collect import Entry
 from pini_jax.report.figures import calibration_error, pooled, reliability_line
-from pini_jax.report.style import COLOURS, COLUMN, Drawn, lines
+from pini_jax.report.style import COLOURS, COLUMN, Captioned, line_styles
 
 NAMED = 30  # classes whose names stand beside the matrix
 
 
-def confusion_figure(counts: Int[np.ndarray, "c c"], names: Sequence[str]) -> Drawn:
+def confusion_figure(counts: Int[np.ndarray, "c c"], names: Sequence[str]) -> Captioned:
     """Rows are classes, columns what they are taken for; shades are shares of a row."""
     classes = len(names)
     side = min(COLUMN * 1.6, max(COLUMN, 0.21 * classes + 1.2)) if classes <= NAMED else COLUMN
@@ -38,7 +38,7 @@ def confusion_figure(counts: Int[np.ndarray, "c c"], names: Sequence[str]) -> Dr
     if classes > NAMED:
         text += f" The order of the {classes} classes is that of the table below, which names them."
     right = int(np.trace(counts))
-    return Drawn(
+    return Captioned(
         "confusion", "Confusion", text, f"{right} of {counts.sum()} test images lie on the diagonal.", figure
     )
 
@@ -47,12 +47,12 @@ def _cut(name: str, width: int = 18) -> str:
     return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
-def reliability_figure(entry: Entry) -> Drawn:
+def run_reliability_figure(entry: Entry) -> Captioned:
     """Of plain CLIP and of the method's mean."""
     figure, grid = plt.subplots(1, 2, figsize=(COLUMN, 1.9), sharex=True, sharey=True, layout="constrained")
     errors = {}
     modes = {"zero_shot": "zero-shot CLIP", "mean": entry.label}
-    for axes, (mode, title), look in zip(grid, modes.items(), lines(), strict=False):
+    for axes, (mode, title), look in zip(grid, modes.items(), line_styles(), strict=False):
         bins = pooled([entry], mode)
         errors[mode] = calibration_error(bins)
         reliability_line(axes, bins, look)
@@ -60,7 +60,7 @@ def reliability_figure(entry: Entry) -> Drawn:
         axes.set_aspect("equal")
     figure.supxlabel("confidence", fontsize=7)
     figure.supylabel("accuracy", fontsize=7)
-    return Drawn(
+    return Captioned(
         "reliability",
         "Reliability",
         "Accuracy of test images against confidence, before calibration; the area of a dot is the share of "
@@ -71,7 +71,7 @@ def reliability_figure(entry: Entry) -> Drawn:
     )
 
 
-def training_figure(folder: Path) -> Drawn | None:
+def training_figure(folder: Path) -> Captioned | None:
     """Loss and accuracy of the training batches over steps; None where nothing was trained."""
     lines_of_run = _metrics(folder / "metrics.jsonl")
     if len(lines_of_run) < 2:
@@ -89,7 +89,7 @@ def training_figure(folder: Path) -> Drawn | None:
         axes.set_ylabel(title)
     grid[-1].set_xlabel("step")
     first, last = lines_of_run[0], lines_of_run[-1]
-    return Drawn(
+    return Captioned(
         "training",
         "Training",
         f"Loss and accuracy of the training batches, a line every {steps[1] - steps[0]} steps; strong lines are "

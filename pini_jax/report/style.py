@@ -40,7 +40,7 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-class Drawn(NamedTuple):
+class Captioned(NamedTuple):
     """A figure with what stands beside it.
 
     Attributes:
@@ -63,7 +63,7 @@ def styled() -> Iterator[None]:
         yield
 
 
-def save(drawn: Drawn, folder: Path, prefix: str = "") -> Path:
+def save(drawn: Captioned, folder: Path, prefix: str = "") -> Path:
     """Writes PNG and PDF, closes the figure, and returns the PNG."""
     path = folder / f"{prefix}{drawn.name}.png"
     drawn.figure.savefig(path, dpi=300, bbox_inches="tight", pad_inches=0.03)
@@ -74,7 +74,7 @@ def save(drawn: Drawn, folder: Path, prefix: str = "") -> Path:
     return path
 
 
-def lines() -> Iterator[dict[str, Any]]:
+def line_styles() -> Iterator[dict[str, Any]]:
     """Colour, marker and dash of one line after another."""
     for colour, marker, dash in itertools.cycle(zip(COLOURS, MARKERS, DASHES, strict=True)):
         yield {"color": colour, "marker": marker, "linestyle": dash}

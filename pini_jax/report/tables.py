@@ -8,14 +8,14 @@
 | `unfinished`  | run without a result                                                                  |
 | `left_out`    | run that was read and does not count, with the reason                                 |
 
-Long ones are written as CSV and Parquet with full precision, wide ones and comparisons as LaTeX.
+Every frame is written as CSV and Parquet with full precision, and as LaTeX with four digits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from arro3.core import Array, DataType, Table
@@ -28,9 +28,44 @@ from pini_jax.report.collect import Collected, Entry, by_label, by_plain_label, 
 from pini_jax.report.outcomes import Comparison
 from pini_jax.report.unfinished import Unfinished
 
+SETS = ("doubt", "modes", "mean", "sets", "lac")
 PLACE = ["dataset", "clip", "weights"]
 # Of result.json; what else it measures is added as it is.
-MEASURED = ("zero_shot", "val", "test", "information", "harmonic_mean", "unseen", "steps", "trainable_parameters")
+MEASURED = (
+    "zero_shot",
+    "val",
+    "test",
+    "information",
+    "harmonic_mean",
+    "unseen",
+    "doubt",
+    "steps",
+    "trainable_parameters",
+    "seconds",
+    "peak_bytes",
+)
+
+
+class Measure(NamedTuple):
+    """A number of a result, or a branch whose numbers are summed, and how it is printed."""
+
+    path: tuple[str, ...]
+    scale: float
+    digits: int
+
+
+SHOWN = {
+    "NLL, nats": Measure(("test", "mean", "nll"), 1, 3),
+    "NLL, nats, calibrated": Measure(("test", "mean", "calibrated_nll"), 1, 3),
+    "ECE": Measure(("test", "mean", "ece"), 1, 3),
+    "ECE, calibrated": Measure(("test", "mean", "calibrated_ece"), 1, 3),
+    "coverage of sets of plausible classes": Measure((*SETS, "coverage"), 1, 3),
+    "plausible classes of an image": Measure((*SETS, "mean_size"), 1, 1),
+    "share of images that may be of none of the classes": Measure(("doubt", "modes", "mean", "unsure"), 1, 3),
+    "usable information, nats": Measure(("information", "usable_information"), 1, 2),
+    "seconds": Measure(("seconds",), 1, 1),
+    "peak memory, MB": Measure(("peak_bytes",), 1e-6, 0),
+}
 
 
 def runs_frame(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -42,7 +77,8 @@ def _run(entry: Entry) -> dict[str, Any]:
     result = entry.result
     measured = {key: result[key] for key in MEASURED if result.get(key) is not None}
     known = {"label": entry.label, "shots": result["shots"], "seed": result["seed"], "folder": str(entry.folder)}
-    return entry.place._asdict() | known | flatten_dict(measured, sep=".")
+    numbers = {key: x for key, x in flatten_dict(measured, sep=".").items() if isinstance(x, int | float)}
+    return entry.place._asdict() | known | numbers
 
 
 def summary_frame(runs: pd.DataFrame) -> pd.DataFrame:
@@ -83,11 +119,11 @@ def wide_frames(entries: Sequence[Entry]) -> dict[str, pd.DataFrame]:
     is_random = any(x.result["test"]["mean"] != x.result["test"]["marginal"] for x in entries)
     frames = {}
     for mode in MODES if is_random else MODES[:1]:
-        of_mode = f" ({mode})" if is_random else ""
-        frames[f"accuracy, %{of_mode}"] = _wide(entries, ("test", mode, "accuracy"), 100, 1)
-    for name, title in (("nll", "NLL, nats"), ("ece", "ECE")):
-        frames[title] = _wide(entries, ("test", "mean", name), 1, 3)
-    frames["usable information, nats"] = _wide(entries, ("information", "usable_information"), 1, 2)
+        suffix = f" ({mode})" if is_random else ""
+        frames[f"accuracy, %{suffix}"] = _wide(entries, ("test", mode, "accuracy"), 100, 1)
+    for title, shown in SHOWN.items():
+        if by_shots(entries, *shown.path):
+            frames[title] = _wide(entries, *shown)
     return frames
 
 
@@ -128,16 +164,12 @@ def markdown(title: str, frame: pd.DataFrame) -> str:
 # ------------------------------------------------------------------------------------------------ files
 
 
-def write(frame: pd.DataFrame, folder: Path, name: str) -> None:
-    """A long frame as CSV and Parquet."""
+def write_table(frame: pd.DataFrame, folder: Path, name: str) -> None:
+    """A frame as CSV, Parquet and, for a paper, LaTeX with four digits."""
     frame.to_csv(folder / f"{name}.csv", index=False)
+    frame.to_latex(folder / f"{name}.tex", index=False, escape=True, float_format="%.4g", na_rep="")
     columns: dict[str, Any] = {str(key): _column(frame[key]) for key in frame}
     write_parquet(Table.from_pydict(columns), folder / f"{name}.parquet")
-
-
-def write_latex(frame: pd.DataFrame, folder: Path, name: str) -> None:
-    """A frame as a table for a paper; numbers have four digits."""
-    frame.to_latex(folder / f"{name}.tex", index=False, escape=True, float_format="%.4g", na_rep="")
 
 
 def _column(values: pd.Series) -> Array:

@@ -67,14 +67,17 @@ def warnings(result: Result) -> list[str]:
             f"zero-shot is near chance ({plain:.1%} of {classes} classes): tiny_clip knows letters and digits "
             "alone; for photographs choose another with --config.clip"
         )
-    if result.get("val") and "val_zero_shot" in result:
-        before, after = result["val_zero_shot"]["accuracy"], result["val"]["mean"]["accuracy"]
-        if after < before:
-            found.append(
-                f"on validation images it is below zero-shot CLIP ({after:.1%}, {before:.1%}): "
-                "tune it, or compare methods with `pini compare`"
-            )
+    if below := below_zero_shot(result):
+        found.append(f"{below}: tune it, or compare methods with `pini compare`")
     return found
+
+
+def below_zero_shot(result: Result) -> str:
+    """That validation images are classified worse than by plain CLIP, in words; nothing where they are not."""
+    if not result.get("val") or "val_zero_shot" not in result:
+        return ""
+    before, after = result["val_zero_shot"]["accuracy"], result["val"]["mean"]["accuracy"]
+    return f"on validation images it is below zero-shot CLIP ({after:.1%}, {before:.1%})" if after < before else ""
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:
@@ -142,7 +145,7 @@ def _unseen_means(group: Sequence[Result], keys: int, modes: Sequence[str]) -> l
 
 
 def comparison(entries: Sequence[Entry]) -> str:
-    """Test accuracy over methods and shots, of every dataset and CLIP."""
+    """Accuracy over methods and shots, of every dataset and CLIP; then calibration, and what a run takes."""
     tables = []
     for title, of_place in by_place(entries).items():
         rows = {
@@ -152,7 +155,35 @@ def comparison(entries: Sequence[Entry]) -> str:
         shots = sorted({k for row in rows.values() for k in row})
         cells = [[label, *(mean_and_spread(row.get(k, [])) for k in shots)] for label, row in rows.items()]
         tables.append(f"{title}: accuracy by shots\n" + _table(cells, ["", *map(str, shots)]))
+        tables.append(f"{title}: means over shots\n" + _beside(of_place, shots))
     return "\n\n".join(tables)
+
+
+BESIDE = {"nll": "NLL", "calibrated_nll": "calibrated", "ece": "ECE", "calibrated_ece": "calibrated"}
+COSTS = {"seconds": ("seconds", "{:.1f}", 1.0), "peak_bytes": ("peak MB", "{:,.0f}", 1e-6)}
+
+
+def _beside(entries: Sequence[Entry], shots: Sequence[int]) -> str:
+    """How far probabilities can be believed, raw and calibrated, and what a run costs."""
+
+    def cell(group: Sequence[Entry], path: Sequence[str], form: str = "{:.3f}", scale: float = 1.0) -> str:
+        found = by_shots(group, *path)
+        known = found and found.keys() == set(shots)
+        return form.format(scale * statistics.fmean(map(statistics.fmean, found.values()))) if known else "-"
+
+    rows = [
+        [label, *(cell(group, ("zero_shot", name)) for name in BESIDE), *["-"] * len(COSTS)]
+        for label, group in by_plain_label(entries).items()
+    ]
+    rows += [
+        [
+            label,
+            *(cell(group, ("test", "mean", name)) for name in BESIDE),
+            *(cell(group, (key,), form, scale) for key, (_, form, scale) in COSTS.items()),
+        ]
+        for label, group in by_label(entries).items()
+    ]
+    return _table(rows, ["", *BESIDE.values(), *(title for title, _, _ in COSTS.values())])
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

@@ -101,7 +101,7 @@ def _standing(kinds: Mapping[str, Mapping[int, float]]) -> Standing:
     return Standing(number, claims.get(number, 0.0), ended, "finished" in kinds, failures, losses)
 
 
-class Clock:
+class StoreClock:
     """The store's clock: read now and then, and by a clock of one's own in between, which no one sets."""
 
     def __init__(self, store: Store, worker: str, monotonic: Callable[[], float] = time.monotonic):
@@ -149,7 +149,7 @@ class Claims:
         self._open = list(range(num_shards(units)))
         begin = int((self._random.random() if first is None else first) * len(self._open))
         self._open = self._open[begin:] + self._open[:begin]
-        self._clock = Clock(store, worker, monotonic)
+        self._clock = StoreClock(store, worker, monotonic)
 
     @property
     def is_over(self) -> bool:
@@ -205,7 +205,7 @@ class Claims:
     def _may_try_again(self, unit: int, standing: Standing) -> bool:
         """Records that a worker was lost before it had taken a step; whether that happens too often."""
         lost = Claim(unit, standing.number)
-        if (said := read_object(self.store, lost.key())).get("step", 0) > said.get("start", 0):
+        if (said := parse_object(self.store, lost.key())).get("step", 0) > said.get("start", 0):
             return True
         self.store.create(lost.key("lost"), self._said({}))
         return standing.losses + 1 <= MOST_LOST
@@ -226,7 +226,7 @@ class Claims:
         self.store.create(claim.key(how), self._said(content))
 
 
-def read_object(store: Store, key: str) -> dict[str, Any]:
+def parse_object(store: Store, key: str) -> dict[str, Any]:
     """What an object says; nothing where there is none, or it is damaged."""
     try:
         content = json.loads(store.read(key) or b"{}")

@@ -52,7 +52,8 @@ def evaluate(workdir: Path, dataset: str = "", clip: str = "") -> tuple[Path, di
     place = workdir / "evaluations" / re.sub(r"[^\w.-]+", "_", name)
     place.mkdir(parents=True, exist_ok=True)
     sha256 = predictions.write_predictions(place / "predictions.parquet", kept)
-    measured = {"dataset": name, "predictions_sha256": sha256} | measure(kept, _own_test(workdir), exported.doubts)
+    measured = {"dataset": name, "predictions_sha256": sha256}
+    measured |= measure_answers(kept, _own_test(workdir), exported.doubts)
     paths.write_json(place / "evaluation.json", folder.seal(measured))
     return place, measured
 
@@ -95,7 +96,7 @@ def _own_test(workdir: Path) -> Kept:
     return predictions.read_predictions(workdir / "predictions.parquet", own.get("predictions_sha256") or "")
 
 
-def measure(kept: Kept, own: Kept, doubts: Mapping[str, doubt.Doubt]) -> dict[str, Any]:
+def measure_answers(kept: Kept, own: Kept, doubts: Mapping[str, doubt.Doubt]) -> dict[str, Any]:
     """Metrics of the images that have a label, and how well those that have none are told from the known.
 
     Args:
@@ -107,10 +108,10 @@ def measure(kept: Kept, own: Kept, doubts: Mapping[str, doubt.Doubt]) -> dict[st
         found |= result.measure_test(kept, "test")
     if (labels < 0).any():
         source = kept if (labels >= 0).any() else own
-        known = {mode: x.labelled() for mode, x in source.of_modes("test").items()}
-        unknown = {mode: x.unlabelled() for mode, x in kept.of_modes("test").items()}
+        known = {mode: x.labelled() for mode, x in source.by_mode("test").items()}
+        unknown = {mode: x.unlabelled() for mode, x in kept.by_mode("test").items()}
         found["rejection"] = {
-            mode: rejection.measure(known[mode], unknown[mode], doubts.get(mode, doubt.NO_DOUBT).known)
+            mode: rejection.measure_scores(known[mode], unknown[mode], doubts.get(mode, doubt.NO_DOUBT).known)
             for mode in known
         }
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from pini_jax.config import Config
 from pini_jax.core import mesh as meshes
-from pini_jax.core import stop
+from pini_jax.core import peak, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed
 from pini_jax.data.datasets.records import Dataset, Record
@@ -78,8 +79,9 @@ def _train_rest(
 ) -> dict[Path, dict[str, Any]]:
     """The results of the runs that have none yet."""
     clock = Clock()
+    peak.forget()
     with clock.phase("setup"):
-        shared = share(next(iter(configs.values())))
+        shared = share(next(iter(configs.values())), folder.pinned_clip(configs))
         runs = [plan(config, workdir, shared) for workdir, config in configs.items()]
         group = Group(runs, begin(runs, known, stack), num_lanes(runs))
     with clock.phase("compile"):
@@ -91,7 +93,7 @@ def _train_rest(
     results = evaluate([x for x in trainees if not x.recorder.problem], clock, group.width)
     problems = {trainee.run.workdir: trainee.recorder.problem for trainee in trainees if trainee.recorder.problem}
     for workdir, reason in problems.items():
-        folder.fail(workdir, reason)
+        folder.record_failure(workdir, reason)
     if problems:
         raise InputError("; ".join(problems.values()))
     return results
@@ -133,13 +135,13 @@ def check_texts(task: Task) -> None:
 
 def evaluate(trainees: Sequence[Trainee], clock: Clock, width: int) -> dict[Path, dict[str, Any]]:
     """The results of trained runs by their folders; images that all of them classify are read once."""
-    with clock.phase("images"), np.errstate(invalid="ignore"):  # what is no number is said by `finish`
+    with clock.phase("images"), np.errstate(invalid="ignore"):  # what is no number is said by `_finish`
         common = measured.open_splits([trainee.run for trainee in trainees])
-    found = {trainee.run.workdir: finish(trainee, common, clock.seconds, width) for trainee in trainees}
+    found = {trainee.run.workdir: _finish(trainee, common, clock.seconds, width) for trainee in trainees}
     return {workdir: result for workdir, result in found.items() if result is not None}
 
 
-def finish(
+def _finish(
     trainee: Trainee, common: Mapping[str, Split], seconds: Mapping[str, float], width: int
 ) -> dict[str, Any] | None:
     """Evaluates what a run has learned, and writes predictions.parquet, injector.safetensors and result.json.
@@ -153,8 +155,8 @@ def finish(
     run, recorder, clock = trainee.run, trainee.recorder, Clock()
     variables = meshes.replicate(run.shared.mesh, recorder.state.variables)
     with clock.phase("evaluate"), np.errstate(invalid="ignore"):  # what is no number is said below
-        kept = measured.predict(run, variables, common)
-        evaluated = measured.measure(kept)
+        kept = measured.predict_splits(run, variables, common)
+        evaluated = measured.measure_splits(kept)
     measures = flatten_dict(evaluated, sep=".")
     numbers = {key: x for key, x in measures.items() if x is not None and not isinstance(x, str)}
     if wrong := [key for key, x in numbers.items() if not np.isfinite(x).all()]:
@@ -171,6 +173,7 @@ def finish(
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(recorder.state.phi)),
         "checkpoint_bytes": checkpoint.num_bytes(recorder.state),
         "seconds": _phases(seconds, recorder.seconds, clock.seconds["evaluate"]),
+        "peak_bytes": peak.peak_bytes(),
         "steps_per_second": steps / recorder.seconds if steps else 0.0,
         "device": provenance.device(),
         "versions": provenance.versions(),
@@ -209,9 +212,8 @@ def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
     shared, names = run.shared, run.data.class_names
     theta = shared.frozen.theta
     given = shared.frozen.given(names)
-    exported = injector.Exported(
-        variables, run.config, names, shared.frozen.fingerprint, given=given, doubts=doubts
-    )
+    config = dataclasses.replace(run.config, clip=shared.frozen.source)
+    exported = injector.Exported(variables, config, names, shared.frozen.fingerprint, given=given, doubts=doubts)
     injector.save_injector(run.workdir / "injector.safetensors", exported)
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)

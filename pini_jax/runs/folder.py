@@ -3,7 +3,7 @@
 | file                   | what                                                                               |
 |------------------------|------------------------------------------------------------------------------------|
 | `config.json`          | every setting                                                                       |
-| `provenance.json`      | the command, the commit, the packages and plug-ins that began it                    |
+| `provenance.json`      | the command, the commit, the packages, plug-ins and weights that began it           |
 | `selection.json`       | the images of training and validation, under a hash                                 |
 | `split.json`           | the splits, where they were cut here                                                |
 | `metrics.jsonl`        | loss, accuracy and learning rate, a line every so many steps                        |
@@ -24,7 +24,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def _differences(written: Mapping[str, Any], wanted: Mapping[str, Any], prefix: 
             yield f"{prefix}{key} is {json.dumps(a)} there, {json.dumps(b)} here"
 
 
-def fail(workdir: Path, reason: str) -> None:
+def record_failure(workdir: Path, reason: str) -> None:
     """Records why a run has no result: its folder then takes another config."""
     paths.write_json(workdir / "failure.json", {"reason": reason})
 
@@ -265,6 +265,15 @@ def write_provenance(run: Run) -> None:
     path = run.workdir / "provenance.json"
     begun = _read_if_whole(path)
     if begun is None:
-        paths.write_json(path, seal(provenance.describe_origin(run.config.plugins)))
+        origin = provenance.describe_origin(run.config.plugins) | {"clip": run.shared.frozen.source}
+        paths.write_json(path, seal(origin))
     else:
         plugins.warn_of_changes(begun["plugins"], f"{run.workdir} was begun")
+
+
+def pinned_clip(workdirs: Iterable[Path]) -> str:
+    """What names the weights of the first of these folders that was begun, by the hub's commit; "" if none was."""
+    for workdir in workdirs:
+        with contextlib.suppress(InputError, OSError):
+            return str(read_sealed(workdir / "provenance.json").get("clip", ""))
+    return ""

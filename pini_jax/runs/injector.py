@@ -17,12 +17,14 @@ from safetensors import SafetensorError, safe_open
 from pini_jax import config as configs
 from pini_jax import plugins
 from pini_jax.config import Config
-from pini_jax.core import paths
+from pini_jax.core import hub_client, paths
 from pini_jax.core.errors import InputError
 from pini_jax.evaluate import doubt
 from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
 
+FILE = "injector.safetensors"  # in the folder of a run
+HUB = "hub:"  # before the name of a run that was pushed
 KEY = "pini_jax"  # of the file's metadata
 FORMAT = 2  # 1 had no hash
 SHOWN = 10
@@ -96,6 +98,24 @@ def digest(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> s
     for name, tensor in sorted(tensors.items()):
         whole.update(json.dumps([name, str(tensor.dtype), tensor.shape]).encode() + tensor.tobytes())
     return whole.hexdigest()
+
+
+def load_run(run: str | Path) -> Exported:
+    """What a run exported.
+
+    Args:
+        run: its folder, its injector.safetensors, or `hub:owner/name` of what was pushed, or with `@revision`.
+
+    Raises:
+        InputError: there is none, or as in `load_injector`.
+    """
+    if str(run).startswith(HUB):
+        name = hub_client.parse_id(str(run).removeprefix(HUB))
+        if name is None:
+            raise InputError(f"{run}: name a repository of the hub as {HUB}owner/name or {HUB}owner/name@revision")
+        return load_injector(hub_client.fetch_file(name, FILE))
+    path = Path(run)
+    return load_injector(path / FILE if path.is_dir() else path)
 
 
 def load_injector(path: Path) -> Exported:

@@ -88,14 +88,14 @@ def make_plan(settings: Mapping[str, Any] | ml_collections.ConfigDict, together:
     """
     base, several = population.split(settings)
     variations = population.variations(base, several) or [Variation({}, {})]
-    names = [population.name_of(variation.values) or "run" for variation in variations]
+    names = [population.member_name(variation.values) or "run" for variation in variations]
     if len(set(names)) < len(names):
         raise InputError(f"population: several members have the same name: {listed(_repeated(names))}")
     halves = [_halves(variation.settings) for variation in variations]
     _check(numbers for _, numbers in halves)
     common = _resolve(base, (words for words, _ in halves))
     drafts = [_Draft(common[repr(words)], numbers) for words, numbers in halves]
-    units = [part for group in _groups(drafts) for part in cut(group, together)]
+    units = [part for group in _groups(drafts) for part in _cut(group, together)]
     units.sort(key=lambda unit: -sum(drafts[i].cost for i in unit))
     planned = [
         [Planned(names[i], number, drafts[i].cost, *variations[i]) for i in unit]
@@ -158,7 +158,7 @@ def _groups(drafts: Sequence[_Draft]) -> list[list[int]]:
     return [sorted(i for one in group for i in members[one.name]) for group in population.groups(first)]
 
 
-def cut(group: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+def _cut(group: Sequence[int], most: int) -> Iterator[Sequence[int]]:
     """A group in parts of at most so many runs, all of the same size but for one."""
     parts = -(-len(group) // most)
     for part in range(parts):

@@ -38,10 +38,10 @@ class Member(NamedTuple):
     @property
     def name(self) -> str:
         """Of its folder, such as shots_4-seed_1; nothing where there is no population."""
-        return name_of(self.values)
+        return member_name(self.values)
 
 
-def name_of(values: Mapping[str, Any]) -> str:
+def member_name(values: Mapping[str, Any]) -> str:
     """The folder of a member that differs by these values; long names end in a hash, as file systems want it."""
     name = "-".join(f"{key}_{value}".replace("/", "_") for key, value in values.items())
     if len(name) <= LETTERS:
@@ -82,8 +82,8 @@ def split(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> tuple[dict
     """
     if isinstance(settings, ml_collections.ConfigDict):
         settings = settings.to_dict()
-    one = configs.resolve({key: value for key, value in settings.items() if key != "population"})
-    return configs.to_dict(one), settings.get("population") or {}
+    resolved = configs.resolve({key: value for key, value in settings.items() if key != "population"})
+    return configs.to_dict(resolved), settings.get("population") or {}
 
 
 def variations(base: Mapping[str, Any], population: Any) -> list[Variation]:

@@ -88,7 +88,7 @@ def _at_once(ask: Callable[[In], Out], questions: Iterable[In]) -> list[Out]:
 
 
 def _running(store: Store, unit: int, standing: Standing) -> Running:
-    said = claims.read_object(store, Claim(unit, standing.number).key())
+    said = claims.parse_object(store, Claim(unit, standing.number).key())
     return Running(
         unit, said.get("worker", ""), said.get("step", 0), said.get("steps", 0), round(said.get("rate", 0.0), 2)
     )
@@ -98,7 +98,7 @@ def _reasons(store: Store, plan: Plan, failed: Mapping[int, Standing]) -> dict[s
     """Why runs have no result; those of a unit that only lost its workers are lost with it."""
     keys = [Claim(unit, standing.number).key("failed") for unit, standing in failed.items()]
     found: dict[str, str] = {}
-    for unit, said in zip(failed, _at_once(lambda key: claims.read_object(store, key), keys), strict=True):
+    for unit, said in zip(failed, _at_once(lambda key: claims.parse_object(store, key), keys), strict=True):
         lost = "its workers were lost again and again before the first step: killed, or out of memory"
         found |= said.get("failed") or {run.name: lost for run in plan.units[unit]}
     return found

@@ -72,14 +72,14 @@ def work(workdir: Path, options: Options) -> None:
         retries=options.retries,
     )
     failed: dict[str, str] = {}
-    for claim in taken(claims, options.wait):
+    for claim in _taken(claims, options.wait):
         failed |= train_claimed(workdir, plan, claims, claim)
     if failed:
         shown = "; ".join(dict.fromkeys(failed.values()))
         raise InputError(f"{len(failed)} runs have no result, as pini sweep status says: {shown}")
 
 
-def taken(claims: Claims, wait: bool) -> Iterator[Claim]:
+def _taken(claims: Claims, wait: bool) -> Iterator[Claim]:
     """One claim after the other; between them, an idle worker waits longer and longer."""
     pause, idle = PAUSES[0], False
     while not claims.is_over:
@@ -112,8 +112,8 @@ def train_claimed(workdir: Path, plan: Plan, claims: Claims, claim: Claim) -> di
     try:
         with Lease(claims, claim) as lease:
             configs = plan.configs(claim.unit)
-            prepare(workdir, claim, configs)
-            reasons = train(attempt, configs, lease)
+            restore(workdir, claim, configs)
+            reasons = _train(attempt, configs, lease)
         if not claims.holds(claim):
             raise Lost
         reasons |= publish(workdir, attempt, configs)
@@ -142,7 +142,7 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, (InputError, OSError)) else f"{type(error).__name__}: {text}"
 
 
-def prepare(workdir: Path, claim: Claim, configs: Mapping[str, Config]) -> None:
+def restore(workdir: Path, claim: Claim, configs: Mapping[str, Config]) -> None:
     """Copies published runs into the attempt's folder, and of the others what the attempt before has left."""
     earlier = (_attempt(workdir, Claim(claim.unit, number)) for number in range(claim.number - 1, 0, -1))
     before = next((folder for folder in earlier if folder.exists()), None)
@@ -153,7 +153,7 @@ def prepare(workdir: Path, claim: Claim, configs: Mapping[str, Config]) -> None:
             shutil.copytree(source, _attempt(workdir, claim) / name, ignore=shutil.ignore_patterns(".*"))
 
 
-def train(attempt: Path, configs: Mapping[str, Config], lease: Lease) -> dict[str, str]:
+def _train(attempt: Path, configs: Mapping[str, Config], lease: Lease) -> dict[str, str]:
     """Trains the runs of a unit in the attempt's folder; {name: why} of those that have no result."""
     folders = {attempt / name: config for name, config in configs.items()}
     try:

@@ -3,12 +3,11 @@
 | address         | answers                                                                                |
 |-----------------|----------------------------------------------------------------------------------------|
 | `GET /`         | the page                                                                               |
-| `POST /predict` | `{"rows": [...]}`, a row for every image, as `pini predict` writes it, and two columns |
+| `POST /predict` | `{"rows": [...]}`, a row for every image, as `pini predict` writes it                  |
 | `GET /health`   | what is served, and whether it takes requests                                          |
 | `GET /metrics`  | counters for Prometheus                                                                |
 
-The columns are `unsure`, whether the image may be of none of the classes, and `plausible`, the classes of its
-conformal set. What is not answered has `{"error": reason}` and a status that says of which kind the reason is.
+What is not answered has `{"error": reason}` and a status that says of which kind the reason is.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -29,13 +27,13 @@ from starlette.routing import Route
 
 from pini_jax.core.errors import InputError
 from pini_jax.serving import page
-from pini_jax.serving.batching import Answer, Batching
+from pini_jax.serving.batching import Batching
 from pini_jax.serving.bodies import Photo, read_photos
 from pini_jax.serving.measures import Measures
 from pini_jax.serving.refusal import Limits, Refusal
 from pini_jax.use import outputs
-from pini_jax.use.classifier import TrainedClassifier
-from pini_jax.use.outputs import Row
+from pini_jax.use.classifier import Answer, TrainedClassifier
+from pini_jax.use.outputs import Columns, Row
 
 DEFAULT = Limits()
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
@@ -75,22 +73,13 @@ class Service:
         topk = parse_topk(request.query_params.get("topk", "1"))
         photos = await read_photos(request, self.limits)
         answers = await self.batching.answer_all(photos)
-        rows = [self._row(photo, answer, topk) for photo, answer in zip(photos, answers, strict=True)]
+        columns = outputs.columns_of(self.trained, self.mode, topk)
+        rows = [_row(photo, answer, columns) for photo, answer in zip(photos, answers, strict=True)]
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
         self.measures.images.inc(len(answers) - len(refusals))
         if len(refusals) == len(answers):
             return refused(refusals[0].status, str(refusals[0]), rows=rows)
         return JSONResponse({"rows": rows}, headers=HEADERS)
-
-    def _row(self, photo: Photo, answer: Answer | Refusal, topk: int) -> Row:
-        names = self.trained.class_names
-        if isinstance(answer, Refusal):
-            row = outputs.make_row(photo.name, InputError(str(answer)), names, topk)
-            return {**row, "unsure": None, "plausible": []}
-        row = outputs.make_row(photo.name, answer.probabilities, names, topk)
-        plausible = np.flatnonzero(self.trained.doubt(self.mode).plausible(answer.probabilities))
-        likeliest_first = sorted(plausible, key=lambda i: -answer.probabilities[i])
-        return {**row, "unsure": answer.unsure, "plausible": [names[i] for i in likeliest_first]}
 
     async def health(self, request: Request) -> Response:
         """What is served."""
@@ -107,6 +96,11 @@ class Service:
     async def metrics(self, request: Request) -> Response:
         """What was counted."""
         return Response(self.measures.text(), media_type=TEXT, headers=HEADERS)
+
+
+def _row(photo: Photo, answer: Answer | Refusal, columns: Columns) -> Row:
+    found = InputError(str(answer)) if isinstance(answer, Refusal) else answer
+    return outputs.make_row(photo.name, found, columns)
 
 
 def parse_topk(text: str) -> int:
@@ -126,7 +120,7 @@ def refused(status: int, reason: str, **more: Any) -> JSONResponse:
     return JSONResponse({"error": reason, **more}, status, headers)
 
 
-async def index(request: Request) -> Response:
+async def front_page(request: Request) -> Response:
     """The page."""
     return HTMLResponse(page.HTML, headers=HEADERS | {"Content-Security-Policy": page.POLICY})
 
@@ -151,7 +145,7 @@ def make_app(trained: TrainedClassifier, mode: str = "mean", limits: Limits = DE
     service = Service(trained, mode, limits)
     service.batching.warm()
     routes = [
-        Route("/", index),
+        Route("/", front_page),
         Route("/predict", service.predict, methods=["POST"]),
         Route("/health", service.health),
         Route("/metrics", service.metrics),

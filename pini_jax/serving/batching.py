@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from pini_jax.core.errors import InputError
@@ -20,17 +20,10 @@ from pini_jax.data.datasets.records import Record, read_image
 from pini_jax.data.views import THREADS
 from pini_jax.serving.bodies import Photo
 from pini_jax.serving.refusal import Limits, Refusal
-from pini_jax.use.classifier import BATCH_SIZES, TrainedClassifier
+from pini_jax.use.classifier import BATCH_SIZES, Answer, TrainedClassifier
 
 WAIT = 0.002  # seconds that an image waits for others, at most, while nothing is classified
 RETRY = "many photos are waiting: try again in a moment"
-
-
-class Answer(NamedTuple):
-    """Of one image."""
-
-    probabilities: Float[np.ndarray, "c"]
-    unsure: bool
 
 
 class Waiting(NamedTuple):
@@ -120,9 +113,9 @@ class Batching:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
             return
-        for waiting, probabilities, unsure in zip(batch, *found, strict=True):
+        for waiting, answer in zip(batch, found, strict=True):
             if not waiting.answer.done():
-                waiting.answer.set_result(Answer(probabilities, bool(unsure)))
+                waiting.answer.set_result(answer)
 
     def close(self) -> None:
         """Ends the threads."""

@@ -87,7 +87,7 @@ async def read_form(request: Request, body: bytes, most: int) -> list[Photo]:
         await form.close()
 
 
-async def read_json(request: Request, body: bytes, most: int) -> list[Photo]:
+async def read_json_body(request: Request, body: bytes, most: int) -> list[Photo]:
     """The images of a JSON object."""
     try:
         content = json.loads(body)
@@ -111,4 +111,4 @@ def too_many(most: int) -> Refusal:
     return Refusal(413, f"a request may have {most:,} photos")
 
 
-PARSERS = {"multipart/form-data": read_form, "application/json": read_json}
+PARSERS = {"multipart/form-data": read_form, "application/json": read_json_body}

@@ -67,12 +67,12 @@ def serve(app: Starlette, address: socket.socket, seconds: float) -> None:
     server = uvicorn.Server(settings)
     # uvicorn would end by the signal that it was sent, and not with status 0.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-    with taken(SIGNALS, server.handle_exit):
+    with _taken(SIGNALS, server.handle_exit):
         asyncio.run(server.serve(sockets=[address]))
 
 
 @contextlib.contextmanager
-def taken(signals: list[signal.Signals], handler: Callable[..., None]) -> Any:
+def _taken(signals: list[signal.Signals], handler: Callable[..., None]) -> Any:
     """Within, the signals go to the handler."""
     before = {number: signal.signal(number, handler) for number in signals}
     try:

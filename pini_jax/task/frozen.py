@@ -62,6 +62,7 @@ class Frozen(Protocol):
         theta: the parameters of the towers, if there are any, and of the logits.
         towers: their modules.
         fingerprint: names all of it, the weights or the file.
+        source: what the weights were loaded from, as in `Pretrained`; "" where there are none.
         mesh: the devices that hold it.
     """
 
@@ -73,6 +74,8 @@ class Frozen(Protocol):
     def towers(self) -> Towers: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def source(self) -> str: ...
 
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
         """Of the classes, by a template or by the templates of that name for a dataset."""
@@ -110,7 +113,7 @@ def load_frozen(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
     """
     if sources.has_images(config.dataset):
         return load_towers(config, mesh)
-    return FrozenPack(sources.load_pack(config.dataset, config.data_dir), mesh)
+    return FrozenPack(sources.open_pack(config.dataset, config.data_dir), mesh)
 
 
 def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:
@@ -158,6 +161,11 @@ class FrozenTowers:
     def fingerprint(self) -> str:
         """Of the weights, the tokenizer and the pre-processing."""
         return self.clip.fingerprint
+
+    @property
+    def source(self) -> str:
+        """Of the weights."""
+        return self.clip.source
 
     @functools.cached_property
     def encode(self) -> Encode:
@@ -235,6 +243,11 @@ class FrozenPack:
     def fingerprint(self) -> str:
         """Of the file."""
         return self.pack.sha256
+
+    @property
+    def source(self) -> str:
+        """None: there are no weights."""
+        return ""
 
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
         """As the pack has them, whatever the template."""

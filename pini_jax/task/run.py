@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -79,8 +80,11 @@ class Run(NamedTuple):
         return records.list_hash(self.data.train + self.data.val)
 
 
-def share(config: Config) -> Shared:
+def share(config: Config, clip: str = "") -> Shared:
     """Loads the data, the frozen half and the texts.
+
+    Args:
+        clip: what names the weights more closely than the config does, such as by a commit of the hub.
 
     Raises:
         InputError: they cannot be used; the message says why.
@@ -93,7 +97,7 @@ def share(config: Config) -> Shared:
     meshes.check_divisible(mesh, config.batch_size)
     check_alike("another config", config.hash)
     check_alike("other images", *(records.list_hash(images) for images in data[config.dataset][2:]))
-    frozen = frozen_halves.load_frozen(config, mesh)
+    frozen = frozen_halves.load_frozen(dataclasses.replace(config, clip=clip or config.clip), mesh)
     check_alike("another CLIP", frozen.fingerprint)
     unseen = {name: tasks.make_task(config, frozen, data[name], name) for name in config.transfer}
     if new is not None:
@@ -207,7 +211,7 @@ def batch_reader(run: Run) -> Reader:
     def read(step: int) -> Batch:
         number, ids, weights = run.batches.at(step)
         view = View(config.augment, config.seed, number)
-        of_view = cached[number] if cached else frozen.images(images, reads, view, kept=False)
-        return Batch(np.asarray(of_view[ids]), labels[ids], weights)
+        view_features = cached[number] if cached else frozen.images(images, reads, view, kept=False)
+        return Batch(np.asarray(view_features[ids]), labels[ids], weights)
 
     return read

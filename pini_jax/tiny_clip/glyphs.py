@@ -82,7 +82,7 @@ class Captions(NamedTuple):
     context_id: int
 
 
-def name_of(character: str) -> int:
+def glyph_name(character: str) -> int:
     """Index into NAMES; a letter has one name for both its cases."""
     return int(character) if character.isdigit() else NUM_DIGITS + ord(character.lower()) - ord("a")
 
@@ -96,7 +96,7 @@ def load_bank(fonts: Sequence[str]) -> Bank:
     if unknown := sorted(set(fonts) - set(FONTS)):
         raise InputError(f"no digits and letters in fonts {unknown}; known are {', '.join(FONTS)}")
     distance = np.concatenate([_fields(font) for font in fonts])
-    name = np.array([name_of(character) for _ in fonts for character in CHARACTERS])
+    name = np.array([glyph_name(character) for _ in fonts for character in CHARACTERS])
     per_kind = np.where(name < NUM_DIGITS, NUM_DIGITS, len(NAMES) - NUM_DIGITS)
     probability = 0.5 / per_kind / np.bincount(name)[name]
     return Bank(jnp.array(distance, jnp.float32), jnp.array(name), jnp.array(probability, jnp.float32))
@@ -169,7 +169,7 @@ COARSEST = 12  # pixels that squares of 1, 2, 3 and 4 all divide
 
 
 @partial(jax.jit, static_argnames="size")
-def render(
+def render_glyphs(
     key: jax.Array, bank: Bank, glyph: Int[Array, "b"], size: int, strength: float | Array
 ) -> Float[Array, "b h w 3"]:
     """Pictures of glyphs, in [0, 1]; picture i is a function of (key, i, glyph i) alone.

@@ -171,7 +171,7 @@ def draw_pictures(
     """Pixels, normalised, and names."""
     which, look = jax.random.split(key)
     glyph = jax.random.choice(which, len(bank.name), (number,), p=bank.probability)
-    pixels = glyphs.render(look, bank, glyph, recipe.image_size, strength)
+    pixels = glyphs.render_glyphs(look, bank, glyph, recipe.image_size, strength)
     mean, std = jnp.array(recipe.preprocessing.mean), jnp.array(recipe.preprocessing.std)
     return (pixels - mean) / std, bank.name[glyph]
 

@@ -24,7 +24,7 @@ from pini_jax.task.run import Reader, Run
 from pini_jax.train import lanes as lanes_of_runs
 from pini_jax.train import memory
 from pini_jax.train.lanes import Fixed, Lanes, Step
-from pini_jax.train.progress import Progress
+from pini_jax.train.progress import StepCounter
 from pini_jax.train.recorder import Recorder
 from pini_jax.train.schedule import Turn, num_busy_lanes, timetable
 from pini_jax.train.step import Constants, TrainState, constants_of
@@ -103,7 +103,7 @@ def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> N
     Raises:
         Stopped: somebody asked for it; everything is saved.
     """
-    with Progress(sum(group.lengths), done=sum(group.starts)) as progress:
+    with StepCounter(sum(group.lengths), done=sum(group.starts)) as progress:
         for turns, batch in ticks(group):
             lanes = enter(group, lanes, turns)
             lanes, parts = step(lanes, batch)
@@ -126,7 +126,7 @@ def enter(group: Group, lanes: Lanes, turns: Turns) -> Lanes:
     return lanes
 
 
-def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: Progress, save_all: bool) -> None:
+def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: StepCounter, save_all: bool) -> None:
     """Writes what is due after a step: lines of metrics.jsonl, checkpoints.
 
     Args:

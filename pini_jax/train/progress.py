@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 Pending = Any  # an array; what jax says of their type lacks `is_ready`
 
 
-class Progress:
+class StepCounter:
     """Counts the steps that the device has finished.
 
     Attributes:
@@ -54,7 +54,7 @@ class Progress:
         self._begun = self._told = clock()
         self._waiting: deque[tuple[Pending, int]] = deque()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> StepCounter:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:

@@ -20,7 +20,6 @@ import numpy as np
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets import records
-from pini_jax.methods import optim
 from pini_jax.task.run import Run
 from pini_jax.train.checkpoint import Checkpoints
 from pini_jax.train.step import TrainState
@@ -42,7 +41,7 @@ class Recorder:
 
     def __init__(self, run: Run, fresh: TrainState):
         self._run = run
-        self._rate = optim.schedule(run.config.optim, run.batches.per_epoch)
+        self._rate = run.shared.method.schedule(run.config.optim, run.batches.per_epoch)
         self._files = ExitStack()
         self._begun = 0.0
         self._checkpoints = self._files.enter_context(

@@ -14,7 +14,7 @@ from pini_jax.core import mesh as meshes
 from pini_jax.core import rng
 from pini_jax.core.shapes import Numbers, Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
-from pini_jax.methods import forward, optim
+from pini_jax.methods import forward
 from pini_jax.methods.method import Batch, Method, Text, Variables
 from pini_jax.methods.objective import Parts
 from pini_jax.methods.optim import Optim
@@ -48,10 +48,9 @@ class Constants(NamedTuple):
         """The key that every stream is derived from."""
         return rng.root(self.seed)
 
-    @property
-    def optimiser(self) -> optax.GradientTransformation:
-        """Of the trainables."""
-        return optim.optimiser(self.optim, self.steps_per_epoch)
+    def optimiser(self, method: Method) -> optax.GradientTransformation:
+        """Of the trainables of a method."""
+        return method.optimiser(self.optim, self.steps_per_epoch)
 
 
 def init_state(
@@ -59,7 +58,7 @@ def init_state(
 ) -> TrainState:
     """The state before the first step."""
     phi, buffers = method.init(rng.stream(constants.root, "init"), theta, text, support)
-    return TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser.init(phi), buffers)
+    return TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser(method).init(phi), buffers)
 
 
 def train_step(
@@ -74,7 +73,7 @@ def train_step(
     """phi <- phi - optimiser(grad_phi loss), with `num_samples` draws of the noise, but one of the prompt's."""
     key = rng.stream(constants.root, "train", state.step)
     draw = draw_batch(key, len(batch.labels), method.num_draws(num_samples))
-    return update(method, constants.optimiser, state, theta, text, batch, draw)
+    return update(method, constants.optimiser(method), state, theta, text, batch, draw)
 
 
 def update(

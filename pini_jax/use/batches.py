@@ -20,7 +20,7 @@ from pini_jax.use import classifier, inputs, outputs
 
 
 class BatchClassifier:
-    """Adds `class`, `probability` and `error` to batches, the columns of `pini predict`.
+    """Adds `class`, `probability`, `error` and more to batches, the columns of `pini predict`.
 
     It loads the run where it is made, once for each worker. Batches are mappings of columns, such as NumPy's of
     Ray Data, or data frames of pandas, with the bytes of images, or else their paths.
@@ -37,7 +37,7 @@ class BatchClassifier:
         """
         runtime.keep_programs()
         self.trained = classifier.load_classifier(run, clip)
-        self.topk, self.mode = topk, mode
+        self.columns, self.mode = outputs.columns_of(self.trained, mode, topk), mode
 
     def __call__(self, batch: Any) -> Any:
         """The batch with more columns.
@@ -46,9 +46,8 @@ class BatchClassifier:
             InputError: it has neither a column of bytes nor one of paths.
         """
         numbered = enumerate(_records(batch))
-        names = self.trained.class_names
         rows = [
-            outputs.make_row(record.id, answer, names, self.topk)
+            outputs.make_row(record.id, answer, self.columns)
             for _, record, answer in self.trained.classify_all(numbered, self.mode)
         ]
         added = {key: [row[key] for row in rows] for key in rows[0] if key != "path"} if rows else {}
@@ -60,6 +59,8 @@ class BatchClassifier:
 def _column(key: str, values: Sequence[Any]) -> np.ndarray:
     if key == "probability":
         return np.array(values, np.float32)  # of None NaN
+    if key == "unsure":
+        return np.array(values, bool)  # of None False: a column of an engine has one type
     column = np.empty(len(values), object)
     column[:] = ["" if value is None else value for value in values]
     return column

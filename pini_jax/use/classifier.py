@@ -13,10 +13,10 @@ import itertools
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -47,16 +47,15 @@ SHOWN = 10  # names in an error
 BATCH_SIZES = (1, 8, 64)  # that programs are compiled for
 FEATURES = 256  # features that are classified at once
 AHEAD = 2  # batches of images that are read while one is classified
-Answer = Float[np.ndarray, "c"] | InputError
-AnswerOf = Callable[[Predictions, str], np.ndarray]  # of a mode
 Pixels = UInt8[np.ndarray, "h w 3"] | InputError
 
 
-class Classified(NamedTuple):
-    """Images of one batch: p(class | image), and whether each may be of none of the classes."""
+class Answer(NamedTuple):
+    """Of one image: p(class | image), which classes are plausible, and whether it may be of none of them."""
 
-    probabilities: Float[np.ndarray, "b c"]
-    unsure: Bool[np.ndarray, "b"]
+    probabilities: Float[np.ndarray, "c"]
+    plausible: Bool[np.ndarray, "c"]
+    unsure: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +117,8 @@ class TrainedClassifier:
         Raises:
             InputError: images are missing or cannot be decoded; all of them are named.
         """
-        return self._answer(images, mode, self._probabilities).reshape(-1, len(self.class_names))
+        answers = self._answer(images, mode)
+        return np.array([x.probabilities for x in answers], np.float32).reshape(-1, len(self.class_names))
 
     def unsure(
         self, images: Sequence[Picture] | Num[np.ndarray, "b *x"], mode: str = "mean"
@@ -128,24 +128,16 @@ class TrainedClassifier:
         Raises:
             InputError: as in a call.
         """
-        return self._answer(images, mode, self._unsure).astype(bool)
+        return np.array([answer.unsure for answer in self._answer(images, mode)], bool)
 
-    def _probabilities(self, predicted: Predictions, mode: str) -> Float[np.ndarray, "b c"]:
-        return self.doubt(mode).calibrated(predicted.log_probabilities).astype(np.float32)
-
-    def _unsure(self, predicted: Predictions, mode: str) -> Bool[np.ndarray, "b"]:
-        return self.doubt(mode).unsure(predicted.energy.astype(np.float64))
-
-    def _answer(
-        self, images: Sequence[Picture] | Num[np.ndarray, "b *x"], mode: str, answer: AnswerOf
-    ) -> np.ndarray:
+    def _answer(self, images: Sequence[Picture] | Num[np.ndarray, "b *x"], mode: str) -> list[Answer]:
         """Of all images."""
         if isinstance(self.frozen, FrozenPack):
-            return self._answer_features(np.asarray(images), mode, answer)
-        answers = [found for _, _, found in self._answer_all(_numbered(images), mode, answer)]
-        if errors := [str(found) for found in answers if isinstance(found, InputError)]:
+            return self._answer_features(np.asarray(images), mode)
+        answers = [answer for _, _, answer in self.classify_all(_numbered(images), mode)]
+        if errors := [str(answer) for answer in answers if isinstance(answer, InputError)]:
             raise InputError("; ".join(errors))
-        return np.array(answers)
+        return [answer for answer in answers if not isinstance(answer, InputError)]
 
     def classify_features(self, features: Num[np.ndarray, "b e"], mode: str = "mean") -> Float[np.ndarray, "b c"]:
         """The same of image features, whatever their norm.
@@ -153,9 +145,10 @@ class TrainedClassifier:
         Raises:
             InputError: they have another number of channels, or are zero or not finite.
         """
-        return self._answer_features(features, mode, self._probabilities)
+        answers = self._answer_features(features, mode)
+        return np.array([x.probabilities for x in answers], np.float32).reshape(-1, len(self.class_names))
 
-    def _answer_features(self, features: Num[np.ndarray, "b e"], mode: str, answer: AnswerOf) -> np.ndarray:
+    def _answer_features(self, features: Num[np.ndarray, "b e"], mode: str) -> list[Answer]:
         width = self.text.features.shape[-1]
         if features.ndim != 2 or features.shape[1] != width:
             raise InputError(
@@ -165,30 +158,35 @@ class TrainedClassifier:
         if problems := list(packs.unusable("features", features)):
             raise InputError("; ".join(problems))
         # One size for all, so that no answer depends on the others.
-        return answer(self._predict(packs.unit(features), np.arange(len(features)), FEATURES, mode), mode)
+        return self._answers(
+            self._predict(packs.as_unit(features), np.arange(len(features)), FEATURES, mode), mode
+        )
 
-    def stream(self, images: Iterable[Picture], mode: str = "mean") -> Iterator[tuple[str, Answer]]:
+    def _answers(self, predicted: Predictions, mode: str) -> list[Answer]:
+        """Of every image that was predicted."""
+        doubt = self.doubt(mode)
+        probabilities = doubt.calibrated(predicted.log_probabilities).astype(np.float32)
+        unsure = doubt.unsure(predicted.energy.astype(np.float64))
+        return [*map(Answer, probabilities, doubt.plausible(probabilities), unsure.tolist())]
+
+    def stream(
+        self, images: Iterable[Picture], mode: str = "mean"
+    ) -> Iterator[tuple[str, Float[np.ndarray, "c"] | InputError]]:
         """Every image with p(class | image), or with the reason why it has none, in order.
 
         Memory does not grow with the number of images, and programs are compiled for a few sizes of batches only.
         """
-        return ((record.id, answer) for _, record, answer in self.classify_all(_numbered(images), mode))
+        for _, record, answer in self.classify_all(_numbered(images), mode):
+            yield record.id, answer if isinstance(answer, InputError) else answer.probabilities
 
     def classify_all(
         self, images: Iterable[tuple[int, Record]], mode: str = "mean"
-    ) -> Iterator[tuple[int, Record, Answer]]:
+    ) -> Iterator[tuple[int, Record, Answer | InputError]]:
         """The same for records and their numbers among all images: every number has draws of its own."""
-        return self._answer_all(images, mode, self._probabilities)
-
-    def _answer_all(
-        self, images: Iterable[tuple[int, Record]], mode: str, answer: AnswerOf
-    ) -> Iterator[tuple[int, Record, Any]]:
         for batch in self._read_all(iter(images)):
             stop.raise_if_requested()
             readable = {i: pixels for i, _, pixels in batch if not isinstance(pixels, InputError)}
-            answers = iter(
-                answer(self._classify([*readable], [*readable.values()], mode), mode) if readable else ()
-            )
+            answers = iter(self.classify_pixels([*readable], [*readable.values()], mode) if readable else ())
             for i, record, pixels in batch:
                 yield i, record, pixels if isinstance(pixels, InputError) else next(answers)
 
@@ -217,14 +215,13 @@ class TrainedClassifier:
 
     def classify_pixels(
         self, numbers: Sequence[int], pixels: Sequence[UInt8[np.ndarray, "h w 3"]], mode: str = "mean"
-    ) -> Classified:
+    ) -> list[Answer]:
         """Images that were read, of one caller or of many: from one to the greatest of `BATCH_SIZES`.
 
         Args:
             numbers: of each among its caller's images, as in `classify_all`; two may be alike.
         """
-        predicted = self._classify(numbers, pixels, mode)
-        return Classified(self._probabilities(predicted, mode), self._unsure(predicted, mode))
+        return self._answers(self._classify(numbers, pixels, mode), mode)
 
     def _classify(
         self, numbers: Sequence[int], pixels: Sequence[UInt8[np.ndarray, "h w 3"]], mode: str
@@ -262,15 +259,13 @@ def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
     """Loads what a run exported, and the CLIP that it names.
 
     Args:
-        path: the run's folder, or its injector.safetensors.
+        path: the run's folder, its injector.safetensors, or `hub:owner/name`, as in `injector.load_run`.
         clip: where the weights are now, if not where they were.
 
     Raises:
         InputError: there is no such injector, or the CLIP is missing or another than it was trained on.
     """
-    path = Path(path)
-    exported = injector.load_injector(path / "injector.safetensors" if path.is_dir() else path)
-    return assemble(exported, str(path), clip)
+    return assemble(injector.load_run(path), str(path), clip)
 
 
 def assemble(exported: Exported, name: str, clip: str = "") -> TrainedClassifier:
@@ -304,7 +299,7 @@ def _given(exported: Exported, name: str, devices: jax.sharding.Mesh) -> FrozenP
         or scale.size != 1
     ):
         raise InputError(f"{name} was trained on features, and does not hold those of the classes: train it again")
-    return FrozenPack(packs.of_texts(exported.class_names, text, float(scale), exported.clip_sha256), devices)
+    return FrozenPack(packs.text_pack(exported.class_names, text, float(scale), exported.clip_sha256), devices)
 
 
 def check_variables(method: Method, theta: Parameters, text: Text, variables: Variables) -> None:

@@ -25,7 +25,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed
 from pini_jax.data.datasets import memory
 from pini_jax.data.datasets.memory import Picture
-from pini_jax.data.datasets.packs import LOGIT_SCALE, Pack, unit
+from pini_jax.data.datasets.packs import LOGIT_SCALE, Pack, as_unit
 from pini_jax.data.datasets.records import Dataset
 from pini_jax.runs import experiment, injector
 from pini_jax.use import classifier as classifiers
@@ -159,10 +159,10 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
             data = self._pack(X, labels, rows)
             name = data.findings.dataset.name
         else:
-            data = memory.of_images(pictures, labels.tolist(), rows.names)
+            data = memory.image_dataset(pictures, labels.tolist(), rows.names)
             name = data.name
-        config = self._config(name, int(np.bincount(labels).max()), of_images=pictures is not None)
-        self.exported_ = train(data, name, config, self.workdir, self.verbose)
+        config = self._config(name, int(np.bincount(labels).max()), has_images=pictures is not None)
+        self.exported_ = _train(data, name, config, self.workdir, self.verbose)
         self.trained_ = classifiers.assemble(self.exported_, type(self).__name__)
         return self
 
@@ -204,10 +204,9 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
 
     @classmethod
     def load(cls, path: str | Path, clip: str = "") -> Classifier:
-        """What `save` wrote, or a run exported; arguments as in `load_classifier`."""
+        """What `save` wrote, a run exported, or `pini push` pushed; arguments as in `load_classifier`."""
         runtime.keep_programs()
-        file = Path(path)
-        exported = injector.load_injector(file / "injector.safetensors" if file.is_dir() else file)
+        exported = injector.load_run(path)
         config, labels = exported.config, exported.labels or exported.class_names
         self = cls(method=config.method, **{key: getattr(config, key) for key in SETTINGS})
         self.class_names = dict(zip(labels, exported.class_names, strict=True))
@@ -231,7 +230,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         if X.shape[1] == 1:
             raise InputError("X has 1 feature(s): features are directions, which takes two or more")
         if self.text_features is None:
-            features = unit(np.asarray(X))
+            features = as_unit(np.asarray(X))
             text = np.stack([features[labels == label].mean(0) for label in range(len(rows.names))])
         else:
             text = np.asarray(self.text_features)
@@ -239,29 +238,29 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
                 wanted = f"[{max(rows.places) + 1} or more, {X.shape[1]}]"
                 raise InputError(f"text_features has shape {list(text.shape)}, where {wanted} is needed")
             text = text[rows.places]
-        return memory.of_features(X, labels.tolist(), rows.names, text, self.logit_scale)
+        return memory.feature_dataset(X, labels.tolist(), rows.names, text, self.logit_scale)
 
-    def _config(self, dataset: str, most: int, of_images: bool) -> Config:
+    def _config(self, dataset: str, most: int, has_images: bool) -> Config:
         """The run's; `most` images there are of a class."""
         if self.method == "pini":
             settings = configs.default().to_dict()
         else:
             settings = configs.with_method(configs.default(), self.method).to_dict()
         settings |= {"dataset": dataset, "shots": most}
-        if not of_images:
+        if not has_images:
             settings |= {"clip": "", "views": 1}
             settings["noise"].pop("prompt_tokens", None)
             settings["template"] = settings["zero_shot_template"] = "coop"
         for key in SETTINGS:
             value = getattr(self, key)
-            if value is None or (key in OF_IMAGES and not of_images):
+            if value is None or (key in OF_IMAGES and not has_images):
                 continue
             merges = key != "noise" and isinstance(value, Mapping)
             settings[key] = {**settings[key], **value} if merges else value
         return configs.resolve(settings)
 
 
-def train(
+def _train(
     data: Dataset | Pack, name: str, config: Config, workdir: str | Path | None, verbose: bool
 ) -> injector.Exported:
     """What a run on data in memory exports."""

@@ -45,13 +45,13 @@ LARGEST = 2**31 - 2**24  # bytes of weights: a program is one message, which end
 Program = Callable[[Float[Numbers, "b h w 3"]], Float[Array, "b c"]]
 
 
-def load(path: Path, clip: str = "") -> TrainedClassifier:
+def load(path: str | Path, clip: str = "") -> TrainedClassifier:
     """Loads what a run exported, to be computed in float32 whatever the run was: a file is for every device.
 
     Raises:
         InputError: as in `load_classifier`.
     """
-    exported = injector.load_injector(path / "injector.safetensors" if path.is_dir() else path)
+    exported = injector.load_run(path)
     config = dataclasses.replace(exported.config, dtype="float32")
     return classifiers.assemble(exported._replace(config=config), str(path), clip)
 
@@ -63,11 +63,11 @@ def write(trained: TrainedClassifier, form: str, path: Path) -> None:
         InputError: this classifier cannot be written so; nothing is.
     """
     content = FORMS[form](trained)
-    paths.write_json(path.with_name(f"{path.name}.json"), describe(trained, form, content))
+    paths.write_json(path.with_name(f"{path.name}.json"), _describe(trained, form, content))
     paths.write_file(path, content)
 
 
-def describe(trained: TrainedClassifier, form: str, content: bytes) -> dict[str, Any]:
+def _describe(trained: TrainedClassifier, form: str, content: bytes) -> dict[str, Any]:
     """What a file does not say itself: how pixels are made, the classes, and the fields of `Doubt`."""
     frozen = trained.frozen
     preprocessing = dataclasses.asdict(frozen.clip.preprocessing) if isinstance(frozen, FrozenTowers) else None

@@ -8,6 +8,8 @@ OUTPUT from it, whole or not at all, and takes it away.
 | `path`                     | the image, as it was named                                              |
 | `class`, `probability`     | the most probable class, and its probability                            |
 | `classes`, `probabilities` | with `topk` other than 1: lists of them, the most probable first        |
+| `unsure`                   | where the run had held-out images: whether it may be none of the classes |
+| `plausible`                | and the classes that it may be, the most probable first                 |
 | `error`                    | why there is no answer                                                  |
 """
 
@@ -17,33 +19,62 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from pini_jax.core import extras
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed, plain
+from pini_jax.use.classifier import Answer, TrainedClassifier
 
 Row = Mapping[str, Any]
+Writer = Callable[[Iterator[Row], Path, Sequence[str]], None]  # rows, to a file, with these columns
 GROUP = 65536  # rows of Parquet that are written at once
 
 
-def make_row(path: str, answer: Float[np.ndarray, "c"] | InputError, names: Sequence[str], topk: int) -> Row:
-    """The row of an image; a `topk` of 0 keeps all classes."""
-    empty = {"path": spelt(path), "class": None, "probability": None}
-    lists: dict[str, Any] = {} if topk == 1 else {"classes": [], "probabilities": []}
+class Columns(NamedTuple):
+    """What the rows of a run say.
+
+    Attributes:
+        class_names: in the order of the probabilities.
+        topk: how many classes are listed; 0 for all.
+        doubt: whether there are `unsure` and `plausible`.
+    """
+
+    class_names: Sequence[str]
+    topk: int = 1
+    doubt: bool = False
+
+    def empty(self) -> dict[str, Any]:
+        """The row of an image without an answer, but for its path and the reason."""
+        row: dict[str, Any] = {"path": "", "class": None, "probability": None}
+        row |= {} if self.topk == 1 else {"classes": [], "probabilities": []}
+        row |= {"unsure": None, "plausible": []} if self.doubt else {}
+        return row | {"error": None}
+
+
+def columns_of(trained: TrainedClassifier, mode: str, topk: int) -> Columns:
+    """The columns of a run; `unsure` and `plausible` where it had held-out images."""
+    return Columns(trained.class_names, topk, doubt=trained.doubt(mode).images > 0)
+
+
+def make_row(path: str, answer: Answer | InputError, columns: Columns) -> Row:
+    """The row of an image."""
+    row = columns.empty() | {"path": spelt(path)}
     if isinstance(answer, InputError):
-        return empty | lists | {"error": str(answer)}
-    order = np.argsort(-answer, kind="stable")[: topk or None]
-    classes = [names[i] for i in order]
-    probabilities = [float(str(p)) for p in answer[order]]  # as short as float32 is
-    if lists:
-        lists = {"classes": classes, "probabilities": probabilities}
-    return empty | {"class": classes[0], "probability": probabilities[0]} | lists | {"error": None}
+        return row | {"error": str(answer)}
+    likeliest_first = np.argsort(-answer.probabilities, kind="stable")
+    order = likeliest_first[: columns.topk or None]
+    classes = [columns.class_names[i] for i in order]
+    probabilities = [float(str(p)) for p in answer.probabilities[order]]  # as short as float32 is
+    found: dict[str, Any] = {"classes": classes, "probabilities": probabilities, "unsure": answer.unsure}
+    found |= {"class": classes[0], "probability": probabilities[0]}
+    plausible = likeliest_first[answer.plausible[likeliest_first]]
+    found["plausible"] = [columns.class_names[i] for i in plausible]
+    return row | {key: value for key, value in found.items() if key in row}
 
 
 def spelt(path: str) -> str:
@@ -111,16 +142,16 @@ def _differences(found: str, owner: Mapping[str, Any]) -> str:
         return "it is damaged"
 
 
-def finish(partial: PartialFile, output: Path) -> None:
+def finish(partial: PartialFile, output: Path, columns: Columns) -> None:
     """Writes the output from all rows, at once."""
     writer = writer_of(output)
     written = output.with_name(f".{output.name}.partial")
-    writer(partial.rows(), written)
+    writer(partial.rows(), written, [*columns.empty()])
     os.replace(written, output)
     partial.path.unlink()
 
 
-def writer_of(output: Path) -> Callable[[Iterator[Row], Path], None]:
+def writer_of(output: Path) -> Writer:
     """What writes a file of this ending.
 
     Raises:
@@ -133,7 +164,7 @@ def writer_of(output: Path) -> Callable[[Iterator[Row], Path], None]:
     return WRITERS[output.suffix.lower()]
 
 
-def _write_lines(rows: Iterable[Row], path: Path) -> None:
+def _write_lines(rows: Iterator[Row], path: Path, _: Sequence[str]) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(line(row) + "\n" for row in rows if row["error"] is None)
 
@@ -144,10 +175,9 @@ def line(row: Row) -> str:
     return "\t".join([row["path"], *(f"{plain(name)}\t{p:.1%}" for name, p in several)])
 
 
-def _write_csv(rows: Iterable[Row], path: Path) -> None:
-    first, rows = _peek(rows)
+def _write_csv(rows: Iterator[Row], path: Path, columns: Sequence[str]) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _flat(first))
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(map(_flat, rows))
 
@@ -157,30 +187,23 @@ def _flat(row: Row) -> dict[str, Any]:
     return {key: ";".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
 
 
-def _write_json_lines(rows: Iterable[Row], path: Path) -> None:
+def _write_json_lines(rows: Iterator[Row], path: Path, _: Sequence[str]) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _write_parquet(rows: Iterable[Row], path: Path) -> None:
+def _write_parquet(rows: Iterator[Row], path: Path, columns: Sequence[str]) -> None:
     arrow, parquet = (extras.require(name, "parquet") for name in ("pyarrow", "pyarrow.parquet"))
     text, number = arrow.string(), arrow.float32()
     kinds = {"probability": number, "classes": arrow.list_(text), "probabilities": arrow.list_(number)}
-    first, rows = _peek(rows)
-    schema = arrow.schema([(key, kinds.get(key, text)) for key in first])
+    kinds |= {"unsure": arrow.bool_(), "plausible": arrow.list_(text)}
+    schema = arrow.schema([(key, kinds.get(key, text)) for key in columns])
     with parquet.ParquetWriter(path, schema) as writer:
         while group := list(itertools.islice(rows, GROUP)):
             writer.write_table(arrow.Table.from_pylist(group, schema))
 
 
-def _peek(rows: Iterable[Row]) -> tuple[Row, Iterator[Row]]:
-    """The first row, or one of no image, for its columns; and all of them."""
-    rows = iter(rows)
-    taken = list(itertools.islice(rows, 1))
-    return (taken or [make_row("", InputError(), (), 1)])[0], itertools.chain(taken, rows)
-
-
-WRITERS: Mapping[str, Callable[[Iterator[Row], Path], None]] = {
+WRITERS: Mapping[str, Writer] = {
     ".txt": _write_lines,
     ".csv": _write_csv,
     ".jsonl": _write_json_lines,

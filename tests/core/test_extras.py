@@ -39,6 +39,7 @@ def core_alone(module, *arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_the_core_trains_and_predicts_alone(tmp_path):
     done = core_alone("pini_jax.main", FEW, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0 and "zero-shot CLIP" in done.stdout, done.stderr

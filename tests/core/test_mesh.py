@@ -61,7 +61,7 @@ def on_one(tmp_path_factory):
     return functools.cache(lambda *settings: run(tmp_path_factory.mktemp("one"), *settings, devices=1))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [pytest.param("full", marks=pytest.mark.long), "filled up"])
 def test_one_and_eight_devices_agree(tmp_path, on_one, name):
     settings, on_eight = SETTINGS[name]
     one, expected = on_one(*settings)
@@ -251,6 +251,7 @@ def test_every_split_is_one_of_a_parameter():
     assert sharding.spec(Mesh(1, 2), "image/blocks_0/conv_1/conv/kernel", (3, 3, 4, 4)) == PartitionSpec()
 
 
+@pytest.mark.long
 def test_two_processes_are_one_run(tmp_path, on_one):
     """Each with two devices: the files are the first one's, and say the same as those of one process."""
     short = ("--config.optim.epochs=10", "--config.log_every=5", "--config.checkpoint_every=20")

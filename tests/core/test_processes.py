@@ -80,6 +80,7 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 def test_one_signal_stops_both(undisturbed, tmp_path):
     """What goes on from there ends as if nothing had been."""
     job = commands.start_job(tmp_path, *SETTINGS)
@@ -94,7 +95,7 @@ def test_one_signal_stops_both(undisturbed, tmp_path):
     assert commands.content(tmp_path) == commands.content(undisturbed)
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_the_other_one_says_which_is_gone(tmp_path, killed):
     job = commands.start_job(tmp_path, *SETTINGS)
     commands.wait_for(job[0], (tmp_path / "checkpoints" / "20").exists)

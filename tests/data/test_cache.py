@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from pini_jax.data import cache
 for i in range(30):
-    assert cache.write(Path(sys.argv[1]), sys.argv[2].encode() * 200_000)
+    assert cache.keep(Path(sys.argv[1]), sys.argv[2].encode() * 200_000)
 """
 
 
@@ -20,7 +20,7 @@ def test_a_file_is_whole_whoever_writes_it(tmp_path):
     """Processes and threads at once: what is read is what one of them wrote."""
     path = tmp_path / "a" / "b.bin"
     writers = [subprocess.Popen([sys.executable, "-c", WRITE, str(path), letter]) for letter in "xy"]
-    threads = [threading.Thread(target=cache.write, args=(path, b"z" * 200_000)) for _ in range(20)]
+    threads = [threading.Thread(target=cache.keep, args=(path, b"z" * 200_000)) for _ in range(20)]
     for thread in threads:
         thread.start()
     seen = 0
@@ -36,5 +36,5 @@ def test_a_file_is_whole_whoever_writes_it(tmp_path):
 
 def test_what_cannot_be_written_is_a_line(tmp_path, caplog):
     (tmp_path / "file").touch()
-    assert not cache.write(tmp_path / "file" / "x", b"")
+    assert not cache.keep(tmp_path / "file" / "x", b"")
     assert "x could not be cached (" in caplog.text

@@ -36,7 +36,9 @@ def test_what_is_left_out_changes_nothing(method, tmp_path):
     for i in first.images:
         train[i] = train[i]._replace(label=(train[i].label + 1) % classes)
     left_out = np.isin(np.arange(len(train)), first.images)
-    again = cross_fit.train(cross_fit.without(run._replace(data=run.data._replace(train=tuple(train))), left_out))
+    again = cross_fit.train_fold(
+        cross_fit.without(run._replace(data=run.data._replace(train=tuple(train))), left_out)
+    )
     for name, x in first.variables.phi.items():
         np.testing.assert_array_equal(x, again.phi[name])
 
@@ -51,14 +53,14 @@ def test_it_is_due_where_it_can_be(tmp_path, monkeypatch):
 def test_trained_again_without_a_fold_it_is_the_run_on_the_rest(tmp_path):
     """Of nothing left out, what training gives."""
     run = planned(tmp_path, "task_res")
-    whole = cross_fit.train(run)
-    same = cross_fit.train(cross_fit.without(run, np.zeros(len(run.data.train), bool)))
+    whole = cross_fit.train_fold(run)
+    same = cross_fit.train_fold(cross_fit.without(run, np.zeros(len(run.data.train), bool)))
     np.testing.assert_array_equal(whole.phi["residual"], same.phi["residual"])
 
 
 def test_predictions_say_whom_they_calibrate_by(tmp_path):
     run = planned(tmp_path, "gda")
-    kept = result.predict(run, cross_fit.train(run), result.open_splits([run]))
+    kept = result.predict_splits(run, cross_fit.train_fold(run), result.open_splits([run]))
     assert kept.calibrated_on == "held_out"
     assert len(kept.answers["held_out"]["mean"].label) == len(run.data.train) + len(run.data.val)
     assert kept.temperatures["mean"] != 1
@@ -67,5 +69,5 @@ def test_predictions_say_whom_they_calibrate_by(tmp_path):
 def test_a_method_that_refuses_so_few_images_is_calibrated_without(tmp_path, caplog):
     """Without a fold of two shots gda has one feature per class; the run itself is fine."""
     run = planned(tmp_path, "gda", shots=2)
-    kept = result.predict(run, cross_fit.train(run), result.open_splits([run]))
+    kept = result.predict_splits(run, cross_fit.train_fold(run), result.open_splits([run]))
     assert kept.calibrated_on == "val" and "calibrates nothing" in caplog.text

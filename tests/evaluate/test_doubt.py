@@ -36,7 +36,7 @@ def kept():
 
 def test_what_is_said_of_the_test_is_what_prediction_does(kept):
     """By probabilities alone."""
-    found, said = doubt.doubts(kept)["mean"], doubt.describe(kept)
+    found, said = doubt.doubts(kept)["mean"], doubt.doubt_record(kept)
     logits, labels = logits_of(500, 1)
     predicted = summary(logits, SCALE)
     p = found.calibrated(predicted.log_probabilities)
@@ -65,7 +65,7 @@ def test_without_held_out_images_nothing_is_changed_and_nothing_claimed(kept):
         answers={"test": kept.answers["test"]}, temperatures=dict.fromkeys(predictions.ALL_MODES, 1.0)
     )
     assert doubt.doubts(alone) == {}
-    said = doubt.describe(alone)["modes"]["mean"]
+    said = doubt.doubt_record(alone)["modes"]["mean"]
     assert said["lac"] is None and said["sets"]["lac"] == {"coverage": 1.0, "mean_size": CLASSES}
     assert said["unsure"] == 0
     log_p = np.log([[0.7, 0.3]])

@@ -19,6 +19,8 @@ from pini_jax.methods.zero_shot import ZeroShot
 from pini_jax.noise import sites
 from pini_jax.noise.draws import draw_mean, draw_replay
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 NUM_IMAGES, NUM_DRAWS, SEED = 10, 4, 3
 
 

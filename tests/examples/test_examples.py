@@ -18,6 +18,8 @@ from pini_jax.noise.sites import SITES
 
 ROOT = Path(__file__).parent.parent.parent
 PLUGINS = ("new_generator", "new_site", "new_method", "new_dataset")
+SLOW = ("new_generator", "new_site")  # what they add is compiled with the towers
+LEARNED = [pytest.param(name, marks=pytest.mark.long if name in SLOW else ()) for name in PLUGINS]
 SHORT = ("--config.views=1", "--config.optim.epochs=3", "--config.num_draws=2", "--config.shots=2")
 
 
@@ -36,7 +38,7 @@ def command(name, workdir):
     return [*words, *SHORT, f"--workdir={workdir}"]
 
 
-@pytest.mark.parametrize("name", PLUGINS)
+@pytest.mark.parametrize("name", LEARNED)
 def test_a_run_with_a_plug_in_is_made_and_predicts_in_a_new_process(name, tmp_path):
     assert "zero-shot CLIP" in run(*command(name, tmp_path / "run"))
     result = json.loads((tmp_path / "run" / "result.json").read_text())

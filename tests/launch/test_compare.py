@@ -14,6 +14,7 @@ from pini_jax.core.errors import InputError, UsageError
 from pini_jax.launch import compare
 from pini_jax.methods import registry
 from pini_jax.runs import population
+from pini_jax.runs.folder import write_result
 
 
 def found(accuracy, nll, test):
@@ -39,8 +40,19 @@ def pack(tmp_path):
 
 def test_those_take_part_that_the_data_allow(pack):
     names = set(compare.contenders(pack))
-    assert names & {"coop", "clip_lora", "pixels: conv", "prompt_tokens: table", "released"} == set()
-    assert {"tip_adapter", "lp++", "text_features: table", "image_features: cross_attention"} <= names
+    assert (
+        names
+        & {"coop", "clip_lora", "prolip", "2sfs", "clip_svd", "pixels: conv", "prompt_tokens: table", "released"}
+        == set()
+    )
+    assert {
+        "tip_adapter",
+        "lp++",
+        "proker",
+        "linear_adapter",
+        "text_features: table",
+        "image_features: cross_attention",
+    } <= names
     towers = compare.contenders(digits.get_config())
     assert set(towers) >= names | {"coop", "clip_lora", "pixels: conv", "released", "zero_shot: imagenet_80"}
     assert set(registry.METHODS) - {"pini", "zero_shot"} <= set(towers)
@@ -74,6 +86,16 @@ def test_every_seed_has_its_own_choice(pack, tmp_path):
         assert len(tried) == 8
         chosen = json.loads((folder / "result.json").read_text())
         assert chosen["val"]["mean"]["accuracy"] == max(x["val"]["mean"]["accuracy"] for x in tried)
+
+
+def test_what_is_below_zero_shot_clip_is_warned_of(tmp_path, caplog):
+    for name, accuracy in (("good", 0.75), ("bad", 0.25)):
+        (tmp_path / name).mkdir()
+        write_result(tmp_path / name, found(accuracy, 1.0, test=1.0) | {"val_zero_shot": {"accuracy": 0.5}})
+    compare.warn_of_worse("gda with 4 shots", [tmp_path / "good", tmp_path / "bad"])
+    (message,) = caplog.messages
+    assert message.startswith("gda with 4 shots: on validation images it is below zero-shot CLIP (25.0%, 50.0%)")
+    assert message.endswith("bad")
 
 
 def test_more_than_the_budget_is_refused(pack, tmp_path):

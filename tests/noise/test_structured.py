@@ -169,6 +169,7 @@ def test_they_are_tables_of_their_classes():
     assert Discriminant.reads_support and Residual.reads_support
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR is not set")
 def test_the_recipe_leads_on_dtd(tmp_path):
     """At eight shots, mean over three seeds: above every rival's row there, which are up to 64.9 %."""

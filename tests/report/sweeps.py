@@ -10,7 +10,7 @@ import numpy as np
 
 from pini_jax.evaluate import predictions
 from pini_jax.evaluate.prediction import summary
-from pini_jax.evaluate.result import measure
+from pini_jax.evaluate.result import measure_splits
 from pini_jax.runs.folder import seal, write_result
 
 NAMES = (
@@ -29,6 +29,7 @@ NAMES = (
     *("image_features: residual", "structured: no image noise", "structured: isotropic", "structured"),
 )
 SCALE = 100.0
+HELD_OUT = 20  # images
 
 
 def write_sweep(
@@ -73,15 +74,17 @@ def _write_run(folder: Path, result, labels, plain, logits):
     folder.mkdir(parents=True)
     paths = [f"class_{label}/{i:04}.png" for i, label in enumerate(labels)]
     classes = [f"class_{label}" for label in range(logits.shape[-1])]
-    predicted = {
-        "zero_shot": summary(plain[:1], SCALE),
-        "mean": summary(logits[:1], SCALE),
-        "sample": summary(logits[1:], SCALE),
-        "marginal": summary(logits, SCALE),
-    }
-    answers = {mode: predictions.answers(paths, labels, x, 1.0) for mode, x in predicted.items()}
-    kept = predictions.Kept({"test": answers}, {"test": classes}, dict.fromkeys(predicted, 1.0))
-    result |= measure(kept) | {
+    drawn = {"zero_shot": plain[:1], "mean": logits[:1], "sample": logits[1:], "marginal": logits}
+
+    def answers(part):
+        own, right = paths[part], labels[part]
+        return {
+            mode: predictions.answers(own, right, summary(x[:, part], SCALE), 1.0) for mode, x in drawn.items()
+        }
+
+    splits = {"val": answers(slice(HELD_OUT)), "test": answers(slice(None))}
+    kept = predictions.Kept(splits, dict.fromkeys(splits, classes), dict.fromkeys(drawn, 1.0))
+    result |= measure_splits(kept) | {
         "clip_sha256": "b19f1bbe" * 8,
         "num_classes": len(classes),
         "num_train": len(classes) * result["shots"],

@@ -12,7 +12,7 @@ def drawn(folder, methods):
     sweeps.write_sweep(folder, sweeps.NAMES[:methods], shots=(1, 4), seeds=(1, 2), images=60)
     entries = collect.read_runs([folder])
     with style.styled():
-        return {x.name: x for x in figures.draw(entries, outcomes.compare(entries))}
+        return {x.name: x for x in figures.draw_figures(entries, outcomes.compare(entries))}
 
 
 def texts(figure):

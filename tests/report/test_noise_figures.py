@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 
 
 def test_every_figure_of_a_run_is_drawn(run, tmp_path):
-    drawn = figures.draw(predict.load_classifier(run))
+    drawn = figures.draw_noise(predict.load_classifier(run))
     assert [figure.name for figure in drawn] == ["tokens", "maps"]
     for figure in drawn:
         path = style.save(figure, tmp_path)

@@ -133,8 +133,16 @@ def test_a_run_is_told_in_plain_words(reports):
     text = reports["one"].read_text()
     assert re.search(r"\d+ of 60 test images are right; without training \d+% were.", text)
     assert re.search(r"Class class_\d is most often taken for class_\d \(\d+ of \d+\)", text)
-    for words in ("Surest mistakes", "Least sure", "Confusion", "Reliability", "pini reproduce", "class_3/"):
-        assert words in text
+    words = (
+        "Surest mistakes",
+        "Least sure",
+        "Confusion",
+        "Reliability",
+        "Plausible classes",
+        "by 20 held-out images",
+    )
+    for said in (*words, "pini reproduce", "class_3/"):
+        assert said in text
 
 
 def test_all_of_it_stands_beside_the_page(reports):

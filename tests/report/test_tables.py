@@ -28,6 +28,18 @@ def test_cells_are_means_and_sample_deviations(entries):
     assert frames["usable information, nats"].loc["pini", "16"] == "0.21"
 
 
+def test_calibration_and_costs_have_tables_where_they_are_known(tmp_path):
+    for seed in (1, 2):
+        found = result(1, seed, 0.6, method="gda") | {"seconds": {"setup": 1.0, "train": seed}, "peak_bytes": 5e8}
+        found["test"]["mean"]["calibrated_nll"] = 0.5
+        write(tmp_path / str(seed), found)
+    frames = tables.wide_frames(collect.read_runs([tmp_path]))
+    assert frames["seconds"].loc["gda", "1"] == f"2.5 ± {np.std([2, 3], ddof=1):.1f}"
+    assert frames["peak memory, MB"].loc["gda", "1"] == "500 ± 0"
+    assert frames["NLL, nats, calibrated"].loc["gda", "mean"] == "0.500"
+    assert "ECE, calibrated" not in frames
+
+
 def test_what_is_not_there_is_a_dash(entries, tmp_path):
     write(tmp_path / "rival", result(16, 1, 0.5, method="gda"), dataset="digits")
     frame = tables.wide_frames(collect.read_runs([tmp_path]))["accuracy, % (mean)"]
@@ -51,7 +63,7 @@ def test_the_summary_is_that_of_the_runs(entries):
 
 def test_files_hold_what_the_frame_holds(entries, tmp_path):
     frame = tables.runs_frame(entries)
-    tables.write(frame, tmp_path, "runs")
+    tables.write_table(frame, tmp_path, "runs")
     read = pd.read_csv(tmp_path / "runs.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(read, frame, check_dtype=False)
     columns = pyarrow.parquet.read_table(tmp_path / "runs.parquet").to_pydict()
@@ -60,6 +72,6 @@ def test_files_hold_what_the_frame_holds(entries, tmp_path):
 
 
 def test_latex_is_escaped(entries, tmp_path):
-    tables.write_latex(tables.comparisons_frame({"a_b": outcomes.compare(entries)}), tmp_path, "comparisons")
+    tables.write_table(tables.comparisons_frame({"a_b": outcomes.compare(entries)}), tmp_path, "comparisons")
     text = (tmp_path / "comparisons.tex").read_text()
     assert r"\begin{tabular}" in text and r"a\_b" in text and r"p\_holm" in text

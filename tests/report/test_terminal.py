@@ -1,8 +1,11 @@
 """What commands print of results."""
 
+from pathlib import Path
+
 import pytest
 
 from pini_jax.report import terminal
+from pini_jax.report.collect import Entry
 
 
 def result(shots, seed, accuracy, method="pini"):
@@ -104,3 +107,21 @@ def test_what_can_hardly_be_meant_is_said():
     (warning,) = terminal.warnings(plain(0.7, val={"mean": {"accuracy": 0.6}}, val_zero_shot=before))
     assert "below zero-shot CLIP (60.0%, 70.0%)" in warning
     assert not terminal.warnings(plain(0.7, val={"mean": {"accuracy": 0.7}}, val_zero_shot=before))
+
+
+def test_a_comparison_has_calibration_and_costs_beside_accuracy():
+    """Means over shots; a dash where a method has no result with some of them, or an earlier one did not say."""
+
+    def entry(name, shots, seconds, **more):
+        found = plain(0.7, shots=shots, seconds={"setup": 1.0, "train": seconds}) | more
+        believed = {"calibrated_nll": 0.5 * shots, "calibrated_ece": 0.125}
+        both = {key: found["test"]["mean"] | believed for key in ("mean", "sample", "marginal")}
+        return Entry(Path(name), name, found | {"test": both}, {"dataset": "digits", "clip": "tiny_clip"})
+
+    known = [entry("gda", shots, shots, peak_bytes=1.5e9) for shots in (1, 3)]
+    table = terminal.comparison([*known, entry("lonely", 3, 1.0)]).partition("means over shots")[2]
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:]}
+    assert rows["NLL"] == ["calibrated", "ECE", "calibrated", "seconds", "peak", "MB"]
+    assert rows["gda"] == ["1.250", "1.000", "0.062", "0.125", "3.0", "1,500"]
+    assert rows["zero-shot"] == ["1.250", "-", "0.062", "-", "-", "-"]
+    assert rows["lonely"] == ["-"] * 6

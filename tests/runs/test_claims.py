@@ -128,7 +128,7 @@ def test_a_damaged_claim_is_taken_over(store):
 
 
 def test_an_idle_worker_looks_into_few_folders(store):
-    one = worker(store, units=50 * SHARD)
+    one = worker(store, units=10 * SHARD)
     while one.take():
         pass
     before = store.requests

@@ -170,7 +170,7 @@ def test_a_kill_releases_the_lock(tmp_path):
 
 def test_the_folder_of_a_failed_run_takes_another_config(tmp_path):
     claim(tmp_path)
-    results.fail(tmp_path, "training diverged")
+    results.record_failure(tmp_path, "training diverged")
     assert results.finished(CONFIG, tmp_path) is None  # tried again
     assert (tmp_path / "config.json").exists()
     assert results.finished(other(shots=4), tmp_path) is None

@@ -60,7 +60,7 @@ def test_shots_share_a_step_unless_the_method_keeps_its_images():
     ("size", "most", "parts"), [(15, 16, [15]), (17, 16, [8, 9]), (5, 1, [1] * 5), (0, 4, [])]
 )
 def test_parts_are_of_one_size(size, most, parts):
-    cut = list(plans.cut(range(size), most))
+    cut = list(plans._cut(range(size), most))
     assert [len(part) for part in cut] == parts and [i for part in cut for i in part] == list(range(size))
 
 
@@ -161,5 +161,5 @@ def test_many_runs_are_few_whole_checks(monkeypatch):
 
 
 def test_long_names_are_cut():
-    names = {population.name_of({"template": "x" * 300 + end}) for end in "ab"}
+    names = {population.member_name({"template": "x" * 300 + end}) for end in "ab"}
     assert len(names) == 2 and all(len(name) <= population.LETTERS for name in names)

@@ -15,6 +15,8 @@ from pini_jax.runs import experiment, population
 from pini_jax.train import memory
 from pini_jax.train.recorder import Recorder
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SETTINGS = {
     "clip": "tiny_clip",
     "views": 2,
@@ -28,7 +30,7 @@ SETTINGS = {
     # 1 shot is 10 images in one padded batch per epoch, 4 shots are two batches: 4 and 8 steps.
     "population": {"shots": (1, 4), "seed": (1, 2)},
 }
-TIMINGS = ("seconds", "steps_per_second", "seal")
+TIMINGS = ("seconds", "steps_per_second", "peak_bytes", "seal")
 
 
 def result(folder):

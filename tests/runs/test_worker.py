@@ -109,7 +109,7 @@ def test_a_failure_is_recorded_and_stops_no_other(sweep, monkeypatch):
 def test_a_run_that_diverges_costs_its_unit_nothing(sweep, monkeypatch):
     def act(folders, watch):
         bad, good = sorted(folders)
-        folder.fail(bad, f"training diverged: the loss is nan ({bad})")
+        folder.record_failure(bad, f"training diverged: the loss is nan ({bad})")
         (good / "result.json").write_text("{}")
         raise InputError("diverged")
 
@@ -215,7 +215,7 @@ def test_published_runs_of_a_unit_are_known_to_who_goes_on(sweep, monkeypatch):
     first = whole.units[0][0].name
     (sweep / first).mkdir()
     (sweep / first / "result.json").write_text("published")
-    worker.prepare(sweep, Claim(0, 3), whole.configs(0))
+    worker.restore(sweep, Claim(0, 3), whole.configs(0))
     copied = sweep / worker.OWN / "attempts" / "000000.003"
     assert [path.name for path in copied.iterdir()] == [first]
     worker.work(sweep, ONCE)

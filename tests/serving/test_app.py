@@ -15,6 +15,7 @@ pytest.importorskip("httpx2", reason="needs the extra test")
 from starlette.testclient import TestClient  # noqa: E402
 
 from pini_jax.data.datasets import digits  # noqa: E402
+from pini_jax.data.datasets.records import Record  # noqa: E402
 from pini_jax.serving.app import make_app  # noqa: E402
 from pini_jax.serving.refusal import Limits  # noqa: E402
 from pini_jax.use import classifier, outputs  # noqa: E402
@@ -59,15 +60,14 @@ def in_json(*contents):
 @pytest.mark.parametrize("topk", [0, 1, 2])
 def test_rows_are_those_of_predict(client, trained, topk):
     rows = client.post(f"/predict?topk={topk}", files=files(*PICTURES)).json()["rows"]
-    unsure, answers = trained.unsure(PICTURES), trained(PICTURES)
-    for i, row in enumerate(rows):
-        expected = outputs.make_row(f"{i}.png", answers[i], trained.class_names, topk)
-        assert row.pop("unsure") == unsure[i]
-        plausible = np.array(trained.class_names)[trained.doubt().plausible(answers[i])]
-        assert sorted(row.pop("plausible")) == sorted(plausible)
-        assert row.keys() == expected.keys() and row["class"] == expected["class"]
+    numbered = ((i, Record(f"{i}.png", picture, -1)) for i, picture in enumerate(PICTURES))
+    columns = outputs.columns_of(trained, "mean", topk)
+    for row, (_, record, answer) in zip(rows, trained.classify_all(numbered), strict=True):
+        expected = outputs.make_row(record.id, answer, columns)
+        assert row.keys() == expected.keys() and {"unsure", "plausible"} < row.keys()
         for key in {"probability", "probabilities"} & row.keys():
-            np.testing.assert_allclose(row[key], expected[key], atol=1e-6)
+            np.testing.assert_allclose(row.pop(key), expected.pop(key), atol=1e-6)
+        assert row == expected
     assert client.post(f"/predict?topk={topk}", json=in_json(*PICTURES)).json()["rows"][0]["path"] == "0.png"
 
 

@@ -28,7 +28,7 @@ def captions() -> glyphs.Captions:
 
 def pictures(seed: int, bank: glyphs.Bank, strength: float) -> jax.Array:
     """One picture of every glyph."""
-    return glyphs.render(jax.random.key(seed), bank, jnp.arange(len(bank.name)), SIZE, strength)
+    return glyphs.render_glyphs(jax.random.key(seed), bank, jnp.arange(len(bank.name)), SIZE, strength)
 
 
 @pytest.mark.parametrize("font", glyphs.FONTS)
@@ -48,7 +48,7 @@ def test_unknown_font_is_refused():
 
 
 def test_names():
-    assert [glyphs.NAMES[glyphs.name_of(character)] for character in "09aAzZ"] == ["zero", "nine", *"aazz"]
+    assert [glyphs.NAMES[glyphs.glyph_name(character)] for character in "09aAzZ"] == ["zero", "nine", *"aazz"]
     assert len(glyphs.NAMES) == 36
 
 
@@ -74,7 +74,7 @@ def test_plain_pictures_are_white_on_black_and_do_not_depend_on_the_key(bank):
 def test_a_picture_is_a_function_of_key_place_and_glyph(bank):
     whole = pictures(3, bank, strength=1.0)
     np.testing.assert_array_equal(whole, pictures(3, bank, strength=1.0))
-    part = glyphs.render(jax.random.key(3), bank, jnp.arange(5), SIZE, 1.0)
+    part = glyphs.render_glyphs(jax.random.key(3), bank, jnp.arange(5), SIZE, 1.0)
     np.testing.assert_allclose(whole[:5], part, atol=1e-5)
     assert (abs(whole - pictures(4, bank, strength=1.0)).mean((1, 2, 3)) > 0.01).all()
     assert whole.shape[1:] == (SIZE, SIZE, 3) and whole.min() >= 0 and whole.max() <= 1

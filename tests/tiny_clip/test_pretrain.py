@@ -112,6 +112,7 @@ def test_another_seed_other_weights(recipe, tokenizer):
     assert not np.array_equal(one["image"]["position"], other["image"]["position"])
 
 
+@pytest.mark.long
 def test_held_out_fonts_are_never_trained_on(recipe, tokenizer, monkeypatch):
     banks, trained_on = {}, []
     load_bank, train_step = glyphs.load_bank, pretrain.pretraining_step

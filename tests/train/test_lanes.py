@@ -16,6 +16,8 @@ from pini_jax.train import lanes as program
 from pini_jax.train import memory
 from pini_jax.train.step import Constants, init_state, train_step
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 MESH = mesh.make_mesh()
 
 

@@ -5,7 +5,7 @@ import logging
 import jax.numpy as jnp
 import pytest
 
-from pini_jax.train.progress import EVERY, QUEUED, Progress, duration
+from pini_jax.train.progress import EVERY, QUEUED, StepCounter, duration
 
 
 class Loss:
@@ -39,7 +39,7 @@ def lines(monkeypatch):
 
 def test_what_is_queued_is_not_done(lines):
     clock, losses = Clock(), [Loss() for _ in range(4)]
-    with Progress(100, done=20, is_terminal=False, clock=clock) as progress:
+    with StepCounter(100, done=20, is_terminal=False, clock=clock) as progress:
         for loss in losses[:3]:
             progress.queue(loss, 2)
         clock.now = EVERY
@@ -53,7 +53,7 @@ def test_what_is_queued_is_not_done(lines):
 
 def test_a_line_every_so_often_and_no_more(lines):
     clock = Clock()
-    with Progress(1000, done=0, is_terminal=False, clock=clock) as progress:
+    with StepCounter(1000, done=0, is_terminal=False, clock=clock) as progress:
         for second in range(100):
             clock.now = float(second)
             progress.queue(jnp.zeros(1).block_until_ready(), 1)
@@ -62,7 +62,7 @@ def test_a_line_every_so_often_and_no_more(lines):
 
 def test_the_device_is_never_far_behind():
     losses = [Loss() for _ in range(QUEUED + 3)]
-    with Progress(100, done=0, is_terminal=False, clock=Clock()) as progress:
+    with StepCounter(100, done=0, is_terminal=False, clock=Clock()) as progress:
         for loss in losses:
             progress.queue(loss, 1)
         assert [loss.ready for loss in losses] == [True] * 3 + [False] * QUEUED
@@ -70,14 +70,14 @@ def test_the_device_is_never_far_behind():
 
 def test_nothing_is_waited_for_after_an_error():
     loss = Loss()
-    with pytest.raises(ValueError), Progress(100, done=0, is_terminal=False, clock=Clock()) as progress:
+    with pytest.raises(ValueError), StepCounter(100, done=0, is_terminal=False, clock=Clock()) as progress:
         progress.queue(loss, 1)
         raise ValueError
     assert not loss.ready
 
 
 def test_a_bar_on_a_terminal(capsys):
-    with Progress(10, done=4, is_terminal=True) as progress:
+    with StepCounter(10, done=4, is_terminal=True) as progress:
         for _ in range(6):
             progress.queue(jnp.zeros(1), 1)
     assert "10/10" in capsys.readouterr().err

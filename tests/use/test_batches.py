@@ -29,7 +29,10 @@ def test_columns_are_added_to_a_batch(fitted_run, images, tmp_path):
     probabilities = trained(images)
     batch = {"id": np.arange(13), "image": column([*images, b"no picture"])}
     found = classify(batch)
-    assert [*found] == ["id", "image", "class", "probability", "classes", "probabilities", "error"]
+    added = ["class", "probability", "classes", "probabilities", "unsure", "plausible", "error"]
+    assert [*found] == ["id", "image", *added]
+    assert found["unsure"].tolist() == [*trained.unsure(images), False]
+    assert found["plausible"][-1] == [] and found["class"][0] in found["plausible"][0]
     assert found["class"].tolist() == [*(trained.class_names[i] for i in probabilities.argmax(-1)), ""]
     np.testing.assert_allclose(found["probability"][:-1], probabilities.max(-1), atol=1e-6)
     assert np.isnan(found["probability"][-1]) and "cannot be read" in found["error"][-1]
@@ -47,7 +50,8 @@ def test_data_frames_too(fitted_run, images):
     pandas = pytest.importorskip("pandas", reason="data frames are of pandas")
     frame = pandas.DataFrame({"image": images}, index=range(5, 17))
     found = BatchClassifier(fitted_run)(frame)
-    assert [*found.columns] == ["image", "class", "probability", "error"] and found.index[0] == 5
+    assert [*found.columns] == ["image", "class", "probability", "unsure", "plausible", "error"]
+    assert found.index[0] == 5 and found["unsure"].dtype == bool
     assert found["probability"].between(0, 1).all()
 
 

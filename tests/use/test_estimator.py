@@ -65,7 +65,13 @@ def features(seed=0, classes=3, width=6):
 # ------------------------------------------------------------------------------------------------ one training
 
 
-@pytest.mark.parametrize("settings", ({}, {"method": "tip_adapter"}), ids=("pini", "tip_adapter"))
+@pytest.mark.parametrize(
+    "settings",
+    (
+        pytest.param({}, marks=pytest.mark.long, id="pini"),
+        pytest.param({"method": "tip_adapter"}, id="tip_adapter"),
+    ),
+)
 def test_same_bits_as_the_command_line(photos, tmp_path, settings):
     config = configs.default() if not settings else configs.with_method(configs.default(), settings["method"])
     config.update({"dataset": f"folder:{photos['all']}", "clip": "tiny_clip", "views": 1, "shots": 8})

@@ -8,26 +8,28 @@ import pytest
 
 from pini_jax.core.errors import InputError
 from pini_jax.use import outputs
-from pini_jax.use.outputs import PartialFile
+from pini_jax.use.classifier import Answer
+from pini_jax.use.outputs import Columns, PartialFile
 
 NAMES = ("cat", "dog", "naïve 猫")
 ANSWERS = {
-    "a.png": np.array([0.25, 0.5, 0.25], np.float32),
+    "a.png": Answer(np.array([0.25, 0.5, 0.25], np.float32), np.array([True, True, False]), True),
     'b, "c".png': InputError('image b, "c".png cannot be read'),
-    "\udcff.png": np.array([0.1, 0.2, 0.7], np.float32),
+    "\udcff.png": Answer(np.array([0.1, 0.2, 0.7], np.float32), np.array([False, False, True]), False),
 }
 OWNER = {"run": "ab", "topk": 1}
 
 
-def rows(topk=1):
-    return [outputs.make_row(path, answer, NAMES, topk) for path, answer in ANSWERS.items()]
+def rows(topk=1, doubt=False):
+    columns = Columns(NAMES, topk, doubt)
+    return [outputs.make_row(path, answer, columns) for path, answer in ANSWERS.items()]
 
 
-def write(path, topk=1, found=None):
+def write(path, topk=1, doubt=False, found=None):
     with PartialFile(path, OWNER) as partial:
-        for row in rows(topk) if found is None else found:
+        for row in rows(topk, doubt) if found is None else found:
             partial.write(row)
-        outputs.finish(partial, path)
+        outputs.finish(partial, path, Columns(NAMES, topk, doubt))
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -56,12 +58,21 @@ def test_a_row():
     assert rows(2)[0]["classes"] == ["dog", "cat"]
 
 
+def test_a_row_with_doubt():
+    first, second, third = rows(doubt=True)
+    assert [*first] == ["path", "class", "probability", "unsure", "plausible", "error"]
+    assert first["unsure"] is True and first["plausible"] == ["dog", "cat"]
+    assert second["unsure"] is None and second["plausible"] == []
+    assert third["unsure"] is False and third["plausible"] == ["naïve 猫"]
+
+
+@pytest.mark.parametrize("doubt", (False, True))
 @pytest.mark.parametrize("topk", (0, 1, 2))
 @pytest.mark.parametrize("kind", ("jsonl", "parquet"))
-def test_a_file_holds_the_rows(tmp_path, kind, topk):
+def test_a_file_holds_the_rows(tmp_path, kind, topk, doubt):
     path = tmp_path / f"answers.{kind}"
-    write(path, topk)
-    for found, row in zip(read(path), rows(topk), strict=True):
+    write(path, topk, doubt)
+    for found, row in zip(read(path), rows(topk, doubt), strict=True):
         assert found.keys() == row.keys()
         assert {k: v for k, v in found.items() if "prob" not in k} == {
             k: v for k, v in row.items() if "prob" not in k
@@ -73,15 +84,18 @@ def test_a_file_holds_the_rows(tmp_path, kind, topk):
 
 def test_a_class_name_stays_on_its_line():
     """Whoever made the injector chose it."""
-    row = outputs.make_row("a.png", np.array([0.25, 0.75]), ("cat", "dog\x1b[2J\n\tthe"), 1)
+    answer = Answer(np.array([0.25, 0.75]), np.array([False, True]), False)
+    row = outputs.make_row("a.png", answer, Columns(("cat", "dog\x1b[2J\n\tthe")))
     assert outputs.line(row) == "a.png\tdog [2J the\t75.0%"
 
 
 def test_csv_and_lines(tmp_path):
-    write(tmp_path / "answers.csv", topk=2)
+    write(tmp_path / "answers.csv", topk=2, doubt=True)
     first, second, third = read(tmp_path / "answers.csv")
     assert first["classes"] == "dog;cat" and first["probabilities"] == "0.5;0.25" and first["error"] == ""
     assert second["path"] == 'b, "c".png' and second["error"].endswith("cannot be read") and second["class"] == ""
+    assert [row["unsure"] for row in (first, second, third)] == ["True", "", "False"]
+    assert [row["plausible"] for row in (first, second, third)] == ["dog;cat", "", "naïve 猫"]
     (tmp_path / "answers.csv").unlink()
     write(tmp_path / "answers.txt")
     assert (tmp_path / "answers.txt").read_text("utf-8") == "a.png\tdog\t50.0%\n\\udcff.png\tnaïve 猫\t70.0%\n"
@@ -89,9 +103,12 @@ def test_csv_and_lines(tmp_path):
 
 @pytest.mark.parametrize("kind", ("txt", "csv", "jsonl", "parquet"))
 def test_no_images_make_a_file_without_rows(tmp_path, kind):
-    write(tmp_path / f"answers.{kind}", found=[])
+    write(tmp_path / f"answers.{kind}", topk=2, doubt=True, found=[])
     if kind != "txt":
         assert read(tmp_path / f"answers.{kind}") == []
+    if kind == "csv":
+        header = (tmp_path / "answers.csv").read_text().strip()
+        assert header == "path,class,probability,classes,probabilities,unsure,plausible,error"
 
 
 def test_what_was_stopped_is_gone_on_with(tmp_path):

@@ -253,7 +253,7 @@ def _index(file: _Zip) -> Index:
     folder = pickled[0].removesuffix("data.pkl")
     if (order := f"{folder}byteorder") in file.entries and file.read(order, 16) != b"little":
         raise ValueError("its numbers are those of a big-endian machine")
-    tensors = _collect(pickles.load(file.read(pickled[0], pickles.BYTES), _find, _locate))
+    tensors = _collect(pickles.read_pickle(file.read(pickled[0], pickles.BYTES), _find, _locate))
     entries = {key: file.find(f"{folder}data/{stored.storage.key}") for key, stored in tensors.items()}
     for key, stored in tensors.items():
         _check_place(key, stored, entries[key].length)
@@ -277,8 +277,8 @@ def _check_place(key: str, stored: Stored, length: int) -> None:
 
 
 def _check_apart(entries: Iterable[_Entry]) -> None:
-    for one, next_one in itertools.pairwise(sorted(entries)):
-        if one.start + one.length > next_one.start:
+    for entry, following in itertools.pairwise(sorted(entries)):
+        if entry.start + entry.length > following.start:
             raise ValueError("two of its entries are the same bytes")
 
 

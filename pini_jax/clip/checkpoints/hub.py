@@ -4,78 +4,77 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import NamedTuple
 
 from pini_jax.clip.checkpoints import tensors
-from pini_jax.core import extras
+from pini_jax.core import hub_client
 from pini_jax.core.errors import InputError
+from pini_jax.core.hub_client import HubName
 from pini_jax.core.paths import ASSETS, refuse_scheme
 
 BUNDLED = ASSETS / "tiny_clip"
 CONFIGS = ("config.json", "open_clip_config.json")
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 SMALL = ["*.json", "merges.txt", "spiece.model"]  # all but the weights
-SECONDS = 5.0  # for the hub's first answer
 LOG = logging.getLogger(__name__)
 
 
-def locate(source: str, tokenizer: bool = True) -> Path:
-    """The folder, or the one weight file, of a checkpoint.
+class Located(NamedTuple):
+    """A checkpoint.
+
+    Attributes:
+        path: its folder, or its one weight file.
+        source: what names just this one: for the hub's `owner/name@commit`, and else as it was named.
+    """
+
+    path: Path
+    source: str
+
+
+def locate(source: str, tokenizer: bool = True) -> Located:
+    """Where a checkpoint is.
 
     What the hub's cache (in HF_HOME) holds completely is used as it is, without a network. Otherwise what a CLIP
     needs is fetched: the small files, and one set of weights.
 
     Args:
-        source: `tiny_clip` (the bundled one), a folder, a file, or a hub id (owner/name).
+        source: `tiny_clip` (the bundled one), a folder, a file, or a name of the hub, `owner/name` or
+            `owner/name@revision`, with a branch, a tag or a commit.
         tokenizer: whether the checkpoint must bring one.
 
     Raises:
         InputError: it is none of these, or is not in the cache and cannot be fetched.
     """
     if source == BUNDLED.name:
-        return BUNDLED
+        return Located(BUNDLED, source)
     refuse_scheme("clip", source)
     path = Path(os.path.expanduser(source))
     if source and path.exists():
-        return path
-    if not _is_hub_id(source):
-        raise InputError(f"clip={source!r}: no such folder or file, and no hub id (owner/name)")
-    return _from_hub(source, tokenizer)
+        return Located(path, source)
+    name = hub_client.parse_id(source)
+    if name is None or name.id.lower().endswith(tensors.SUFFIXES):
+        raise InputError(f"clip={source!r}: no such folder or file, and no hub id ({hub_client.FORMS})")
+    folder = _from_hub(name, tokenizer)
+    return Located(folder, str(name._replace(revision=folder.name)))
 
 
-def _is_hub_id(source: str) -> bool:
-    """Whether it may be an owner and a name; a mistyped path is none where it starts or ends as paths do."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) or source.lower().endswith(tensors.SUFFIXES):
-        return False
-    try:
-        _client(".utils").validate_repo_id(source)
-    except _client(".errors").HFValidationError:
-        return False
-    return True
-
-
-def _client(part: str = "") -> ModuleType:
-    """The hub's client, or a part of it: a tenth of a second to import, and needed for hub ids only."""
-    return extras.require(f"huggingface_hub{part}", "hub")
-
-
-def _from_hub(hub_id: str, tokenizer: bool) -> Path:
-    folder = _cached(hub_id)
+def _from_hub(name: HubName, tokenizer: bool) -> Path:
+    folder = _cached(name)
     lacking = list(_lacking(folder, tokenizer)) if folder else ["it"]
     if folder is None or lacking:
-        folder = _fetch(hub_id, lacking)
+        folder = _fetch(name, lacking)
         if lacking := list(_lacking(folder, tokenizer)):
-            raise InputError(f"clip={hub_id!r}: the hub's copy lacks {', '.join(lacking)}")
-    LOG.info("%s: commit %s, in the hub's cache", hub_id, folder.name)
+            raise InputError(f"clip={str(name)!r}: the hub's copy lacks {', '.join(lacking)}")
+    LOG.info("%s: commit %s, in the hub's cache", name, folder.name)
     return folder
 
 
-def _cached(hub_id: str) -> Path | None:
-    """The snapshot of a repository that the cache calls the main one."""
-    cached = (_client().try_to_load_from_cache(hub_id, name) for name in CONFIGS)
+def _cached(name: HubName) -> Path | None:
+    """The snapshot of a repository that the cache has of this revision."""
+    look = hub_client.client().try_to_load_from_cache
+    cached = (look(name.id, file, revision=name.revision) for file in CONFIGS)
     return next((Path(path).parent for path in cached if isinstance(path, str)), None)
 
 
@@ -89,34 +88,20 @@ def _lacking(folder: Path, tokenizer: bool) -> Iterator[str]:
         yield "a tokenizer"
 
 
-def _fetch(hub_id: str, lacking: list[str]) -> Path:
-    client = _client()
+def _fetch(name: HubName, lacking: list[str]) -> Path:
+    client = hub_client.client()
+    revision = name.revision
     try:
         # This request is not repeated when it fails, and it tells which sets of weights there are.
-        siblings = client.HfApi().model_info(hub_id, timeout=SECONDS).siblings or ()
-        folder = Path(client.snapshot_download(hub_id, allow_patterns=SMALL, ignore_patterns="*/*"))
-        files = [path.name for path in tensors.files_of(folder, [file.rfilename for file in siblings])]
-        return Path(client.snapshot_download(hub_id, allow_patterns=files))
+        siblings = client.HfApi().model_info(name.id, revision=revision, timeout=hub_client.SECONDS).siblings or ()
+        small = client.snapshot_download(name.id, revision=revision, allow_patterns=SMALL, ignore_patterns="*/*")
+        files = [path.name for path in tensors.files_of(Path(small), [file.rfilename for file in siblings])]
+        return Path(client.snapshot_download(name.id, revision=revision, allow_patterns=files))
     except InputError:
         raise
     except Exception as error:  # of the hub, the network or the disk: what it is, its own words say
-        why, remedy = _explain(hub_id, error)
+        why, remedy = hub_client.explain(name, error)
         raise InputError(
-            f"clip={hub_id!r}: no such folder, the hub's cache {client.constants.HF_HUB_CACHE} lacks "
+            f"clip={str(name)!r}: no such folder, the hub's cache {client.constants.HF_HUB_CACHE} lacks "
             f"{', '.join(lacking)}, and {why}; {remedy}"
         ) from None
-
-
-def _explain(hub_id: str, error: Exception) -> tuple[str, str]:
-    """What went wrong, and what to do."""
-    errors = _client(".errors")
-    copy = f"where there is a network run `hf download {hub_id} --local-dir DIR`, copy DIR here, and name it"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE forbids to fetch it", f"unset it, or {copy}"
-    if isinstance(error, errors.GatedRepoError):
-        page = f"https://huggingface.co/{hub_id}"
-        return "its owner must grant access", f"ask for it on {page}, then run `hf auth login`"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "the hub shows none of this name", "correct it, or run `hf auth login` where it is private"
-    words = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"it could not be fetched ({words})", copy

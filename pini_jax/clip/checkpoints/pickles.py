@@ -143,7 +143,7 @@ _INTERPRET: dict[str, Callable[[_Machine, Any], None]] = {
 }
 
 
-def load(pickled: bytes, find: Callable[[str, str], Any], locate: Callable[[Any], Any]) -> Any:
+def read_pickle(pickled: bytes, find: Callable[[str, str], Any], locate: Callable[[Any], Any]) -> Any:
     """The value of a pickle.
 
     Args:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 LONGEST = 4096  # letters of a path: no system takes more
 
 
-class Folder(NamedTuple):
+class Entries(NamedTuple):
     """What lies in a folder.
 
     Attributes:
@@ -25,7 +25,7 @@ class Disk:
     """The folders that have been listed."""
 
     def __init__(self) -> None:
-        self._folders: dict[str, Folder] = {}
+        self._folders: dict[str, Entries] = {}
 
     def find(self, path: str) -> str:
         """An absolute path as it lies on the disk, where `é` may be two characters and one in a table."""
@@ -44,7 +44,7 @@ class Disk:
         folder, name = os.path.split(path)
         return self._list(folder).regular.get(name)
 
-    def _list(self, folder: str) -> Folder:
+    def _list(self, folder: str) -> Entries:
         if folder not in self._folders:
             try:
                 with os.scandir(folder) as entries:
@@ -52,7 +52,7 @@ class Disk:
             except (OSError, ValueError):  # a path may hold a NUL
                 regular = {}
             forms = {_composed(name): name for name in regular if not name.isascii()}
-            self._folders[folder] = Folder(regular, forms)
+            self._folders[folder] = Entries(regular, forms)
         return self._folders[folder]
 
 

@@ -78,11 +78,16 @@ def inspect(
         ignored: files that are no images.
         notes: what else is worth a look.
     """
-    wrong = (*problems, *of_classes(dataset), *of_names(dataset.class_names), *of_splits(dataset, own))
+    wrong = (
+        *problems,
+        *class_problems(dataset),
+        *name_problems(dataset.class_names),
+        *split_problems(dataset, own),
+    )
     return Findings(dataset, wrong, tuple(ignored), (*notes, *_notes_of_names(dataset.class_names)))
 
 
-def of_classes(dataset: Dataset) -> Iterator[Problem]:
+def class_problems(dataset: Dataset) -> Iterator[Problem]:
     """What is wrong with the classes, whatever they are called."""
     names = dataset.class_names
     labels = {record.label for split in dataset[2:] for record in split}
@@ -93,7 +98,7 @@ def of_classes(dataset: Dataset) -> Iterator[Problem]:
         yield Problem("one class, where it takes two", names)
 
 
-def of_names(names: Sequence[str]) -> Iterator[Problem]:
+def name_problems(names: Sequence[str]) -> Iterator[Problem]:
     """What keeps a prompt from telling classes apart."""
     if same := same_names(names):
         yield Problem("classes with one name", same)
@@ -114,7 +119,7 @@ def _parts(name: str) -> list[str]:
     return parts if len(parts) > 1 else []
 
 
-def of_splits(dataset: Dataset, own: Mapping[str, Sequence[Record]]) -> Iterator[Problem]:
+def split_problems(dataset: Dataset, own: Mapping[str, Sequence[Record]]) -> Iterator[Problem]:
     """What is wrong with the splits; those in `own` must hold images, as those for training and test."""
     # Where no class has an image to spare, nothing is cut off for validation, and a run can do without.
     needed = {"train": dataset.train, "test": dataset.test, **own}

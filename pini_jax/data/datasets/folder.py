@@ -20,7 +20,7 @@ from pini_jax.core.wording import plain
 from pini_jax.data.datasets import findings, formats, split_folders, splits
 from pini_jax.data.datasets.findings import Findings, Problem
 from pini_jax.data.datasets.records import Dataset, Record
-from pini_jax.data.datasets.split_folders import FolderLayout, join
+from pini_jax.data.datasets.split_folders import FolderLayout, below
 from pini_jax.data.datasets.tree import Tree, scan
 
 TREE = "{0}/CLASS/IMAGE.jpg, or {0}/train/CLASS/IMAGE.jpg with {0}/test/ and perhaps {0}/val/ beside it"
@@ -60,7 +60,11 @@ def find_folder(path: Path, seed: int) -> Findings:
             records[place[0]].append(Record(id, path / id, labels[place[1]]))
         else:
             stray.append(id)
-    problems = [*_of_tree(tree, layout, stray), *layout.problems, *_of_split_folders(layout, records, classes)]
+    problems = [
+        *_tree_problems(tree, layout, stray),
+        *layout.problems,
+        *_split_folder_problems(layout, records, classes),
+    ]
     dataset = splits.complete(str(path), classes, records, seed)
     notes = (*_notes_of_tree(tree), *layout.notes)
     return findings.inspect(dataset, records if layout.named else {}, problems, tree.ignored, notes)
@@ -77,14 +81,14 @@ def _log(path: Path, layout: FolderLayout) -> None:
 def _place(id: str, layout: FolderLayout) -> tuple[str, str] | None:
     """Split and class of an image, if it lies in a class folder."""
     for folder, split in layout.places.items():
-        start = join(folder, "")
+        start = below(folder, "")
         if id.startswith(start):
             name, inside, _ = id[len(start) :].partition("/")
             return (split, name) if inside else None
     return None
 
 
-def _of_tree(tree: Tree, layout: FolderLayout, stray: list[str]) -> Iterator[Problem]:
+def _tree_problems(tree: Tree, layout: FolderLayout, stray: list[str]) -> Iterator[Problem]:
     if stray:
         folders = ", ".join(f"{folder}/" for folder in layout.places if folder)
         yield Problem(f"images outside of a class folder{f' within {folders}' if folders else ''}", tuple(stray))
@@ -103,7 +107,7 @@ def _notes_of_tree(tree: Tree) -> Iterator[Problem]:
         yield Problem("what is called like a picture, but is no regular file, is left out", tuple(tree.irregular))
 
 
-def _of_split_folders(
+def _split_folder_problems(
     layout: FolderLayout, records: dict[str, list[Record]], class_names: list[str]
 ) -> Iterator[Problem]:
     if not layout.named:

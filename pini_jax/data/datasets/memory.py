@@ -75,7 +75,7 @@ def _decoded(picture: Image.Image | np.ndarray, name: str) -> Image.Image:
     return rgb
 
 
-def of_images(pictures: Sequence[Picture], labels: Sequence[int], class_names: Sequence[str]) -> Dataset:
+def image_dataset(pictures: Sequence[Picture], labels: Sequence[int], class_names: Sequence[str]) -> Dataset:
     """A dataset of training images alone, in their order; one that comes again counts again.
 
     Raises:
@@ -92,7 +92,7 @@ def of_images(pictures: Sequence[Picture], labels: Sequence[int], class_names: S
     return Dataset(f"memory:{digest.hexdigest()[:HASH]}", tuple(class_names), tuple(records), (), ())
 
 
-def of_features(
+def feature_dataset(
     features: Num[np.ndarray, "b e"],
     labels: Sequence[int],
     class_names: Sequence[str],
@@ -107,17 +107,19 @@ def of_features(
     problems = [*packs.unusable("X", features), *packs.unusable("text_features", text)]
     if problems:
         raise InputError("; ".join(problems))
-    features, text = packs.unit(features), packs.unit(text)
+    features, text = packs.as_unit(features), packs.as_unit(text)
     digest = hashlib.sha256(json.dumps([[*class_names], [*labels], logit_scale]).encode())
     digest.update(features.tobytes() + text.tobytes())
     records = tuple(Record(str(i), Path(), label) for i, label in enumerate(labels))
     name = f"memory_features:{digest.hexdigest()[:HASH]}"
     dataset = Dataset(name, tuple(class_names), records, (), ())
     images = {record.id: feature for record, feature in zip(records, features, strict=True)}
-    return Pack(Findings(dataset, (*findings.of_classes(dataset),)), images, text, logit_scale, digest.hexdigest())
+    return Pack(
+        Findings(dataset, (*findings.class_problems(dataset),)), images, text, logit_scale, digest.hexdigest()
+    )
 
 
-def find_images(name: str) -> Findings:
+def held_images(name: str) -> Findings:
     """The images that are held under a name.
 
     Raises:
@@ -125,7 +127,7 @@ def find_images(name: str) -> Findings:
     """
     dataset = _find(name)
     assert isinstance(dataset, Dataset)
-    return Findings(dataset, (*findings.of_classes(dataset), *findings.of_names(dataset.class_names)))
+    return Findings(dataset, (*findings.class_problems(dataset), *findings.name_problems(dataset.class_names)))
 
 
 def find_pack(name: str) -> Pack:

@@ -76,13 +76,17 @@ def load_pack(path: Path) -> Pack:
         images |= {id: feature for id, feature, _ in entries}
         splits[split] = [Record(id, path, label) for id, _, label in entries]
     dataset = Dataset(f"features:{path.name}", names, *(tuple(records) for records in splits.values()))
-    problems = (*_bad_labels(arrays, len(names)), *findings.of_classes(dataset), *findings.of_splits(dataset, {}))
+    problems = (
+        *_bad_labels(arrays, len(names)),
+        *findings.class_problems(dataset),
+        *findings.split_problems(dataset, {}),
+    )
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Pack(
         findings=Findings(dataset, problems, notes=notes),
         images=images,
-        text=unit(arrays["text"]),
+        text=as_unit(arrays["text"]),
         logit_scale=float(np.ravel(arrays.get("logit_scale", LOGIT_SCALE))[0]),
         sha256=sha256,
     )
@@ -95,7 +99,7 @@ def write_pack(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     paths.write_file(path, file.getvalue())
 
 
-def of_texts(names: Sequence[str], text: Float[np.ndarray, "c e"], logit_scale: float, sha256: str) -> Pack:
+def text_pack(names: Sequence[str], text: Float[np.ndarray, "c e"], logit_scale: float, sha256: str) -> Pack:
     """A pack without images: what classifies features that are yet to come."""
     return Pack(Findings(Dataset("features", tuple(names), (), (), ())), {}, text, logit_scale, sha256)
 
@@ -188,7 +192,7 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
     """Id, feature and label of every image."""
     if f"{split}_x" not in arrays:
         return
-    features = unit(arrays[f"{split}_x"])
+    features = as_unit(arrays[f"{split}_x"])
     numbers = np.arange(len(features))
     paths = _texts(arrays.get(f"{split}_paths", numbers))
     if len(set(paths)) < len(paths):  # names of files without their folders
@@ -197,7 +201,7 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
         yield f"{split}/{path}", feature, int(label)
 
 
-def unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
+def as_unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
     """Of norm 1, in float32."""
     features = features.astype(np.float32)
     return features / np.linalg.norm(features, axis=-1, keepdims=True)

@@ -61,7 +61,7 @@ SOURCES = {
     ),
     "PATH.csv": Source(r"(.+\.(?i:csv))", _table, cut=True, own=True),
     "PATH.jsonl": Source(r"(.+\.(?i:jsonl))", _table, cut=True, own=True),
-    "memory:HASH": Source("(memory:.+)", lambda name, root, seed: memory.find_images(name)),
+    "memory:HASH": Source("(memory:.+)", lambda name, root, seed: memory.held_images(name)),
     "memory_features:HASH": Source(
         "(memory_features:.+)",
         lambda name, root, seed: memory.find_pack(name).findings,
@@ -104,7 +104,7 @@ def has_images(name: str) -> bool:
     return kind_of(name)[0].has_images
 
 
-def load_pack(name: str, root: str) -> Pack:
+def open_pack(name: str, root: str) -> Pack:
     """The features of a dataset without images.
 
     Raises:

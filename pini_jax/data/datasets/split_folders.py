@@ -70,11 +70,11 @@ class _Folders(NamedTuple):
 
     def sole(self, folder: str) -> str:
         """The one folder that holds all pictures of `folder`, in folders of its own; or nothing."""
-        inner = [join(folder, name) for name in self.within[folder]]
+        inner = [below(folder, name) for name in self.within[folder]]
         return inner[0] if len(inner) == 1 and not {folder, inner[0]} & self.flat else ""
 
 
-def join(folder: str, name: str) -> str:
+def below(folder: str, name: str) -> str:
     """A path below the one that is looked at; "" is that one."""
     return f"{folder}/{name}" if folder else name
 
@@ -87,7 +87,7 @@ def find_splits(tree: Tree, name: str) -> FolderLayout:
     called = {roles[name] for name in holding}
     if holding and (None not in called or _is_whole(called)):
         return FolderLayout(
-            _inner(folders, {join(top, name): split for name, split in roles.items() if split}), True
+            _inner(folders, {below(top, name): split for name, split in roles.items() if split}), True
         )
     problems = tuple(_doubts(folders, top, roles))
     notes = () if problems else tuple(_notes(folders, top, name))
@@ -199,23 +199,23 @@ def _doubts(folders: _Folders, top: str, roles: Mapping[str, str | None]) -> Ite
     """What speaks for splits where the names do not settle it."""
     names = folders.within[top]
     same = _same_folders(folders, top)
-    trains = [name for name in names if roles[name] == "train" and len(folders.within[join(top, name)]) > 1]
+    trains = [name for name in names if roles[name] == "train" and len(folders.within[below(top, name)]) > 1]
     telling = [name for name in names if roles[name] or _is_piece(name)]
     vague = [name for name in names if _splits_of(name)]
     advice = "name the splits train/, val/ and test/, or, if these are classes, call them by other names"
     if same and (telling or len(vague) > 1):
         yield Problem(f"folders that may be splits, as all hold {listed(same)}: {advice}", tuple(names))
-    elif trains and not any(join(top, name) in folders.flat for name in trains):
+    elif trains and not any(below(top, name) in folders.flat for name in trains):
         yield Problem(f"folders that may be splits, as one is called {trains[0]}: {advice}", tuple(names))
     if pairs := _pairs(vague):
         yield Problem("names that differ in a split only (sort the images into train/CLASS and test/CLASS)", pairs)
-    if turned := tuple(name for name in names if _holds_splits(folders.within[join(top, name)])):
+    if turned := tuple(name for name in names if _holds_splits(folders.within[below(top, name)])):
         yield Problem("classes that hold splits (turn them round, to train/CLASS and test/CLASS)", turned)
 
 
 def _same_folders(folders: _Folders, top: str) -> list[str]:
     """Folders that lie in all of several: at least half of what the smallest of these holds."""
-    inner = [set(folders.within[join(top, name)]) for name in folders.within[top]]
+    inner = [set(folders.within[below(top, name)]) for name in folders.within[top]]
     if len(inner) < 2:
         return []
     common = set.intersection(*inner)

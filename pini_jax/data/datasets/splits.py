@@ -53,20 +53,20 @@ def complete(
     train, val, test = (splits.get(split, ()) for split in ("train", "val", "test"))
     match "val" in splits, "test" in splits:
         case False, True:
-            train, val = cut(train, VAL_OF_TRAIN, seed) if carve else (train, ())
+            train, val = _cut(train, VAL_OF_TRAIN, seed) if carve else (train, ())
         case True, False:
             test = val
-            train, val = cut(train, VAL_OF_TRAIN, seed) if carve else (train, ())
+            train, val = _cut(train, VAL_OF_TRAIN, seed) if carve else (train, ())
         case False, False:
-            train, test = cut(train, TEST_OF_ALL, seed)
-            train, val = cut(train, VAL_OF_ALL / (1 - TEST_OF_ALL), seed)
+            train, test = _cut(train, TEST_OF_ALL, seed)
+            train, val = _cut(train, VAL_OF_ALL / (1 - TEST_OF_ALL), seed)
     if len(train) < len(splits.get("train", ())):
         sizes = len(train), len(val), len(test)
         LOG.info("%s, cut by seed %d: %d training, %d validation and %d test images", name, seed, *sizes)
     return Dataset(name, tuple(class_names), tuple(train), tuple(val), tuple(test))
 
 
-def cut(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+def _cut(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
     """What stays, and `fraction` of every class; both in the order of `records`."""
     groups: dict[int, list[str]] = defaultdict(list)
     for record in records:

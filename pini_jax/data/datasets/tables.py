@@ -85,7 +85,7 @@ def find_table(path: Path, seed: int) -> Findings:
     left_out = [image for image in images if formats.suffix(image) in formats.LEFT_OUT]
     problems = [Problem(fault, tuple(lines)) for fault, lines in faults.items()]
     images = {image: rows for image, rows in images.items() if image not in set(left_out)}
-    problems += [*_of_images(images, disk), *_of_names(images)]
+    problems += [*_image_problems(images, disk), *_name_problems(images)]
     names = _class_names(images)
     labels = {label: i for i, label in enumerate(names)}
     parts: dict[str, list[Record]] = {} if "split" in table.columns else {"train": []}
@@ -159,8 +159,8 @@ def _csv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, cells
             first = reader.line_num + 1
     except csv.Error as error:
-        one = reader.line_num == first
-        where = f"line {first}" if one else f"lines {first} to {reader.line_num}, as one row"
+        single = reader.line_num == first
+        where = f"line {first}" if single else f"lines {first} to {reader.line_num}, as one row"
         raise csv.Error(f"{where}: {error}") from None
 
 
@@ -226,7 +226,7 @@ def _fault(values: Mapping[str, str], columns: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------ images, classes
 
 
-def _of_images(images: Mapping[str, Sequence[TableRow]], disk: Disk) -> Iterator[Problem]:
+def _image_problems(images: Mapping[str, Sequence[TableRow]], disk: Disk) -> Iterator[Problem]:
     for column in ("label", "split"):
         several = {image: rows for image, rows in images.items() if len({r.values.get(column) for r in rows}) > 1}
         if several:
@@ -246,7 +246,7 @@ def _notes(images: Mapping[str, Sequence[TableRow]], left_out: Sequence[str]) ->
         yield Problem(f"{repeated} rows list an image again; each image counts once")
 
 
-def _of_names(images: Mapping[str, Sequence[TableRow]]) -> Iterator[Problem]:
+def _name_problems(images: Mapping[str, Sequence[TableRow]]) -> Iterator[Problem]:
     names: dict[str, set[str]] = defaultdict(set)
     for rows in images.values():
         for row in rows:

@@ -50,7 +50,7 @@ def set_aside(dataset: Dataset, bound: int | None = None) -> tuple[Dataset, dict
         raise InputError(f"{said}, more than the {bound} that may be left out {named}")
     train, val, test = (tuple(r for r in split if r.id not in left_out) for split in dataset[2:])
     kept = dataset._replace(train=train, val=val, test=test)
-    if problems := list(findings.of_splits(kept, {})):
+    if problems := list(findings.split_problems(kept, {})):
         raise InputError(f"{said}, which leaves {'; '.join(map(str, problems))} {named}")
     LOG.warning("%s and are left out %s", said, named)
     return kept, left_out
@@ -127,7 +127,7 @@ def _remembered(file: Path) -> set[str]:
 
 def _remember(file: Path, stamps: Sequence[str]) -> None:
     text = "\n".join(stamps)
-    cache.write(file, f"{text}\n{_hash(text)}".encode())
+    cache.keep(file, f"{text}\n{_hash(text)}".encode())
 
 
 def _hash(value: object) -> str:

@@ -1,15 +1,13 @@
 """Hub ids: from the cache without a network, from the hub what is needed, and otherwise one line at once."""
 
 import hashlib
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from urllib.parse import urlsplit
 
+import local_hub
 import pytest
 import tiny_clips
 from huggingface_hub import constants
@@ -17,7 +15,7 @@ from huggingface_hub import constants
 from pini_jax.clip.checkpoints import hub
 from pini_jax.core.errors import InputError
 
-ID, COMMIT = "owner/some-clip", "0123456789abcdef0123456789abcdef01234567"
+ID, COMMIT, NEWER = "owner/some-clip", "0123456789abcdef0123456789abcdef01234567", "f" * 40
 SMALL = ["config.json", "preprocessor_config.json", "tokenizer.json"]
 
 
@@ -67,7 +65,7 @@ def test_what_is_in_the_cache_needs_no_network(cache, files, monkeypatch, caplog
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     snapshot = put(cache, sharded(files))
     with caplog.at_level("INFO"):
-        assert hub.locate(ID) == snapshot
+        assert hub.locate(ID).path == snapshot
     assert f"{ID}: commit {COMMIT}" in caplog.text
 
 
@@ -80,7 +78,7 @@ def test_what_is_in_the_cache_needs_no_network(cache, files, monkeypatch, caplog
 def test_every_form_of_a_clip_is_complete(cache, files, names, config):
     weights = "model.safetensors" if config == "config.json" else "open_clip_pytorch_model.bin"
     snapshot = put(cache, dict.fromkeys([config, weights], files["config.json"]) | dict.fromkeys(names, b"{}"))
-    assert hub.locate(ID) == snapshot
+    assert hub.locate(ID).path == snapshot
 
 
 LACKS = {
@@ -106,7 +104,7 @@ def test_what_the_cache_lacks_is_named(cache, files, monkeypatch, lack, how):
 
 def test_a_tokenizer_named_apart_need_not_be_there(cache, files):
     snapshot = put(cache, {name: x for name, x in files.items() if name != "tokenizer.json"})
-    assert hub.locate(ID, tokenizer=False) == snapshot
+    assert hub.locate(ID, tokenizer=False).path == snapshot
 
 
 PROGRAM = """
@@ -138,88 +136,42 @@ def test_the_environment_is_respected(tmp_path, files):
 # ------------------------------------------------------------------------------------------------ the hub
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """One repository, as the hub serves it; `server` holds its files, its refusal, and what was fetched."""
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        path, files = urlsplit(self.path).path, self.server.files
-        if self.server.refusal:
-            status, code = self.server.refusal
-            return self.answer(status, {"X-Error-Code": code, "X-Error-Message": "two\\nlines"}, b"{}")
-        if path in (f"/api/models/{ID}", f"/api/models/{ID}/revision/main"):
-            return self.answer(
-                200, {}, json.dumps(dict(id=ID, sha=COMMIT, siblings=[dict(rfilename=x) for x in files])).encode()
-            )
-        if path == f"/api/models/{ID}/tree/{COMMIT}":
-            tree = [dict(type="file", path=x, size=len(y), oid=self.etag(y)) for x, y in files.items()]
-            return self.answer(200, {}, json.dumps(tree).encode())
-        name = path.removeprefix(f"/{ID}/resolve/{COMMIT}/")
-        if self.command == "GET":
-            self.server.fetched.append(name)
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{self.etag(files[name])}"'}
-        self.answer(200, headers, files[name])
-
-    def etag(self, content):
-        return hashlib.sha1(content).hexdigest()
-
-    def answer(self, status, headers, content):
-        self.send_response(status)
-        for key, value in (headers | {"Content-Length": str(len(content))}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server(cache, files, monkeypatch):
     """A hub on this machine, with a CLIP in many forms."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files, server.refusal, server.fetched = dict(files), None, []
+    server = local_hub.LocalHub({ID: local_hub.Repository({COMMIT: dict(files)}, {"main": COMMIT})})
     for name in ("README.md", "merges.txt", "flax_model.msgpack", "onnx/config.json", "onnx/model.safetensors"):
-        server.files[name] = b"{}"
+        server.repositories[ID].files[name] = b"{}"
     for name in (
         "open_clip_model.safetensors",
         "open_clip_pytorch_model.bin",
         "pytorch_model.bin",
         "other.safetensors",
     ):
-        server.files[name] = b"large"
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    files_at = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files_at)
-    yield server
-    server.shutdown()
-    server.server_close()
+        server.repositories[ID].files[name] = b"large"
+    with server.serving(monkeypatch):
+        yield server
 
 
 def test_one_set_of_weights_is_fetched_once(server, files):
-    folder = hub.locate(ID)
+    folder = hub.locate(ID).path
     assert sorted(server.fetched) == sorted([*SMALL, "merges.txt", "model.safetensors"])
     assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]
     server.fetched.clear()
     server.refusal = 500, "Unexpected"
-    assert hub.locate(ID) == folder and not server.fetched
+    assert hub.locate(ID).path == folder and not server.fetched
 
 
 def test_shards_are_fetched_by_their_index(server):
-    server.files = sharded(server.files)
+    server.repositories[ID].files = sharded(server.repositories[ID].files)
     hub.locate(ID)
     shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert sorted(server.fetched) == sorted([*SMALL, "merges.txt", "model.safetensors.index.json", *shards])
 
 
 def test_weights_of_open_clip_are_fetched_for_its_config(server):
-    server.files["open_clip_config.json"] = server.files["config.json"]
-    server.files["config.json"] = b"{}"
+    server.repositories[ID].files["open_clip_config.json"] = server.repositories[ID].files["config.json"]
+    server.repositories[ID].files["config.json"] = b"{}"
     hub.locate(ID)
     assert [name for name in server.fetched if name in ("model.safetensors", "open_clip_model.safetensors")] == [
         "open_clip_model.safetensors"
@@ -228,8 +180,36 @@ def test_weights_of_open_clip_are_fetched_for_its_config(server):
 
 def test_what_the_cache_lacks_is_fetched(server, cache, files):
     snapshot = put(cache, {name: files[name] for name in SMALL})
-    assert hub.locate(ID) == snapshot
+    assert hub.locate(ID).path == snapshot
     assert "model.safetensors" in server.fetched and "config.json" not in server.fetched
+
+
+# ------------------------------------------------------------------------------------------------ revisions
+
+
+@pytest.fixture
+def moved(server, files):
+    """The main branch has moved on from what the tag v1 and the pull request 1 name."""
+    repository = server.repositories[ID]
+    repository.commits[NEWER] = repository.files | {"model.safetensors": b"newer"}
+    repository.refs |= {"main": NEWER, "v1": COMMIT, "refs/pr/1": COMMIT}
+    return server
+
+
+@pytest.mark.parametrize("revision", ["v1", "refs/pr/1", COMMIT])
+def test_a_revision_is_fetched_and_named_by_its_commit(moved, files, revision):
+    found = hub.locate(f"{ID}@{revision}")
+    assert found.source == f"{ID}@{COMMIT}" and found.path.name == COMMIT
+    assert (found.path / "model.safetensors").read_bytes() == files["model.safetensors"]
+    assert hub.locate(ID).source == f"{ID}@{NEWER}"
+    moved.fetched.clear()
+    moved.refusal = 500, "Unexpected"
+    assert hub.locate(found.source) == found == hub.locate(f"{ID}@{revision}") and not moved.fetched
+
+
+def test_a_revision_that_there_is_not(moved):
+    with pytest.raises(InputError, match=f"clip='{ID}@v2': .* the hub has no revision v2 of it; correct it"):
+        hub.locate(f"{ID}@v2")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +217,9 @@ def test_what_the_cache_lacks_is_fetched(server, cache, files):
     [("model", "has no weights: model.safetensors is missing"), ("tokenizer", "lacks a tokenizer")],
 )
 def test_what_the_hub_lacks_is_named(server, gone, words):
-    server.files = {name: content for name, content in server.files.items() if gone not in name}
+    server.repositories[ID].files = {
+        name: content for name, content in server.repositories[ID].files.items() if gone not in name
+    }
     with pytest.raises(InputError, match=words):
         hub.locate(ID)
 
@@ -283,17 +265,22 @@ def test_without_a_network_it_fails_at_once(cache, monkeypatch, offline):
         "owner/clip\n",
         "owner\\clip",
         "owner/a clip",
+        "owner/clip@",
+        "owner/clip@a b",
+        "owner/clip@-x",
+        "owner/clip@a@b",
+        "owner/clip.pt@main",
         "owner/a--b",
     ],
 )
 def test_a_mistyped_path_is_no_hub_id(monkeypatch, source):
     monkeypatch.setattr(hub, "_fetch", lambda *_: pytest.fail("the hub was asked"))
-    with pytest.raises(InputError, match=r"no such folder or file, and no hub id \(owner/name\)"):
+    with pytest.raises(InputError, match=r"no such folder or file, and no hub id \(owner/name, "):
         hub.locate(source)
 
 
 def test_what_is_on_the_disk_comes_before_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "some-clip").mkdir(parents=True)
-    assert hub.locate(ID).resolve() == tmp_path / "owner" / "some-clip"
-    assert hub.locate("tiny_clip") == hub.BUNDLED
+    assert hub.locate(ID).path.resolve() == tmp_path / "owner" / "some-clip"
+    assert hub.locate("tiny_clip") == (hub.BUNDLED, "tiny_clip")

@@ -12,7 +12,7 @@ START = b"\x80\x02"
 
 
 def load(pickled):
-    return pickles.load(pickled, archive._find, archive._locate)
+    return pickles.read_pickle(pickled, archive._find, archive._locate)
 
 
 def text(value):

@@ -48,22 +48,22 @@ def test_what_is_no_image(wrong):
 
 
 def test_a_name_says_what_is_in_it(kinds, tmp_path):
-    data = memory.of_images(kinds[3:4], [0], "ab")
+    data = memory.image_dataset(kinds[3:4], [0], "ab")
     moved = tmp_path / "moved.png"
     moved.write_bytes(png(PIXELS))
-    assert memory.of_images([moved], [0], "ab").name == data.name
+    assert memory.image_dataset([moved], [0], "ab").name == data.name
     others = [
-        memory.of_images([moved], [1], "ab"),
-        memory.of_images([moved], [0], "ac"),
-        memory.of_images([moved, moved], [0, 0], "ab"),
-        memory.of_images([PIXELS + 1], [0], "ab"),
+        memory.image_dataset([moved], [1], "ab"),
+        memory.image_dataset([moved], [0], "ac"),
+        memory.image_dataset([moved, moved], [0, 0], "ab"),
+        memory.image_dataset([PIXELS + 1], [0], "ab"),
     ]
     assert len({data.name, *(other.name for other in others)}) == 5
     assert len({record.id for record in others[2].train}) == 2
 
 
 def test_data_are_there_while_they_are_held():
-    data = memory.of_images([PIXELS, PIXELS], [0, 1], ("cat", "dog"))
+    data = memory.image_dataset([PIXELS, PIXELS], [0, 1], ("cat", "dog"))
     with memory.held(data.name, data), memory.held(data.name, data):
         assert sources.load_dataset(data.name, "") == data and sources.has_images(data.name)
     with pytest.raises(InputError, match="lay in the memory of a program"):
@@ -71,17 +71,17 @@ def test_data_are_there_while_they_are_held():
 
 
 def test_features_become_a_pack():
-    pack = memory.of_features(np.array([[3, 4], [0, 2]]), [0, 1], ("cat", "dog"), np.eye(2), 50.0)
+    pack = memory.feature_dataset(np.array([[3, 4], [0, 2]]), [0, 1], ("cat", "dog"), np.eye(2), 50.0)
     name = pack.findings.dataset.name
     with memory.held(name, pack):
-        assert sources.load_pack(name, "") is pack and not sources.has_images(name)
+        assert sources.open_pack(name, "") is pack and not sources.has_images(name)
         assert sources.load_dataset(name, "").class_names == ("cat", "dog")
     np.testing.assert_allclose(pack.images["0"], [0.6, 0.8])
     with pytest.raises(InputError, match="X has features that are zero or not finite: X.1."):
-        memory.of_features(np.array([[3, 4], [0, 0]]), [0, 1], ("cat", "dog"), np.eye(2), 50.0)
+        memory.feature_dataset(np.array([[3, 4], [0, 0]]), [0, 1], ("cat", "dog"), np.eye(2), 50.0)
 
 
 def test_names_are_told_apart_and_given():
-    data = memory.of_images([PIXELS, PIXELS], [0, 1], ("cat", "Cat"))
+    data = memory.image_dataset([PIXELS, PIXELS], [0, 1], ("cat", "Cat"))
     with memory.held(data.name, data), pytest.raises(InputError, match="classes with one name"):
         sources.load_dataset(data.name, "")

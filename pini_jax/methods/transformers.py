@@ -1,0 +1,15 @@
+"""The two towers, for methods that change the weights of transformers."""
+
+from __future__ import annotations
+
+from pini_jax.core.errors import InputError
+from pini_jax.core.shapes import Parameters
+
+TOWERS = ("text", "image")
+
+
+def check_transformers(theta: Parameters, changes: str) -> None:
+    """Raises InputError where a tower is no transformer; `changes` says who changes what of it."""
+    for tower in TOWERS:
+        if "qkv" not in theta[tower].get("blocks", {}):
+            raise InputError(f"{changes}, and the {tower} tower is no transformer")
