@@ -13,6 +13,7 @@ from pini_jax.configs import ablation, best, digits, features
 from pini_jax.core.errors import InputError, UsageError
 from pini_jax.launch import compare
 from pini_jax.methods import registry
+from pini_jax.noise.sites import SITES
 from pini_jax.runs import population
 from pini_jax.runs.folder import write_result
 
@@ -105,10 +106,12 @@ def test_more_than_the_budget_is_refused(pack, tmp_path):
 
 
 def test_the_ablation_covers_every_site_and_generator():
-    settings = ablation.get_config("optim.epochs=1")
+    settings = ablation.get_config("shots=4,optim.epochs=1")
     members = population.members(settings)
-    assert len({member.name for member in members}) == len(members) == 3 * len(ablation.variants())
     by_name = {member.values["variant"]: member.config for member in members}
+    assert len({member.name for member in members}) == len(members) == 3 * len(by_name)
+    assert {f"{site}: {generator}" for site in SITES for generator in SITES[site].generators} <= by_name.keys()
+    assert len({x.hash for x in by_name.values()}) == len(by_name)
     assert by_name["none"].method == "zero_shot"
     assert set(by_name["pixels: conv"].noise) == {"pixels"}
     assert by_name["k = 4, multi_sample"].objective.bound == "multi_sample"
