@@ -36,7 +36,7 @@ logging.getLogger("pini_jax").propagate = True  # to caplog
 @pytest.fixture(scope="module")
 def optimised():
     """Programs as users run them, for what is held to recordings or to bits."""
-    quick = jax.config.jax_disable_most_optimizations
+    quick = jax.config.read("jax_disable_most_optimizations")
     jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", False)
     yield
