@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import inputs, random_clip, timing
+from benchmarks.flops import image_flops, prompts_flops, text_flops
 from benchmarks.timing import Times, Work
 from pini_jax.clip import pretrained, prompts, zero_shot
-from pini_jax.clip.architecture import Architecture, TextSizes, Transformer
+from pini_jax.clip.architecture import TextSizes
 from pini_jax.clip.prompts import Prompts
 from pini_jax.core import mesh
 from pini_jax.data import features
@@ -46,43 +47,6 @@ class Task(NamedTuple):
     number: int
     ours_flops: float
     theirs_flops: float
-
-
-# ------------------------------------------------------------------------------------------------ operations
-
-
-def blocks_flops(sizes: Transformer, tokens: int, keys: int) -> float:
-    """2 L t (4 d^2 + 2 d m + 2 d n) for t tokens that see n keys each, masked ones included, in L layers.
-
-    An addition and a multiplication are two. What is no product of matrices is not counted.
-    """
-    d = sizes.width
-    return 2 * sizes.layers * tokens * (4 * d**2 + 2 * d * sizes.mlp_width + 2 * d * keys)
-
-
-def image_flops(sizes: Architecture) -> float:
-    """One image: patches, blocks, and the projection of one token."""
-    image, d = sizes.image, sizes.image.transformer.width
-    patches = 2 * image.num_patches * 3 * image.patch_size**2 * d
-    tokens = image.num_patches + image.class_token
-    return patches + blocks_flops(image.transformer, tokens, tokens) + 2 * d * sizes.embed_dim
-
-
-def text_flops(sizes: Architecture, length: int) -> float:
-    """One whole text of `length` tokens."""
-    return blocks_flops(sizes.text.transformer, length, length) + _projection(sizes)
-
-
-def prompts_flops(sizes: Architecture, packed: Prompts) -> float:
-    """Texts that share a prefix: the prefix once, and rows of suffixes that see it and themselves."""
-    (r, s), shared = packed.suffix.shape, len(packed.start) + len(packed.prefix)
-    transformer = sizes.text.transformer
-    blocks = blocks_flops(transformer, shared, shared) + blocks_flops(transformer, r * s, shared + s)
-    return blocks + len(packed.end) * _projection(sizes)
-
-
-def _projection(sizes: Architecture) -> float:
-    return 2 * sizes.text.transformer.width * sizes.embed_dim
 
 
 # ------------------------------------------------------------------------------------------------ our side

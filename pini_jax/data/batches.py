@@ -50,14 +50,15 @@ class Batches:
         epoch, position = divmod(step, self.per_epoch)
         order = _order(self.num_images, self.seed, epoch)
         images = order[position * self.batch_size : (position + 1) * self.batch_size]
-        padding = self.batch_size - len(images)
+        filled: Int[np.ndarray, "b"] = np.zeros(self.batch_size, images.dtype)
+        filled[: len(images)] = images
         return Indices(
             view=epoch % self.views if self.views else epoch,
-            images=np.pad(images, (0, padding)),
-            weights=np.pad(np.ones(len(images), np.float32), (0, padding)),
+            images=filled,
+            weights=(np.arange(self.batch_size) < len(images)).astype(np.float32),
         )
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=128)  # of as many runs as train side by side
 def _order(num_images: int, seed: int, epoch: int) -> Int[np.ndarray, "n"]:
     return rng.host_stream(seed, "order", epoch).permutation(num_images)

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # which loads its parts at their first use: half a second
 from jaxtyping import Bool, Float, Int
+from scipy.special import betaincinv
 
 from pini_jax.evaluate.predictions import Answers
 
@@ -100,4 +100,4 @@ def promised(images: int, level: float = LEVEL, within: float = 0.9) -> list[flo
     if k > images:
         return [1.0, 1.0]
     tails: Int[np.ndarray, "2"] | Float[np.ndarray, "2"] = np.array([(1 - within) / 2, (1 + within) / 2])
-    return scipy.stats.beta.ppf(tails, k, images + 1 - k).tolist()
+    return betaincinv(k, images + 1 - k, tails).tolist()

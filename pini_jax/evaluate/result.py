@@ -13,7 +13,7 @@ from pini_jax.config import Config
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets.records import Record
 from pini_jax.evaluate import bootstrap, calibration, cross_fit, doubt, metrics, prediction, predictions
-from pini_jax.evaluate.prediction import MODES, Predictions
+from pini_jax.evaluate.prediction import MODES, Drawn, Predictions
 from pini_jax.evaluate.predictions import Answers, Kept
 from pini_jax.methods.method import Method, Text, Variables
 from pini_jax.methods.zero_shot import ZeroShot
@@ -36,6 +36,19 @@ class Trained(NamedTuple):
     config: Config
 
 
+class Split(NamedTuple):
+    """Images to classify, whatever a method has learned.
+
+    Attributes:
+        images: as the method reads them.
+        plain: what plain CLIP answers.
+    """
+
+    records: Sequence[Record]
+    images: Images
+    plain: Predictions
+
+
 class Predicted(NamedTuple):
     """Images with their predictions by mode."""
 
@@ -46,38 +59,73 @@ class Predicted(NamedTuple):
 # ------------------------------------------------------------------------------------------------ predictions
 
 
-def predict_splits(run: Run, variables: Variables) -> Kept:
-    """What plain CLIP and the method answer for all that is classified, and the temperatures of the modes."""
-    tasks = {name: run.shared.unseen.get(name, run.shared.task) for name in to_classify(run)}
-    trained = Trained(run.shared.method, variables, run.shared.frozen, run.config)
-    found = {name: predict_split(trained, tasks[name], x) for name, x in to_classify(run).items()}
+def open_splits(runs: Sequence[Run]) -> dict[str, Split]:
+    """The splits that runs over one frozen half classify in common, by name: those of the test at least."""
+    splits = [to_classify(run) for run in runs]
+    return {
+        name: open_split(runs[0].shared.method, runs[0].shared.frozen, _task(runs[0], name), records)
+        for name, records in (splits[0] if splits else {}).items()
+        if all(records == others.get(name) for others in splits[1:])
+    }
+
+
+def open_split(method: Method, frozen: Frozen, task: Task, records: Sequence[Record]) -> Split:
+    """Reads images, and has plain CLIP classify them."""
+    features, reads = frozen.images(records, "features"), method.traits.reads
+    images = features if reads == "features" else frozen.images(records, reads, kept=False)
+    given = PLAIN, Variables({}), frozen.theta, task.zero_shot, features, "mean"
+    return Split(records, images, prediction.predict(*given, num_draws=1, seed=0, mesh=frozen.mesh))
+
+
+def _task(run: Run, split: str) -> Task:
+    return run.shared.unseen.get(split, run.shared.task)
+
+
+def predict_splits(run: Run, variables: Variables, common: Mapping[str, Split]) -> Kept:
+    """What plain CLIP and the method answer for all that is classified, and the temperatures of the modes.
+
+    Args:
+        common: splits that are open already, by name; the others are opened here.
+    """
+    shared = run.shared
+    trained = Trained(shared.method, variables, shared.frozen, run.config)
+    tasks = {name: _task(run, name) for name in to_classify(run)}
+    splits = {
+        name: common[name] if name in common else open_split(shared.method, shared.frozen, tasks[name], records)
+        for name, records in to_classify(run).items()
+    }
+    # What is drawn of a task's texts serves all of its splits.
+    drawn = {id(task): _draw(trained, task.text) for task in (shared.task, *shared.unseen.values())}
+    found = {name: _answer(trained, drawn[id(tasks[name])], split) for name, split in splits.items()}
     if cross_fit.is_due(run) and (folds := _cross_fitted(run, trained)):
         found["held_out"] = _joined([*folds, *(found[name] for name in found if name == "val")])
     temperatures = _temperatures(found.get("held_out", found.get("val")))
-    names = {name: tasks.get(name, run.shared.task).data.class_names for name in found}
+    names = {name: _task(run, name).data.class_names for name in found}
     answers = {name: answers_of(x, temperatures) for name, x in found.items()}
     return Kept(answers, names, temperatures)
 
 
 def predict_split(trained: Trained, task: Task, records: Sequence[Record]) -> Predicted:
-    """Of plain CLIP and of the method; what draws nothing predicts once for all modes."""
-    frozen, traits = trained.frozen, trained.method.traits
-    plain, reads = trained._replace(method=PLAIN, variables=Variables({})), traits.reads
-    features = frozen.images(records, "features")
-    images = features if reads == "features" else frozen.images(records, reads, kept=False)
-    modes = MODES if traits.is_random else MODES[:1]
-    own = {mode: _predict(trained, task.text, images, mode) for mode in modes}
-    return Predicted(records, {"zero_shot": _predict(plain, task.zero_shot, features, "mean")} | own)
+    """Of plain CLIP and of the method."""
+    split = open_split(trained.method, trained.frozen, task, records)
+    return _answer(trained, _draw(trained, task.text), split)
 
 
-def _predict(trained: Trained, text: Text, images: Images, mode: str) -> Predictions:
-    """With the run's draws and devices."""
+def _draw(trained: Trained, text: Text) -> dict[str, Drawn]:
+    """By mode; what draws nothing predicts once for all modes."""
     method, variables, frozen, config = trained
-    return prediction.predict(
-        *(method, variables, frozen.theta, text, images, mode),
-        *(config.num_draws, config.seed),
-        mesh=frozen.mesh,
-    )
+    modes = MODES if method.traits.is_random else MODES[:1]
+    given = method, variables, frozen.theta, text
+    return {mode: prediction.draw(*given, mode, config.num_draws, config.seed) for mode in modes}
+
+
+def _answer(trained: Trained, drawn: Mapping[str, Drawn], split: Split) -> Predicted:
+    method, variables, frozen, _ = trained
+    own = {
+        mode: prediction.predict_drawn(method, variables, of_mode, split.images, mesh=frozen.mesh)
+        for mode, of_mode in drawn.items()
+    }
+    return Predicted(split.records, {"zero_shot": split.plain} | own)
 
 
 def _cross_fitted(run: Run, trained: Trained) -> list[Predicted]:

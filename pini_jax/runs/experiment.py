@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from pini_jax.core import mesh as meshes
 from pini_jax.core import peak, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed
-from pini_jax.data.datasets.records import Dataset
+from pini_jax.data.datasets.records import Dataset, Record
 from pini_jax.evaluate import doubt, prediction, predictions
 from pini_jax.evaluate import result as measured
 from pini_jax.evaluate.doubt import Doubt
+from pini_jax.evaluate.result import Split
 from pini_jax.methods.method import Variables
 from pini_jax.runs import folder, injector, provenance
 from pini_jax.runs.provenance import Clock
@@ -89,11 +90,7 @@ def _train_rest(
         train(group, *compiled, watch)
     LOG.info("evaluating")
     trainees = group.trainees.values()
-    results = {
-        trainee.run.workdir: result
-        for trainee in trainees
-        if (result := _finish(trainee, clock.seconds, group.width)) is not None
-    }
+    results = evaluate_runs([x for x in trainees if not x.recorder.problem], clock, group.width)
     problems = {trainee.run.workdir: trainee.recorder.problem for trainee in trainees if trainee.recorder.problem}
     for workdir, reason in problems.items():
         folder.record_failure(workdir, reason)
@@ -111,7 +108,9 @@ def begin(runs: Sequence[Run], known: Mapping[Path, dict[str, Any]], stack: Exit
     for task in (runs[0].shared.task, *runs[0].shared.unseen.values()):
         check_texts(task)
     inputs = {i: (batch_reader(run), initial_state(run)) for i, run in pending.items()}
-    runs[0].shared.frozen.check([images for run in pending.values() for images in to_classify(run).values()])
+    runs[0].shared.frozen.check(
+        _distinct(images for run in pending.values() for images in to_classify(run).values())
+    )
     for run in pending.values():
         LOG.info("%s", run)
         folder.claim(run)
@@ -119,6 +118,11 @@ def begin(runs: Sequence[Run], known: Mapping[Path, dict[str, Any]], stack: Exit
         i: Trainee(pending[i], read, stack.enter_context(Recorder(pending[i], state)))
         for i, (read, state) in inputs.items()
     }
+
+
+def _distinct(splits: Iterable[Sequence[Record]]) -> list[Sequence[Record]]:
+    """Each of them once: members of a population have the same test images."""
+    return list({id(records): records for records in splits}.values())
 
 
 def check_texts(task: Task) -> None:
@@ -129,17 +133,29 @@ def check_texts(task: Task) -> None:
             raise InputError(f"the text tower's features are not finite, of: {listed(wrong)}")
 
 
-def _finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[str, Any] | None:
+def evaluate_runs(trainees: Sequence[Trainee], clock: Clock, width: int) -> dict[Path, dict[str, Any]]:
+    """The results of trained runs by their folders; images that all of them classify are read once."""
+    with clock.phase("images"), np.errstate(invalid="ignore"):  # what is no number is said by `_finish`
+        common = measured.open_splits([trainee.run for trainee in trainees])
+    found = {trainee.run.workdir: _finish(trainee, common, clock.seconds, width) for trainee in trainees}
+    return {workdir: result for workdir, result in found.items() if result is not None}
+
+
+def _finish(
+    trainee: Trainee, common: Mapping[str, Split], seconds: Mapping[str, float], width: int
+) -> dict[str, Any] | None:
     """Evaluates what a run has learned, and writes predictions.parquet, injector.safetensors and result.json.
 
+    Args:
+        common: splits that several runs classify.
+
     Returns:
-        the result; None if the run diverged.
+        the result; None if what was learned gives no numbers.
     """
     run, recorder, clock = trainee.run, trainee.recorder, Clock()
-    if recorder.problem:
-        return None
+    variables = meshes.replicate(run.shared.mesh, recorder.state.variables)
     with clock.phase("evaluate"), np.errstate(invalid="ignore"):  # what is no number is said below
-        kept = measured.predict_splits(run, recorder.state.variables)
+        kept = measured.predict_splits(run, variables, common)
         evaluated = measured.measure_splits(kept)
     measures = flatten_dict(evaluated, sep=".")
     numbers = {key: x for key, x in measures.items() if x is not None and not isinstance(x, str)}
@@ -148,7 +164,7 @@ def _finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[
         return None
     file = run.workdir / "predictions.parquet"
     sha256 = predictions.write_predictions(file, kept) if kept.answers else None
-    export(run, recorder.state.variables, doubt.doubts(kept))
+    export(run, variables, doubt.doubts(kept))
     steps = run.num_steps - recorder.start
     result = describe_run(run) | evaluated
     result |= {
@@ -156,7 +172,7 @@ def _finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[
         "lanes": width,
         "trainable_parameters": sum(x.size for x in jax.tree.leaves(recorder.state.phi)),
         "checkpoint_bytes": checkpoint.num_bytes(recorder.state),
-        "seconds": dict(seconds) | {"train": recorder.seconds} | clock.seconds,
+        "seconds": _phases(seconds, recorder.seconds, clock.seconds["evaluate"]),
         "peak_bytes": peak.peak_bytes(),
         "steps_per_second": steps / recorder.seconds if steps else 0.0,
         "device": provenance.device(),
@@ -164,6 +180,12 @@ def _finish(trainee: Trainee, seconds: Mapping[str, float], width: int) -> dict[
     }
     folder.write_result(run.workdir, result)
     return result
+
+
+def _phases(shared: Mapping[str, float], train: float, evaluate: float) -> dict[str, float]:
+    """Seconds by phase, in order; what runs share is counted for each of them."""
+    first = {name: seconds for name, seconds in shared.items() if name != "images"}
+    return first | {"train": train, "evaluate": shared["images"] + evaluate}
 
 
 def describe_run(run: Run) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
@@ -63,11 +64,20 @@ def describe_origin(plugin_names: Sequence[str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "pini_jax": pini_jax.__version__,
         "commit": _commit(Path(pini_jax.__file__).parent),
-        "packages": sorted({f"{x.name}=={x.version}" for x in importlib.metadata.distributions()}),
+        "packages": _packages(),
         "plugins": plugins.load_plugins(plugin_names),
     }
 
 
+# Both are asked once for all members of a population.
+@functools.cache
+def _packages() -> list[str]:
+    """Those that are installed."""
+    known = [found.metadata for found in importlib.metadata.distributions()]
+    return sorted({f"{metadata['Name']}=={metadata['Version']}" for metadata in known})
+
+
+@functools.cache
 def _commit(folder: Path) -> str:
     """The commit that a folder is of."""
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from pini_jax.core import mesh as meshes
-from pini_jax.core.shapes import Numbers, Parameters
+from pini_jax.core.shapes import Parameters
 from pini_jax.methods.method import Batch, Method, Text
 from pini_jax.methods.objective import Parts
 from pini_jax.train import memory
@@ -59,16 +60,15 @@ def stack(mesh: jax.sharding.Mesh, lanes: Sequence[tuple[TrainState, Constants]]
 
 def stack_batches(mesh: jax.sharding.Mesh, batches: Sequence[Batch], size: int) -> Batch:
     """The lanes' batches, filled up to one size, and split over the devices."""
-
-    def fill(x: Numbers) -> np.ndarray:
-        # Not with zeros, whose norm is none; their weight is 0.
-        return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1), mode="edge")
-
-    filled = [
-        Batch(fill(images), fill(labels), np.pad(weights, (0, size - len(weights))))
-        for images, labels, weights in batches
-    ]
+    filled = [batch if len(batch.labels) == size else _fill(batch, size) for batch in batches]
     return meshes.shard(mesh, jax.tree.map(lambda *leaves: np.stack(leaves), *filled), axis=1)
+
+
+def _fill(batch: Batch, size: int) -> Batch:
+    """Not with zeros, whose norm is none, but with the last image again; its weight is 0."""
+    places: Int[np.ndarray, "b"] = np.minimum(np.arange(size), len(batch.labels) - 1)
+    weights = np.where(np.arange(size) < len(batch.labels), np.asarray(batch.weights)[places], 0)
+    return Batch(np.asarray(batch.images)[places], np.asarray(batch.labels)[places], weights.astype(np.float32))
 
 
 def width(lanes: Lanes) -> int:
@@ -76,10 +76,10 @@ def width(lanes: Lanes) -> int:
     return lanes.states.step.shape[0]
 
 
-@jax.jit
-def take(lanes: Lanes, index: int) -> TrainState:
-    """The state of the run in the lane of this number."""
-    return jax.tree.map(lambda x: x[index], lanes.states)
+def fetch_state(lanes: Lanes) -> list[TrainState]:
+    """The state of the run in every lane, on the host."""
+    states = jax.tree.map(meshes.fetch, lanes.states)
+    return [jax.tree.map(lambda x, i=i: x[i, ...], states) for i in range(width(lanes))]
 
 
 @jax.jit

@@ -7,6 +7,7 @@ comes here by `runs.experiment`, which loads what runs share and evaluates what 
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 
+from pini_jax.core import mesh as meshes
 from pini_jax.core import stop
 from pini_jax.methods.method import Batch
 from pini_jax.methods.objective import Parts
@@ -130,6 +132,9 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: Ste
     Args:
         save_all: whether a checkpoint of every run is due, since there will be no other step.
     """
+    # What is written of several lanes comes from the device at once.
+    fetched = functools.cache(lambda: (meshes.fetch(parts.loss), meshes.fetch(parts.accuracy)))
+    states = functools.cache(lambda: lanes_of_runs.fetch_state(lanes))
     for lane, turn in enumerate(turns):
         if turn is None or (recorder := group.trainees[turn.run].recorder).problem:
             continue
@@ -137,11 +142,11 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: Ste
         if turn.opens:
             recorder.first_loss = parts.loss[lane]
         if recorder.logs(done):
-            loss, accuracy = float(parts.loss[lane]), float(parts.accuracy[lane])
+            loss, accuracy = (float(x[lane]) for x in fetched())
             progress.say(loss, accuracy)
             recorder.write(done, loss, accuracy)
         if recorder.problem is None and (recorder.saves(done) or save_all):
-            recorder.save(done, lanes_of_runs.take(lanes, lane))
+            recorder.save(done, states()[lane])
 
 
 # ----------------------------------------------------------------------------------------------- runs side by side

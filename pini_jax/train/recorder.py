@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
@@ -31,7 +32,7 @@ class Recorder:
     """The open files of a run, and how far it is.
 
     Attributes:
-        state: of the last checkpoint, or a fresh one.
+        state: of the last checkpoint, or a fresh one; on the host, or on every device.
         start: steps that were taken before.
         seconds: from the first step to the last checkpoint.
         first_loss: of the first step since then, on the device.
@@ -120,7 +121,7 @@ def owners(run: Run) -> dict[str, str]:
 def is_finite(state: TrainState) -> bool:
     """Whether all that is known after a step is numbers."""
     leaves = [x for x in jax.tree.leaves(state.variables) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return all(bool(jnp.isfinite(x).all()) for x in leaves)
+    return all(np.isfinite(x).all() for x in leaves)
 
 
 class MetricsFile:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import encode, inputs, random_clip, step, timing
+from benchmarks import flops, inputs, random_clip, step, timing
 from pini_jax.clip import pretrained, prompts, tokenizer, towers, zero_shot
 from pini_jax.clip.architecture import Architecture, Image, TextSizes, Transformer
 from pini_jax.data import templates
@@ -98,9 +98,9 @@ def test_operations_are_those_that_xla_counts(made):
     }
     shared = functools.partial(zero_shot.encode_classes, text)
     found = [
-        (counted(image.apply, {"params": theta["image"]}, pixels), encode.image_flops(WIDE)),
-        (counted(text.apply, {"params": theta["text"]}, *one), encode.text_flops(WIDE, 77)),
-        (counted(shared, theta, packed), encode.prompts_flops(WIDE, packed)),
+        (counted(image.apply, {"params": theta["image"]}, pixels), flops.image_flops(WIDE)),
+        (counted(text.apply, {"params": theta["text"]}, *one), flops.text_flops(WIDE, 77)),
+        (counted(shared, theta, packed), flops.prompts_flops(WIDE, packed)),
     ]
     for xla, ours in found:
         assert ours < xla < 1.1 * ours

@@ -60,7 +60,7 @@ def test_trained_again_without_a_fold_it_is_the_run_on_the_rest(tmp_path):
 
 def test_predictions_say_whom_they_calibrate_by(tmp_path):
     run = planned(tmp_path, "gda")
-    kept = result.predict_splits(run, cross_fit.train_fold(run))
+    kept = result.predict_splits(run, cross_fit.train_fold(run), result.open_splits([run]))
     assert kept.calibrated_on == "held_out"
     assert len(kept.answers["held_out"]["mean"].label) == len(run.data.train) + len(run.data.val)
     assert kept.temperatures["mean"] != 1
@@ -69,5 +69,5 @@ def test_predictions_say_whom_they_calibrate_by(tmp_path):
 def test_a_method_that_refuses_so_few_images_is_calibrated_without(tmp_path, caplog):
     """Without a fold of two shots gda has one feature per class; the run itself is fine."""
     run = planned(tmp_path, "gda", shots=2)
-    kept = result.predict_splits(run, cross_fit.train_fold(run))
+    kept = result.predict_splits(run, cross_fit.train_fold(run), result.open_splits([run]))
     assert kept.calibrated_on == "val" and "calibrates nothing" in caplog.text

@@ -282,7 +282,7 @@ REBUILT = {
     "injector.safetensors": "",
     "classes.safetensors": "",
     "checkpoints/8/_CHECKPOINT_METADATA": "checkpoint 8 is damaged",
-    "checkpoints/8/trainables/_METADATA": "checkpoint 8 is damaged",
+    "checkpoints/8/state/_METADATA": "checkpoint 8 is damaged",
 }
 
 

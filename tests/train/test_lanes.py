@@ -71,7 +71,7 @@ def test_lanes_are_the_steps_of_runs_alone(clip, injector, text, runs, batches):
             constants = runs[0][1] if (i, lane) == (2, 1) else constants
             states[lane], expected = alone(injector, 2, states[lane], clip.theta, text, one, constants)
             np.testing.assert_allclose(parts.loss[lane], expected.loss, rtol=1e-5)
-            taken = program.take(lanes, lane)
+            taken = program.fetch_state(lanes)[lane]
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), taken, states[lane])
 
 

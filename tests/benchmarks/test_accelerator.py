@@ -1,0 +1,53 @@
+"""The command for accelerators: every phase gives its rows on a CPU, in small, and what fails costs no other."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import accelerator, flops, inputs
+from pini_jax.clip import prompts
+
+
+def rows_of(folder, *phases):
+    accelerator.main([f"--output={folder}", "--phases", *phases])
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_every_phase_gives_numbers(tmp_path):
+    phases = [phase for phase in accelerator.PHASES if phase != "training"]
+    machine, *rows = rows_of(tmp_path, *phases)
+    assert machine["versions"]["jax"]
+    assert list(dict.fromkeys(row["phase"] for row in rows)) == phases
+    assert [row for row in rows if "left_out" in row and row.get("switch") != "flash"] == []
+    assert all(row["ms"] > 0 for row in rows if "ms" in row)
+    (text,) = (row for row in rows if row["phase"] == "text")
+    assert np.isfinite(text["loss"]) and text["loss"] > 0
+
+
+def test_a_phase_that_fails_costs_no_other(tmp_path, monkeypatch):
+    def missing(scale):
+        yield {"what": "first"}
+        raise ModuleNotFoundError("No module named 'orbax'", name="orbax")
+
+    monkeypatch.setitem(accelerator.PHASES, "text", missing)
+    _, *rows = rows_of(tmp_path, "text", "peak")
+    assert rows[0]["what"] == "first"
+    assert rows[1]["left_out"] == "orbax is missing"
+    assert {row["phase"] for row in rows[2:]} == {"peak"}
+
+
+def test_many_steps_in_a_call_are_steps_that_follow_each_other():
+    step = accelerator.text_step("tiny", 10)
+    phi, *fixed, key = step.arguments
+    alone = accelerator.many(step.call, 1)
+    first, _ = accelerator.many(step.call, 2)(phi, *fixed, key)
+    once, _ = alone(phi, *fixed, key)
+    assert np.abs(first["prompt_tokens"]["mean"] - once["prompt_tokens"]["mean"]).max() > 0
+
+
+@pytest.mark.parametrize("classes", [10, 37])
+def test_a_step_needs_twice_the_way_there_and_attention_once_more(classes):
+    packed = prompts.pack(inputs.make_prompts(inputs.LENGTHS[classes], 49408))
+    forwards = flops.prompts_flops(inputs.VIT_B_16, packed)
+    assert 2 * forwards < flops.step_flops(inputs.VIT_B_16, packed) < 2.2 * forwards
