@@ -17,12 +17,14 @@ from safetensors import SafetensorError, safe_open
 from pini_jax import config as configs
 from pini_jax import plugins
 from pini_jax.config import Config
-from pini_jax.core import paths
+from pini_jax.core import copies, paths
+from pini_jax.core.bucket import is_url
 from pini_jax.core.errors import InputError
 from pini_jax.evaluate import doubt
 from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
 
+NAME = "injector.safetensors"
 KEY = "pini_jax"  # of the file's metadata
 FORMAT = 2  # 1 had no hash
 SHOWN = 10
@@ -47,6 +49,16 @@ class Exported(NamedTuple):
     given: Mapping[str, np.ndarray] = {}
     labels: tuple[str | int | float | bool, ...] = ()
     doubts: Mapping[str, Doubt] = NONE
+
+
+def file_of(run: str | Path) -> Path:
+    """The injector in a run's folder, or a copy of it where that is in a bucket; or the file itself.
+
+    Raises:
+        InputError: there is nothing in the bucket.
+    """
+    path = copies.fetch(str(run), lambda key: key == NAME) if is_url(str(run)) else Path(run)
+    return path / NAME if path.is_dir() else path
 
 
 def save_injector(path: Path, exported: Exported) -> None:

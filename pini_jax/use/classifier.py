@@ -262,14 +262,13 @@ def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
     """Loads what a run exported, and the CLIP that it names.
 
     Args:
-        path: the run's folder, or its injector.safetensors.
+        path: the run's folder, of this machine or of a bucket, or its injector.safetensors.
         clip: where the weights are now, if not where they were.
 
     Raises:
         InputError: there is no such injector, or the CLIP is missing or another than it was trained on.
     """
-    path = Path(path)
-    exported = injector.load_injector(path / "injector.safetensors" if path.is_dir() else path)
+    exported = injector.load_injector(injector.file_of(path))
     return assemble(exported, str(path), clip)
 
 

@@ -45,13 +45,13 @@ LARGEST = 2**31 - 2**24  # bytes of weights: a program is one message, which end
 Program = Callable[[Float[Numbers, "b h w 3"]], Float[Array, "b c"]]
 
 
-def load(path: Path, clip: str = "") -> TrainedClassifier:
+def load(path: str | Path, clip: str = "") -> TrainedClassifier:
     """Loads what a run exported, to be computed in float32 whatever the run was: a file is for every device.
 
     Raises:
         InputError: as in `load_classifier`.
     """
-    exported = injector.load_injector(path / "injector.safetensors" if path.is_dir() else path)
+    exported = injector.load_injector(injector.file_of(path))
     config = dataclasses.replace(exported.config, dtype="float32")
     return classifiers.assemble(exported._replace(config=config), str(path), clip)
 

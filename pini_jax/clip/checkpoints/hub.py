@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 import re
@@ -10,9 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 from pini_jax.clip.checkpoints import tensors
-from pini_jax.core import extras
+from pini_jax.core import copies, extras
+from pini_jax.core.bucket import is_url
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import ASSETS, refuse_scheme
+from pini_jax.core.paths import ASSETS, check_address
 
 BUNDLED = ASSETS / "tiny_clip"
 CONFIGS = ("config.json", "open_clip_config.json")
@@ -29,7 +31,8 @@ def locate(source: str, tokenizer: bool = True) -> Path:
     needs is fetched: the small files, and one set of weights.
 
     Args:
-        source: `tiny_clip` (the bundled one), a folder, a file, or a hub id (owner/name).
+        source: `tiny_clip` (the bundled one), a folder or a file, of this machine or of a bucket, or a hub id
+            (owner/name).
         tokenizer: whether the checkpoint must bring one.
 
     Raises:
@@ -37,13 +40,24 @@ def locate(source: str, tokenizer: bool = True) -> Path:
     """
     if source == BUNDLED.name:
         return BUNDLED
-    refuse_scheme("clip", source)
+    check_address("clip", source)
+    if is_url(source):
+        return _from_bucket(source)
     path = Path(os.path.expanduser(source))
     if source and path.exists():
         return path
     if not _is_hub_id(source):
         raise InputError(f"clip={source!r}: no such folder or file, and no hub id (owner/name)")
     return _from_hub(source, tokenizer)
+
+
+def _from_bucket(url: str) -> Path:
+    """A copy of a folder; or of a weight file with the small files beside it."""
+    if not url.lower().endswith(tensors.SUFFIXES):
+        return copies.fetch(url)
+    folder, _, name = url.rpartition("/")
+    wanted = (name, *SMALL)
+    return copies.fetch(folder, lambda key: any(fnmatch.fnmatch(key, own) for own in wanted)) / name
 
 
 def _is_hub_id(source: str) -> bool:
