@@ -2,10 +2,12 @@
 
 import contextlib
 import importlib
+import io
 import os
 import uuid
 
 import pytest
+from PIL import Image
 
 from pini_jax.core.bucket import open_bucket
 
@@ -80,3 +82,10 @@ def bucket(kind):
         made.files.mkdir(made.root)
         yield url
         made.files.clear_instance_cache()
+
+
+def png(pixels):
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()

@@ -100,7 +100,7 @@ def test_a_bucket_that_is_not_there_is_named(url):
         open_bucket(url.replace("sweeps", "nowhere")).put("key", b"")
 
 
-# --------------------------------------------------------------------------------------------- lost and late answers
+# --------------------------------------------------------------------------------------- lost and late answers
 
 
 class Unsteady:
@@ -159,7 +159,7 @@ def test_what_is_forbidden_is_not_asked_for_again(memory):
     assert files.asked == 1
 
 
-# ------------------------------------------------------------------------------------------------------------- names
+# ------------------------------------------------------------------------------------------------------- names
 
 
 @pytest.mark.parametrize(

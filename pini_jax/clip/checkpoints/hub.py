@@ -57,7 +57,10 @@ def _from_bucket(url: str) -> Path:
         return copies.fetch(url)
     folder, _, name = url.rpartition("/")
     wanted = (name, *SMALL)
-    return copies.fetch(folder, lambda key: any(fnmatch.fnmatch(key, own) for own in wanted)) / name
+    return (
+        copies.fetch(folder, lambda key: any("/" not in key and fnmatch.fnmatch(key, own) for own in wanted))
+        / name
+    )
 
 
 def _is_hub_id(source: str) -> bool:
