@@ -28,7 +28,7 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before the second, third, ... try
 AT_ONCE = 32  # requests under way: a bucket takes 50 ms for each
 TIMES = ("LastModified", "mtime", "created")  # what stores call the time of the last write
-TAGS = ("ETag", "etag", "created")  # what changes with the content
+TAGS = ("ETag", "etag")  # what they call what changes with the content; where there is none, the time must do
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -195,7 +195,8 @@ def at_once(ask: Callable[[In], Out], questions: Iterable[In]) -> list[Out]:
 
 
 def _stat(entry: Mapping[str, Any]) -> Stat:
-    return Stat(int(entry["size"]), str(next(entry[key] for key in TAGS if key in entry)), _written(entry))
+    tags = (entry[key] for key in TAGS if key in entry)
+    return Stat(int(entry["size"]), str(next(tags, _written(entry))), _written(entry))
 
 
 def _written(entry: Mapping[str, Any]) -> float:

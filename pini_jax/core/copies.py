@@ -94,7 +94,8 @@ def _copy(place: Bucket, key: str, stat: Stat) -> Path:
     partial = copy.with_name(f"{name}.{uuid.uuid4().hex}")
     try:
         place.get(key, partial)
-        if partial.stat().st_size != stat.size or place.stat(key) != stat:
+        now = place.stat(key)
+        if now is None or now[:2] != stat[:2] or partial.stat().st_size != stat.size:
             raise InputError(f"{place.url}/{key} was changed while it was copied: run the same command again")
         os.replace(partial, copy)
     except FileNotFoundError:
