@@ -42,14 +42,19 @@ class State(NamedTuple):
 
     Attributes:
         files: {name: hash} of all files.
-        published: names that readers find under the files' own names.
+        published: {name: hash} of those that readers find under the files' own names.
     """
 
     files: Mapping[str, str]
-    published: frozenset[str] = frozenset()
+    published: Mapping[str, str]
+
+    @property
+    def is_published(self) -> bool:
+        """Whether readers find all that is of use to them."""
+        return self.published == {name: self.files[name] for name in of_readers(self.files)}
 
 
-EMPTY = State({})
+EMPTY = State({}, {})
 
 
 class Mirror:
@@ -60,8 +65,8 @@ class Mirror:
         Args:
             place: where nobody else writes.
             folder: of this machine; nothing writes into it during a push.
-            state: what was pulled into the folder, from where another writer was; nothing is written before
-                something is new.
+            state: what was pulled into the folder, from where another writer was; where all of it is published,
+                nothing is written before something is new.
         """
         self._place, self._folder, self._state = place, folder, state
         self._known: dict[str, Known] = {}
@@ -80,7 +85,7 @@ class Mirror:
         found = {name: own for name, own in zip(names, at_once(self._read, names), strict=True) if own}
         self._known = {name: known for name, (known, _) in found.items()}
         files = {name: known.sha256 for name, known in self._known.items()}
-        if files == self._state.files:
+        if files == self._state.files and (self._stored or self._state.is_published):
             return False
         if missing := set(files.values()) - self._stored:
             contents = {
@@ -104,12 +109,11 @@ class Mirror:
         """
         names = of_readers(self._state.files)
         publish(target, self._folder, names, holds)
-        target.delete(self._state.published - set(names))
-        self._write(State(self._state.files, frozenset(names)))
+        target.delete(self._state.published.keys() - set(names))
+        self._write(State(self._state.files, {name: self._state.files[name] for name in names}))
 
     def _write(self, state: State) -> None:
-        content = {"files": state.files, "published": sorted(state.published)}
-        self._place.put(MANIFEST, json.dumps(content).encode())
+        self._place.put(MANIFEST, json.dumps(state._asdict()).encode())
         self._state = state
 
     def _read(self, name: str) -> tuple[Known, bytes] | None:
@@ -178,8 +182,10 @@ def _manifest(place: Bucket) -> State | None:
         return None
     try:
         said = json.loads(content)
-        files = {check_key(name): str(sha256) for name, sha256 in said["files"].items()}
-        return State(files, frozenset(map(check_key, said["published"])))
+        files, published = (
+            {check_key(name): str(sha256) for name, sha256 in said[key].items()} for key in State._fields
+        )
+        return State(files, published)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f"{place.url}/{MANIFEST} is damaged{OTHER}") from None
 

@@ -11,7 +11,7 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pini_jax.core import mirror, stop
@@ -74,12 +74,14 @@ def _kept(place: Bucket, folder: Path, claims: Claims, claim: Claim, held: Lease
     """Pulls, and pushes after every checkpoint and at every end that leaves something."""
     own = place.below(OWN)
     folder.mkdir(parents=True)
-    keeper = Mirror(own.below(f"{claim.number:03d}"), folder, _pull(place, folder, claim))
+    older = _older(own, claim)
+    keeper = Mirror(own.below(f"{claim.number:03d}"), folder, _pull(place, folder, older))
 
     def push() -> bool:
         held.check()
         if pushed := keeper.push():
-            own.delete(_older(own, claim))
+            own.delete(older)
+            older.clear()
         return pushed
 
     try:
@@ -96,10 +98,10 @@ def _kept(place: Bucket, folder: Path, claims: Claims, claim: Claim, held: Lease
         keeper.publish(place, lambda: claims.holds(claim))
 
 
-def _pull(place: Bucket, folder: Path, claim: Claim) -> State:
+def _pull(place: Bucket, folder: Path, older: Iterable[str]) -> State:
     """What the last one has pushed; or the files themselves, where somebody has copied a folder of runs."""
     own = place.below(OWN)
-    for number in sorted({int(key.partition("/")[0]) for key in _older(own, claim)}, reverse=True):
+    for number in sorted({int(key.partition("/")[0]) for key in older}, reverse=True):
         if state := mirror.pull(own.below(f"{number:03d}"), folder):
             return state
     if not set(BEGUN) & place.times("").keys():

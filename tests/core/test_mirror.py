@@ -97,13 +97,29 @@ def test_the_next_push_deletes_what_nothing_names(place, tmp_path):
 def test_a_state_that_was_pulled_is_not_written_again(place, tmp_path):
     (tmp_path / "one").mkdir()
     write(tmp_path / "one", BEFORE)
-    Mirror(place, tmp_path / "one").push()
+    first = Mirror(place, tmp_path / "one")
+    first.push()
+    assert not mirror.pull(place, tmp_path / "one").is_published
+    first.publish(place.below("target"), lambda: True)
     state = mirror.pull(place, tmp_path / "two")
     another = Mirror(place.below("another"), tmp_path / "two", state)
     assert not another.push() and place.below("another").objects() == {}
     write(tmp_path / "two", AFTER)
     assert another.push() and mirror.pull(place.below("another"), tmp_path / "three")
     assert read(tmp_path / "three") == AFTER
+
+
+def test_what_was_not_published_is_pushed_and_published_by_the_next_one(place, tmp_path):
+    """Killed between the last push and the end of publishing."""
+    (tmp_path / "one").mkdir()
+    write(tmp_path / "one", BEFORE)
+    Mirror(place, tmp_path / "one").push()
+    another = Mirror(place.below("another"), tmp_path / "two", mirror.pull(place, tmp_path / "two"))
+    assert another.push()
+    another.publish(place.below("target"), lambda: True)
+    assert set(place.below("target").objects()) == {"config.json", "metrics.jsonl"}
+    assert mirror.pull(place.below("another"), tmp_path / "three").is_published
+    assert read(tmp_path / "three") == BEFORE and not another.push()
 
 
 def test_hidden_files_and_what_is_being_made_stay(place, tmp_path):
@@ -129,7 +145,7 @@ def test_damage_is_named(place, tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"files": [], "published": []}', b'{"files": {"../a": "0"}, "published": []}']
+    "content", [b"", b"[]", b'{"files": [], "published": {}}', b'{"files": {"../a": "0"}, "published": {}}']
 )
 def test_a_manifest_that_is_none_is_refused(place, tmp_path, content):
     place.put(mirror.MANIFEST, content)
@@ -171,10 +187,10 @@ def test_what_is_no_more_is_not_published_any_longer(place, tmp_path):
     writer.publish(target, lambda: True)
     target.put("notes.txt", b"of somebody")
     state = mirror.pull(place.below("own"), tmp_path / "next")
-    assert state.published == {"failure.json", "config.json"}
+    assert state.published.keys() == {"failure.json", "config.json"} and state.is_published
     write(tmp_path / "next", {"config.json": "{}", "result.json": "{}"})
     another = Mirror(place.below("next"), tmp_path / "next", state)
     another.push()
     another.publish(target, lambda: True)
     assert set(target.objects()) == {"config.json", "result.json", "notes.txt"}
-    assert json.loads(place.read("next/manifest.json"))["published"] == ["config.json", "result.json"]
+    assert json.loads(place.read("next/manifest.json"))["published"].keys() == {"config.json", "result.json"}

@@ -122,14 +122,16 @@ def test_a_failure_is_recorded(url, monkeypatch):
 def test_who_was_asleep_publishes_nothing(url, monkeypatch):
     """It is replaced while it trains; what it has pushed is not read, and what it would publish is not there."""
     whole, training = plan.read_plan(open_store(url)), Training(monkeypatch)
-    asleep = Claims(worker.claims_store(url), 2, "asleep", lease=0.01)
+    asleep = Claims(worker.claims_store(url), 2, "asleep")
     claim = asleep.take()
 
     def replaced(folders):
         training.act = lambda folders: None
-        another = Claims(worker.claims_store(url), 2, "another", lease=0.0, retries=0)
+        another = Claims(worker.claims_store(url), 2, "another", lease=0.001)
+        while (newer := another.take()) is None or newer.unit != claim.unit:
+            pass
         with worker.open_attempts(url, another) as attempts:
-            worker.train_claimed(attempts, whole, another, another.take())
+            worker.train_claimed(attempts, whole, another, newer)
 
     training.act = replaced
     with worker.open_attempts(url, asleep) as attempts:
