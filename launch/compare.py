@@ -151,7 +151,8 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     shots, seeds = sweep.axes(values).values()
     paths.check_address("--workdir", values.workdir)
     with staged(values.workdir) as workdir:
-        print(compare(values, workdir, shots, seeds))
+        table = compare(values, workdir, shots, seeds)
+    print(table)
 
 
 def compare(values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds: Sequence[int]) -> str:
