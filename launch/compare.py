@@ -45,6 +45,7 @@ from pini_jax.noise import sites
 from pini_jax.report import collect as collection
 from pini_jax.report import terminal
 from pini_jax.runs import folder, population
+from pini_jax.runs.staged import staged
 
 BUDGET = 8
 NOISE = {"optim.lr": (1e-3, 4e-3, 1.6e-2)}
@@ -160,8 +161,14 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     logging.getLogger("pini_jax").setLevel(logging.WARNING)  # a line for every contender, and none for its runs
     LOG.setLevel(logging.INFO)
     shots, seeds = sweep.axes(values).values()
-    paths.refuse_scheme("--workdir", values.workdir)
-    workdir = Path(values.workdir)
+    paths.check_address("--workdir", values.workdir)
+    with staged(values.workdir) as workdir:
+        table = compare(values, workdir, shots, seeds)
+    print(table)
+
+
+def compare(values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds: Sequence[int]) -> str:
+    """Trains all contenders, and makes the table."""
     chosen_runs: dict[str, dict] = {}
     contesting = taken(values.methods, contenders(values.config))
     for (name, contender), k in itertools.product(contesting.items(), shots):
@@ -175,7 +182,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
         warn_of_worse(f"{name} with {k} shots", folders)
         chosen_runs |= {str(run.relative_to(workdir)): {"contender": name} for run in folders}
         paths.write_json(workdir / "comparison.json", chosen_runs)
-    print(terminal.comparison(collection.read_runs([workdir])))
+    return terminal.comparison(collection.read_runs([workdir]))
 
 
 COMMAND = command.Command("pini compare", __doc__, define_flags, main, required=("config", "workdir"))

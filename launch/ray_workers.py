@@ -10,14 +10,13 @@ is installed on all of them, as is Ray: `pip install ray`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from pini_jax.core import command, paths
 from pini_jax.core.errors import InputError, last_line
-from pini_jax.core.store import Folder
+from pini_jax.core.store import open_store
 from pini_jax.launch import sweep_run
 from pini_jax.runs import plan, worker
 from pini_jax.runs.worker import Options
@@ -41,12 +40,12 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     Raises:
         InputError: there is no plan; or some runs have failed for good.
     """
-    paths.refuse_scheme("--workdir", values.workdir)
+    paths.check_address("--workdir", values.workdir)
     try:
         import ray
     except ImportError as error:
         raise InputError(f"Ray cannot be imported ({last_line(error)}): pip install ray") from None
-    units = len(plan.read_plan(Folder(Path(values.workdir))).units)
+    units = len(plan.read_plan(open_store(values.workdir)).units)
     count = min(values.workers, units)
     ray.init(address=values.address, log_to_driver=True)
     task = ray.remote(max_retries=LOSSES, max_calls=1, num_gpus=values.gpus, num_cpus=values.cpus)(work)
@@ -63,7 +62,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
 def work(workdir: str, options: Options) -> str:
     """A worker on a machine of the cluster; what it says of runs that failed, which Ray is not to try again."""
     try:
-        worker.work(Path(workdir), options)
+        worker.work(workdir, options)
     except InputError as error:
         return str(error)
     return ""

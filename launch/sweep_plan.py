@@ -17,7 +17,7 @@ from absl import flags
 
 from pini_jax.core import command, config_file, paths
 from pini_jax.core.errors import InputError
-from pini_jax.core.store import Folder
+from pini_jax.core.store import open_store
 from pini_jax.core.wording import listed
 from pini_jax.runs import plan as plans
 
@@ -25,7 +25,7 @@ from pini_jax.runs import plan as plans
 def define_flags(values: flags.FlagValues) -> None:
     """The config, where the plan goes, and how it is cut."""
     config_file.define_flag(values)
-    flags.DEFINE_string("workdir", None, "Folder of the runs' folders.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the runs' folders, here or in a bucket.", flag_values=values)
     text = "Runs at most that one worker trains side by side, with the towers loaded once."
     flags.DEFINE_integer("together", plans.TOGETHER, text, lower_bound=1, flag_values=values)
 
@@ -37,23 +37,24 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
         for line in plans.lines(plan):
             print(line)
         return
-    paths.refuse_scheme("--workdir", values.workdir)
-    write(plan, Path(values.workdir))
+    paths.check_address("--workdir", values.workdir)
+    write(plan, values.workdir)
     print(f"{len(plan.runs)} runs in {len(plan.units)} units: pini sweep run --workdir={values.workdir}")
 
 
-def write(plan: plans.Plan, workdir: Path) -> None:
+def write(plan: plans.Plan, workdir: str | Path) -> None:
     """Writes the plan into a folder where no other command has begun one of its runs.
 
     Raises:
         InputError: one has, or there is another plan.
     """
-    there = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
+    store = open_store(workdir)
+    there = store.names()
     if (begun := there & {run.name for run in plan.runs}) and plans.FILE not in there:
         raise InputError(
             f"{workdir} holds runs that another command began ({listed(sorted(begun))}): choose another"
         )
-    plans.write_plan(plan, Folder(workdir))
+    plans.write_plan(plan, store)
 
 
 COMMAND = command.Command("pini sweep plan", __doc__, define_flags, main, required=("config",))

@@ -19,7 +19,6 @@ if __name__ == "__main__":
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -34,7 +33,9 @@ MODULE = "pini_jax.launch.sweep_run"
 
 def define_flags(values: flags.FlagValues) -> None:
     """Where the sweep is, and how this worker works."""
-    flags.DEFINE_string("workdir", None, "Folder that pini sweep plan has written.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "Folder or bucket that pini sweep plan has written to.", flag_values=values
+    )
     text = "This worker's number, from 0, and how many there are: where it begins, so that few try the same."
     flags.DEFINE_string("worker", None, text, flag_values=values)
     flags.register_validator("worker", _is_share, "must be such as 0/8", flag_values=values)
@@ -62,7 +63,7 @@ def _is_share(word: str | None) -> bool:
 
 def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Works until there is nothing left."""
-    paths.refuse_scheme("--workdir", values.workdir)
+    paths.check_address("--workdir", values.workdir)
     if values.workers > 1:
         rules = [f"--{name}={values[name].value}" for name in ("workdir", "lease", "retries", "wait")]
         rules.append(f"--writers={','.join(values.writers)}")
@@ -72,7 +73,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
         number, count = map(int, values.worker.split("/"))
         first = number / count
     with writers.writing_to(values.writers):
-        worker.work(Path(values.workdir), Options(first, values.lease, values.retries, values.wait))
+        worker.work(values.workdir, Options(first, values.lease, values.retries, values.wait))
 
 
 COMMAND = command.Command("pini sweep run", __doc__, define_flags, main, required=("workdir",))

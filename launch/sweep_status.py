@@ -19,7 +19,7 @@ from absl import flags
 
 from pini_jax.core import command, paths
 from pini_jax.core.errors import UsageError
-from pini_jax.core.store import Folder
+from pini_jax.core.store import open_store
 from pini_jax.core.wording import MOST
 from pini_jax.launch import sweep_run
 from pini_jax.runs import plan, progress, worker
@@ -40,13 +40,14 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     """Shows it once, or until nothing is left."""
     if len(folders) > 1:
         raise UsageError("name one FOLDER")
-    paths.refuse_scheme("FOLDER", folders[0])
-    workdir = Path(folders[0])
-    whole, store = plan.read_plan(Folder(workdir)), worker.claims_store(workdir)
+    paths.check_address("FOLDER", folders[0])
+    workdir = folders[0].rstrip("/")
+    whole, store = plan.read_plan(open_store(workdir)), worker.claims_store(workdir)
     while True:
         now = progress.read_progress(whole, store, values.lease, values.retries)
         print(
-            json.dumps(progress.as_dict(now)) if values.json else "\n".join(table(now, workdir.name)), flush=True
+            json.dumps(progress.as_dict(now)) if values.json else "\n".join(table(now, Path(workdir).name)),
+            flush=True,
         )
         if not values.watch or now.finished + len(now.failed) == now.runs:
             return

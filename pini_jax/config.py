@@ -19,7 +19,7 @@ from pini_jax import plugins
 from pini_jax.core import options
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.core.options import at_least, one_of, option
-from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.paths import check_address
 from pini_jax.data import templates
 from pini_jax.data.datasets import sources
 from pini_jax.data.transforms import Augment
@@ -228,7 +228,9 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     if problems := problems or [*options.broken_rules(config)]:
         raise InputError("config: " + "; ".join(problems))
     for key in ("data_dir", "clip", "tokenizer", "dataset"):
-        refuse_scheme(key, getattr(config, key))
+        check_address(key, getattr(config, key))
+    for dataset in config.transfer:
+        check_address("transfer", dataset)
     plugins.load_plugins(config.plugins)
     for dataset in (config.dataset, *config.transfer):
         sources.kind_of(dataset)

@@ -25,7 +25,7 @@ from pini_jax import config as configs
 from pini_jax.config import Config
 from pini_jax.core import command, mesh
 from pini_jax.core.errors import InputError, UsageError
-from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.paths import refuse_bucket
 from pini_jax.data.datasets import packs, sources
 from pini_jax.task import frozen as frozen_halves
 from pini_jax.task import run
@@ -46,7 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Writes the pack, and says what is in it."""
     output = Path(values.output)
-    refuse_scheme("--output", values.output)
+    refuse_bucket("--output", values.output)
     if output.suffix != ".npz":
         raise InputError(f"--output={output}: a pack's name must end in .npz")
     if len(arguments) > 1:

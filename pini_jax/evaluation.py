@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from pini_jax.core import command
-from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.paths import check_address, refuse_bucket
 from pini_jax.evaluate import rejection
 from pini_jax.runs import evaluation
 
@@ -37,8 +37,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Prints a table of metrics, and one of rejection."""
-    for name in ("workdir", "dataset", "clip"):
-        refuse_scheme(f"--{name}", getattr(values, name))
+    refuse_bucket("--workdir", values.workdir)
+    for name in ("dataset", "clip"):
+        check_address(f"--{name}", getattr(values, name))
     place, found = evaluation.evaluate(Path(values.workdir), values.dataset, values.clip)
     print(f"{found['images']} images, {found['unknown']} of them of classes that the run does not know")
     if "test" in found:

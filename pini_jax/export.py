@@ -18,7 +18,7 @@ from absl import flags
 
 from pini_jax.core import command
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.paths import check_address, refuse_bucket
 from pini_jax.evaluate.prediction import MODES
 from pini_jax.use import export
 
@@ -37,8 +37,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Writes the file, and says how large it is."""
-    for name in ("workdir", "output", "clip"):
-        refuse_scheme(f"--{name}", getattr(values, name))
+    for name in ("workdir", "clip"):
+        check_address(f"--{name}", getattr(values, name))
+    refuse_bucket("--output", values.output)
     if values.mode != "mean":
         raise InputError(f"--mode={values.mode} draws anew for every image, which no file can: leave it out")
     output = Path(values.output)

@@ -16,15 +16,15 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import jax
 from absl import flags
 
 from pini_jax.core import command, config_file, processes
-from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.paths import check_address, refuse_bucket
 from pini_jax.report import terminal
 from pini_jax.runs import population
+from pini_jax.runs.staged import staged
 from pini_jax.train import profile, writers
 from pini_jax.train.loop import unwatched
 
@@ -32,7 +32,9 @@ from pini_jax.train.loop import unwatched
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of whatever trains one config."""
     config_file.define_flag(values)
-    flags.DEFINE_string("workdir", None, "Folder of the run, or of the runs' folders.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run, or of the runs' folders, here or in a bucket.", flag_values=values
+    )
     text = "Whether this is one of several processes of one job."
     flags.DEFINE_bool("distributed", False, text, flag_values=values)
     text = f"Where numbers go besides metrics.jsonl: {', '.join(writers.WRITERS)}."
@@ -43,12 +45,13 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Flags -> config -> runs."""
-    refuse_scheme("--workdir", values.workdir)
+    check_address("--workdir", values.workdir)
+    if values.distributed:
+        refuse_bucket("--workdir", values.workdir)  # Orbax's processes write into one folder together
     members = population.members(values.config)
     if values.distributed:
         processes.join()
-    workdir = Path(values.workdir)
-    with writers.writing_to(values.writers), ExitStack() as stack:
+    with staged(values.workdir) as workdir, writers.writing_to(values.writers), ExitStack() as stack:
         watch = stack.enter_context(profile.traced(workdir / "profile")) if values.profile else unwatched
         results = population.train_population(members, workdir, watch)
     if jax.process_index():

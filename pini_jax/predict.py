@@ -31,7 +31,7 @@ from absl import flags
 
 from pini_jax.core import command, progress, stop
 from pini_jax.core.errors import InputError, UsageError
-from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.paths import check_address, refuse_bucket
 from pini_jax.core.wording import MOST, listed
 from pini_jax.data.datasets.records import Record
 from pini_jax.evaluate import prediction
@@ -57,8 +57,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, images: Sequence[str]) -> None:
     """A row for every image, printed or written."""
-    for name, value in (("--workdir", values.workdir), ("--clip", values.clip), ("--output", values.output)):
-        refuse_scheme(name, value)
+    for name, value in (("--workdir", values.workdir), ("--clip", values.clip)):
+        check_address(name, value)
+    for name, value in (("--output", values.output), *(("INPUT", image) for image in images)):
+        refuse_bucket(name, value)
     number, of = parse_shard(values.shard)
     output = Path(values.output) if values.output else None
     if output:

@@ -18,7 +18,7 @@ from absl import flags
 from pini_jax.core import command, hub_client
 from pini_jax.core.errors import UsageError
 from pini_jax.core.hub_client import HubName
-from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.paths import check_address
 from pini_jax.runs import folder, injector
 from pini_jax.use import card
 
@@ -33,7 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, names: Sequence[str]) -> None:
     """Pushes, and says where to."""
-    refuse_scheme("--workdir", values.workdir)
+    check_address("--workdir", values.workdir)
     name = hub_client.parse_id(names[0])
     if len(names) > 1 or name is None or name.revision:
         raise UsageError(f"{' '.join(names)}: name one repository of the hub, as owner/name")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from pini_jax.core import command, extras
-from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.paths import check_address
 from pini_jax.evaluate import prediction
 from pini_jax.use import classifier
 
@@ -47,7 +47,7 @@ def main(values: flags.FlagValues, _: Sequence[str]) -> None:
     from pini_jax.serving.refusal import Limits
 
     for name, value in (("--workdir", values.workdir), ("--clip", values.clip)):
-        refuse_scheme(name, value)
+        check_address(name, value)
     limits = Limits(values.bytes, values.pixels, values.queue, values.seconds)
     with socket.create_server((values.host, values.port), backlog=server.CONNECTIONS) as address:
         made = app.make_app(classifier.load_classifier(values.workdir, values.clip), values.mode, limits)

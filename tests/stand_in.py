@@ -3,11 +3,11 @@
 import json
 import os
 import time
-from pathlib import Path
 
 from pini_jax.core import stop
 from pini_jax.runs import experiment, worker
 from pini_jax.runs.worker import Options
+from pini_jax.train import loop
 
 STEPS = 20
 
@@ -26,15 +26,18 @@ def train_together(folders, watch):
             steps.append(len(steps) ** 2)
             (run / "new").write_text(json.dumps(steps))
             os.replace(run / "new", checkpoint)
+            if len(steps) % 5 == 0:
+                loop._after_saving.get()()
             watch(i * STEPS + len(steps), len(folders) * STEPS)
         (run / "result.json").write_text(json.dumps({"steps": steps}))
 
 
-def work(workdir, lease):
+def work(workdir, lease, environment=()):
     """In a process of its own."""
+    os.environ.update(environment)
     stop.listen()
     experiment.train_together = train_together
     try:
-        worker.work(Path(workdir), Options(lease=lease))
+        worker.work(workdir, Options(lease=lease))
     except stop.Stopped:
         os._exit(stop.STATUS)

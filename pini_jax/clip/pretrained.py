@@ -20,9 +20,9 @@ from pini_jax.clip.checkpoints import hub, hugging_face, open_clip, weights
 from pini_jax.clip.checkpoints import tensors as tensor_files
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.clip.resnet import ResNetTower
-from pini_jax.core import files
+from pini_jax.core import copies, files
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import refuse_scheme
+from pini_jax.core.paths import check_address
 from pini_jax.core.shapes import Parameters
 from pini_jax.core.wording import plain, quoted
 
@@ -87,13 +87,13 @@ def load_clip(
         InputError: there is no such checkpoint, or it is no CLIP, or its tensors do not fit, or the mesh cannot
             split its towers.
     """
-    refuse_scheme("tokenizer", tokenizer_source)
+    check_address("tokenizer", tokenizer_source)
     path, pinned = hub.locate(source, tokenizer=not tokenizer_source)
     folder, weight_files = (path, tensor_files.files_of(path)) if path.is_dir() else (path.parent, [path])
     tensors = tensor_files.index(weight_files)
     sizes, scheme, preprocessing = _recognise(folder, {key: x.shape for key, x in tensors.items()})
     theta: Parameters = weights.load_weights(scheme, sizes, tensors, dtype, name=source, mesh=mesh)
-    words = tokenizer.load_tokenizer(Path(tokenizer_source).expanduser() if tokenizer_source else folder)
+    words = tokenizer.load_tokenizer(copies.local(tokenizer_source) if tokenizer_source else folder)
     if (known := words.vocab_size) > sizes.text.vocab_size:
         raise InputError(
             f"the tokenizer knows {known} tokens, but {source} was trained on {sizes.text.vocab_size}"

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 
-from pini_jax.core import files
+from pini_jax.core import bucket, files
 from pini_jax.core.errors import InputError
 
 OWN = 1 << 28  # bytes of a file that a run has written
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 ASSETS = Path(__file__).parent.parent / "assets"  # what ships in the package
 
 
@@ -23,19 +24,34 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "pini_jax"
 
 
-def refuse_scheme(setting: str, value: str) -> None:
-    """Refuses a path of another store, as in `gs://bucket/run`, which Python would take for a folder `gs:` here.
+def check_address(setting: str, value: str) -> None:
+    """Refuses what is neither a path of this machine nor in a bucket of a known kind.
 
     Args:
-        setting: what the path was given for: the name of a flag or a key of the config.
-        value: as the user wrote it; what stands before the path, as in `folder:PATH`, is passed over.
+        setting: what it was given for: the name of a flag or a key of the config.
+        value: as the user wrote it; what stands before the address, as in `folder:PATH`, is passed over.
 
     Raises:
-        InputError: somewhere in it is a `scheme://`.
+        InputError: it is another `scheme://`, or names no bucket.
     """
-    if scheme := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
-        remedy = "leave the file:// out" if scheme[0].lower() == "file://" else "mount it, or copy it to a disk"
-        raise InputError(f"{setting}={value!r}: only paths of this machine are read and written; {remedy}")
+    if not (found := SCHEME.search(value)):
+        return
+    if found[1] not in bucket.PACKAGES:
+        remedy = "leave the file:// out" if found[1].lower() == "file" else "copy it to one of these"
+        raise InputError(f"{setting}={value!r}: only paths of this machine, gs:// and s3:// are known; {remedy}")
+    if value[found.end() :].strip("/") == "" or value[found.end()] == "/":
+        raise InputError(f"{setting}={value!r} names no bucket: it must be such as {found[0]}bucket/folder")
+
+
+def refuse_bucket(setting: str, value: str) -> None:
+    """Refuses all but a path of this machine, where nothing else is of use.
+
+    Raises:
+        InputError: it is an address `scheme://`.
+    """
+    check_address(setting, value)
+    if SCHEME.search(value):
+        raise InputError(f"{setting}={value!r} must be a path of this machine")
 
 
 def write_file(path: Path, content: str | bytes) -> None:

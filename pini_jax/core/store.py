@@ -1,4 +1,4 @@
-"""Where workers that share nothing else meet: small objects under keys, in a folder that all of them see.
+"""Where workers that share nothing else meet: small objects under keys, in a folder or bucket that all see.
 
 Four requests are all there is: create if absent, write, read, list. A key is a path such as `claims/0001/a.claim`.
 """
@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from pini_jax.core.bucket import Bucket, is_url, open_bucket
 from pini_jax.core.errors import InputError
 
 
@@ -18,7 +19,10 @@ class Store(Protocol):
     """Objects under keys; each is whole or not there, and times are by the clock of the store alone."""
 
     def create(self, key: str, content: bytes) -> bool:
-        """Writes an object if there is none of that key; of several that try, one is told yes."""
+        """Writes an object if there is none of that key; of several that try, one is told yes.
+
+        Where the same content is there already the answer may be yes as well.
+        """
 
     def write(self, key: str, content: bytes) -> float:
         """Writes an object, and returns when, in seconds."""
@@ -28,6 +32,15 @@ class Store(Protocol):
 
     def times(self, folder: str) -> dict[str, float]:
         """{name: when it was last written, in seconds} of the objects right in a folder."""
+
+
+def open_store(place: str | Path) -> Folder | Bucket:
+    """What a folder of this machine or of a bucket holds.
+
+    Raises:
+        InputError: the packages that open such a bucket are not installed.
+    """
+    return open_bucket(str(place)) if is_url(str(place)) else Folder(Path(place))
 
 
 class Folder(NamedTuple):
@@ -66,6 +79,10 @@ class Folder(NamedTuple):
         with contextlib.suppress(FileNotFoundError):
             return (self.root / key).read_bytes()
         return None
+
+    def names(self) -> set[str]:
+        """Of the folders and files right in it."""
+        return set(os.listdir(self.root)) if self.root.is_dir() else set()
 
     def times(self, folder: str) -> dict[str, float]:
         """Those of files, but for what is not whole yet."""

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from absl import flags
 
-from pini_jax.core import command, extras, paths
-from pini_jax.core.errors import InputError
+from pini_jax.core import command, copies, extras, paths
+from pini_jax.core.bucket import is_url
+from pini_jax.core.errors import InputError, UsageError
 from pini_jax.report import collect
 from pini_jax.report.unfinished import unfinished_runs
 
@@ -34,8 +35,11 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     from pini_jax.report import many_runs, one_run, page  # pandas, matplotlib: only what reports waits for them
 
     for folder in folders:
-        paths.refuse_scheme("FOLDER", folder)
-    tops = [Path(folder) for folder in folders]
+        paths.check_address("FOLDER", folder)
+    if is_url(folders[0]) and not values.output:
+        raise UsageError("--output=FOLDER must be given where runs are in a bucket")
+    paths.refuse_bucket("--output", values.output)
+    tops = [readable(folder) for folder in folders]
     collected, unfinished = collect.collect(tops), unfinished_runs(tops)
     if not collected.entries and not unfinished:
         raise InputError(f"there is no run in {', '.join(folders)}: a run writes config.json first")
@@ -49,6 +53,13 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     paths.write_file(output / "report.html", page.render(whole))
     print(markdown)
     print(f"{output / 'report.html'}: {whole.lead}")
+
+
+def readable(folder: str) -> Path:
+    """The folder itself, or a copy of what a report reads of one in a bucket."""
+    if not is_url(folder):
+        return Path(folder)
+    return copies.fetch_copy(folder, lambda key: not key.startswith(".") and "checkpoints/" not in key)
 
 
 COMMAND = command.Command("pini report", __doc__, define_flags, main, argument="FOLDER")

@@ -19,9 +19,12 @@ so that one listing answers for a hundred units.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -224,6 +227,11 @@ class Claims:
     def end(self, claim: Claim, how: str, content: Mapping[str, Any]) -> None:
         """Says how it ended: `finished`, `failed` or `stopped`."""
         self.store.create(claim.key(how), self._said(content))
+
+
+def worker_name() -> str:
+    """A name that no other worker has, which says where this one is."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
 def parse_object(store: Store, key: str) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from pini_jax import config as configs
 from pini_jax import plugins
 from pini_jax.config import Config
-from pini_jax.core import hub_client, paths
+from pini_jax.core import copies, hub_client, paths
+from pini_jax.core.bucket import is_url
 from pini_jax.core.errors import InputError
 from pini_jax.evaluate import doubt
 from pini_jax.evaluate.doubt import Doubt
@@ -104,7 +105,8 @@ def load_run(run: str | Path) -> Exported:
     """What a run exported.
 
     Args:
-        run: its folder, its injector.safetensors, or `hub:owner/name` of what was pushed, or with `@revision`.
+        run: its folder, of this machine or of a bucket; its injector.safetensors; or `hub:owner/name` of what was
+            pushed, or with `@revision`.
 
     Raises:
         InputError: there is none, or as in `load_injector`.
@@ -114,7 +116,7 @@ def load_run(run: str | Path) -> Exported:
         if name is None:
             raise InputError(f"{run}: name a repository of the hub as {HUB}owner/name or {HUB}owner/name@revision")
         return load_injector(hub_client.fetch_file(name, FILE))
-    path = Path(run)
+    path = copies.fetch_copy(str(run), lambda key: key == FILE) if is_url(str(run)) else Path(run)
     return load_injector(path / FILE if path.is_dir() else path)
 
 

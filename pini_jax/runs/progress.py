@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
+from pini_jax.core.bucket import at_once
 from pini_jax.core.store import Store
 from pini_jax.runs import claims
 from pini_jax.runs.claims import LEASE, RETRIES, Claim, Standing
 from pini_jax.runs.plan import Plan
-
-AT_ONCE = 32  # requests under way: a bucket takes 50 ms for each
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class Running(NamedTuple):
@@ -53,7 +49,7 @@ def read_progress(plan: Plan, store: Store, lease: float = LEASE, retries: int =
     What was written last tells the time: no clock but the store's.
     """
     shards = [claims.shard_key(shard) for shard in range(claims.num_shards(len(plan.units)))]
-    listed = _at_once(store.times, shards)
+    listed = at_once(store.times, shards)
     known = {unit: own for times in listed for unit, own in claims.standings(times).items()}
     ends = sorted(
         (written, int(name.partition(".")[0]))
@@ -77,14 +73,9 @@ def read_progress(plan: Plan, store: Store, lease: float = LEASE, retries: int =
         finished=done,
         waiting=len(plan.runs) - done - len(reasons) - sum(len(plan.units[unit]) for unit in running),
         failed=reasons,
-        running=_at_once(lambda unit: _running(store, unit, known[unit]), running),
+        running=at_once(lambda unit: _running(store, unit, known[unit]), running),
         seconds_left=_seconds_left(plan, {*finished, *failed}, ends),
     )
-
-
-def _at_once(ask: Callable[[In], Out], questions: Iterable[In]) -> list[Out]:
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(ask, questions))
 
 
 def _running(store: Store, unit: int, standing: Standing) -> Running:
@@ -98,7 +89,7 @@ def _reasons(store: Store, plan: Plan, failed: Mapping[int, Standing]) -> dict[s
     """Why runs have no result; those of a unit that only lost its workers are lost with it."""
     keys = [Claim(unit, standing.number).key("failed") for unit, standing in failed.items()]
     found: dict[str, str] = {}
-    for unit, said in zip(failed, _at_once(lambda key: claims.parse_object(store, key), keys), strict=True):
+    for unit, said in zip(failed, at_once(lambda key: claims.parse_object(store, key), keys), strict=True):
         lost = "its workers were lost again and again before the first step: killed, or out of memory"
         found |= said.get("failed") or {run.name: lost for run in plan.units[unit]}
     return found

@@ -1,39 +1,34 @@
 """A worker of a sweep: claims a unit of its plan, trains it, publishes what it has, and claims the next.
 
 A worker trains in a folder of its own claim, `.sweep/attempts/UNIT.CLAIM/`, and goes on from the checkpoints of
-the claim before. A finished run is published by renaming its folder, which succeeds once; only the newest claim's
-holder tries. So a worker that was stopped and wakes up later overwrites nothing.
+the claim before. A finished run is published at once, as `runs.attempts` says, and only the newest claim's holder
+tries. So a worker that was stopped and wakes up later overwrites nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
-import socket
-import threading
+import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from pini_jax.config import Config
 from pini_jax.core import paths, stop
+from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError, last_line
-from pini_jax.core.store import Folder, Store
+from pini_jax.core.store import Store, open_store
 from pini_jax.runs import experiment
-from pini_jax.runs.claims import LEASE, LOOKS, RENEWALS, RETRIES, Claim, Claims
+from pini_jax.runs.attempts import OWN, Attempts, InBucket, OnDisk
+from pini_jax.runs.claims import LEASE, LOOKS, RETRIES, Claim, Claims, worker_name
+from pini_jax.runs.lease import Lease, Lost
 from pini_jax.runs.plan import Plan, read_plan
+from pini_jax.train.loop import after_saving
 
-OWN = ".sweep"  # the folder of claims and attempts in the workdir
 PAUSES = (1.0, 30.0)  # seconds that an idle worker waits, first and at most
 LOG = logging.getLogger(__name__)
-
-
-class Lost(Exception):
-    """Somebody else has the newest claim on this unit."""
 
 
 class Options(NamedTuple):
@@ -51,32 +46,46 @@ class Options(NamedTuple):
     wait: bool = True
 
 
-def claims_store(workdir: Path) -> Store:
+def claims_store(workdir: str | Path) -> Store:
     """Where the claims of a sweep are."""
-    return Folder(workdir / OWN)
+    return open_store(f"{workdir}/{OWN}")
 
 
-def work(workdir: Path, options: Options) -> None:
+def work(workdir: str | Path, options: Options) -> None:
     """Takes units until there is none left to take.
+
+    Args:
+        workdir: of the sweep, on this machine or in a bucket.
 
     Raises:
         InputError: there is no plan; or some runs of this worker have failed for good.
+        OSError: the store gives no answer.
         Stopped: somebody asked for it; what was being trained is saved, and its claim is given back.
     """
-    plan = read_plan(Folder(workdir))
-    worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    plan = read_plan(open_store(workdir))
     claims = Claims(
-        *(claims_store(workdir), len(plan.units), worker),
+        *(claims_store(workdir), len(plan.units), worker_name()),
         first=options.first,
         lease=options.lease,
         retries=options.retries,
     )
     failed: dict[str, str] = {}
-    for claim in _taken(claims, options.wait):
-        failed |= train_claimed(workdir, plan, claims, claim)
+    with open_attempts(workdir, claims) as attempts:
+        for claim in _taken(claims, options.wait):
+            failed |= train_claimed(attempts, plan, claims, claim)
     if failed:
         shown = "; ".join(dict.fromkeys(failed.values()))
         raise InputError(f"{len(failed)} runs have no result, as pini sweep status says: {shown}")
+
+
+@contextlib.contextmanager
+def open_attempts(workdir: str | Path, claims: Claims) -> Iterator[Attempts]:
+    """Where a worker trains."""
+    if not is_url(str(workdir)):
+        yield OnDisk(Path(workdir))
+        return
+    with tempfile.TemporaryDirectory(prefix="pini_jax-", ignore_cleanup_errors=True) as folder:
+        yield InBucket(open_bucket(str(workdir)), Path(folder), claims)
 
 
 def _taken(claims: Claims, wait: bool) -> Iterator[Claim]:
@@ -105,18 +114,19 @@ def _sleep(seconds: float) -> None:
 # ------------------------------------------------------------------------------------------------ one unit
 
 
-def train_claimed(workdir: Path, plan: Plan, claims: Claims, claim: Claim) -> dict[str, str]:
+def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) -> dict[str, str]:
     """Trains the runs of a unit, publishes those that finish, and says how the claim ended: why others failed."""
-    attempt = _attempt(workdir, claim)
     LOG.info("unit %d of %d, claim %d", claim.unit + 1, len(plan.units), claim.number)
     try:
         with Lease(claims, claim) as lease:
             configs = plan.configs(claim.unit)
-            restore(workdir, claim, configs)
-            reasons = _train(attempt, configs, lease)
+            attempt = attempts.prepare(claim, configs)
+            with after_saving(lambda: _save(attempts, lease)):
+                reasons = _train(attempt, configs, lease)
+            _save(attempts, lease)
         if not claims.holds(claim):
             raise Lost
-        reasons |= publish(workdir, attempt, configs)
+        reasons |= attempts.publish(claim, configs)
     except Lost:
         LOG.warning("unit %d was taken over by another worker, and is left to it", claim.unit + 1)
         return {}
@@ -125,32 +135,22 @@ def train_claimed(workdir: Path, plan: Plan, claims: Claims, claim: Claim) -> di
         raise
     except Exception as error:  # whatever happened to this unit stops no other
         names = [run.name for run in plan.units[claim.unit]]
-        reasons = {name: _reason(error) for name in names if not _is_published(workdir, name)}
+        reasons = {name: _reason(error) for name in names if not attempts.is_published(name)}
     claims.end(claim, "failed" if reasons else "finished", {"failed": reasons})
     if not reasons:
-        for number in range(1, claim.number + 1):
-            shutil.rmtree(_attempt(workdir, Claim(claim.unit, number)), ignore_errors=True)
+        attempts.discard(claim)
     return reasons
 
 
-def _attempt(workdir: Path, claim: Claim) -> Path:
-    return workdir / OWN / "attempts" / f"{claim.unit:06d}.{claim.number:03d}"
+def _save(attempts: Attempts, lease: Lease) -> None:
+    """Keeps what there is, unless it is another one's by now."""
+    lease.check()
+    attempts.save()
 
 
 def _reason(error: Exception) -> str:
     text = last_line(error)
     return text if isinstance(error, (InputError, OSError)) else f"{type(error).__name__}: {text}"
-
-
-def restore(workdir: Path, claim: Claim, configs: Mapping[str, Config]) -> None:
-    """Copies published runs into the attempt's folder, and of the others what the attempt before has left."""
-    earlier = (_attempt(workdir, Claim(claim.unit, number)) for number in range(claim.number - 1, 0, -1))
-    before = next((folder for folder in earlier if folder.exists()), None)
-    for name in configs:
-        source = workdir / name if (workdir / name).exists() or before is None else before / name
-        # What a worker that still lives deletes meanwhile is missed: the step before it is taken.
-        with contextlib.suppress(FileNotFoundError, shutil.Error):
-            shutil.copytree(source, _attempt(workdir, claim) / name, ignore=shutil.ignore_patterns(".*"))
 
 
 def _train(attempt: Path, configs: Mapping[str, Config], lease: Lease) -> dict[str, str]:
@@ -171,66 +171,3 @@ def _failure(folder: Path) -> str:
     """What the run says itself; nothing if it does not."""
     file = folder / "failure.json"
     return str(paths.read_object(file)["reason"]).replace(f"{folder.parent}/", "") if file.exists() else ""
-
-
-def publish(workdir: Path, attempt: Path, names: Mapping[str, Config]) -> dict[str, str]:
-    """Puts finished runs where they belong, unless they are there; {name: why} of those where it cannot."""
-    reasons = {}
-    for name in names:
-        if (attempt / name / "result.json").exists() and not _is_published(workdir, name):
-            for mark in (".lock", ".holder"):
-                (attempt / name / mark).unlink(missing_ok=True)
-            try:
-                os.rename(attempt / name, workdir / name)
-            except OSError as error:
-                if not _is_published(workdir, name):
-                    reasons[name] = f"it is trained, and cannot be put into its folder ({error.strerror})"
-    return reasons
-
-
-def _is_published(workdir: Path, name: str) -> bool:
-    return (workdir / name / "result.json").exists()
-
-
-class Lease:
-    """Renews a claim in a thread of its own, and says in it how far the unit is."""
-
-    def __init__(self, claims: Claims, claim: Claim):
-        self._claims, self._claim = claims, claim
-        self._over, self._lost = threading.Event(), False
-        self._progress: dict[str, float] = {}
-        self._begun: tuple[float, int] | None = None
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-
-    def __enter__(self) -> Lease:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def report(self, done: int, total: int) -> None:
-        """As a `Watch`: notes how far the runs are.
-
-        Raises:
-            Lost: another worker has taken the unit over.
-        """
-        if self._lost:
-            raise Lost
-        now = time.monotonic()
-        begun, start = self._begun = self._begun or (now, done - 1)
-        rate = (done - start) / (now - begun) if now > begun else 0.0
-        self._progress = {"start": start, "step": done, "steps": total, "rate": rate}
-
-    def _renew(self) -> None:
-        renewed = time.monotonic()
-        while not self._over.wait(self._claims.lease / RENEWALS):
-            try:
-                if time.monotonic() - renewed > self._claims.lease and not self._claims.holds(self._claim):
-                    self._lost = True
-                    return
-                self._claims.renew(self._claim, self._progress)
-                renewed = time.monotonic()
-            except OSError as error:
-                LOG.warning("the claim could not be renewed (%s)", last_line(error))

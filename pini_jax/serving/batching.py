@@ -95,7 +95,7 @@ class Batching:
     async def _decode(self) -> None:
         while True:
             share = [await self._arrived.get()]
-            share += take(self._arrived, min(self._arrived.qsize() // THREADS, SHARE - 1))
+            share += take_batch(self._arrived, min(self._arrived.qsize() // THREADS, SHARE - 1))
             wanted = [one for one in share if not one.answer.done()]
             found = await self._work(self._readers, wanted, self._read_all, [one.photo for one in wanted])
             for one, pixels in zip(wanted, found, strict=False):
@@ -112,7 +112,7 @@ class Batching:
             batch = [await self._decoded.get()]
             if self._decoded.qsize() < BATCH_SIZES[-1] - 1:
                 await asyncio.sleep(WAIT)
-            batch += take(self._decoded, full_size(1 + self._decoded.qsize()) - 1)
+            batch += take_batch(self._decoded, full_size(1 + self._decoded.qsize()) - 1)
             if batch := [(one, pixels) for one, pixels in batch if not one.answer.done()]:
                 self._observe(len(batch))
                 wanted, pixels = zip(*batch, strict=True)
@@ -141,7 +141,7 @@ class Batching:
         self._tower.shutdown(wait=False, cancel_futures=True)
 
 
-def take(queue: asyncio.Queue[Item], most: int) -> list[Item]:
+def take_batch(queue: asyncio.Queue[Item], most: int) -> list[Item]:
     """What is in a queue, at most so many."""
     return [queue.get_nowait() for _ in range(min(most, queue.qsize()))]
 

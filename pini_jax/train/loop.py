@@ -7,11 +7,13 @@ comes here by `runs.experiment`, which loads what runs share and evaluates what 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
@@ -35,10 +37,21 @@ Watch = Callable[
     [int, int], None
 ]  # is told the steps that runs have taken, and all they take; may raise to end it
 LOG = logging.getLogger(__name__)
+_after_saving: ContextVar[Callable[[], object]] = ContextVar("after_saving", default=lambda: None)
 
 
 def unwatched(done: int, total: int) -> None:
     """A `Watch` that does nothing."""
+
+
+@contextlib.contextmanager
+def after_saving(act: Callable[[], object]) -> Iterator[None]:
+    """Runs that are trained within the block act so after the checkpoints of a step are whole."""
+    token = _after_saving.set(act)
+    try:
+        yield
+    finally:
+        _after_saving.reset(token)
 
 
 class Trainee(NamedTuple):
@@ -110,7 +123,8 @@ def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> N
             progress.queue(parts.loss, sum(turn is not None for turn in turns))
             watch(progress.done, progress.total)
             stopping = stop.requested()
-            record(group, lanes, turns, parts, progress, save_all=stopping)
+            if record(group, lanes, turns, parts, progress, save_all=stopping):
+                _after_saving.get()()
             if stopping:
                 raise stop.Stopped
 
@@ -126,8 +140,8 @@ def enter(group: Group, lanes: Lanes, turns: Turns) -> Lanes:
     return lanes
 
 
-def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: StepCounter, save_all: bool) -> None:
-    """Writes what is due after a step: lines of metrics.jsonl, checkpoints.
+def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: StepCounter, save_all: bool) -> bool:
+    """Writes what is due after a step: lines of metrics.jsonl, checkpoints; whether there were any of these.
 
     Args:
         save_all: whether a checkpoint of every run is due, since there will be no other step.
@@ -135,6 +149,7 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: Ste
     # What is written of several lanes comes from the device at once.
     fetched = functools.cache(lambda: (meshes.fetch(parts.loss), meshes.fetch(parts.accuracy)))
     states = functools.cache(lambda: lanes_of_runs.fetch_state(lanes))
+    saved = False
     for lane, turn in enumerate(turns):
         if turn is None or (recorder := group.trainees[turn.run].recorder).problem:
             continue
@@ -147,6 +162,8 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: Ste
             recorder.write(done, loss, accuracy)
         if recorder.problem is None and (recorder.saves(done) or save_all):
             recorder.save(done, states()[lane])
+            saved = True
+    return saved
 
 
 # ----------------------------------------------------------------------------------------------- runs side by side

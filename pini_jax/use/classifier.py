@@ -259,7 +259,8 @@ def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
     """Loads what a run exported, and the CLIP that it names.
 
     Args:
-        path: the run's folder, its injector.safetensors, or `hub:owner/name`, as in `injector.load_run`.
+        path: the run's folder, here or in a bucket, its injector.safetensors, or `hub:owner/name`, as in
+            `injector.load_run`.
         clip: where the weights are now, if not where they were.
 
     Raises:

@@ -128,7 +128,7 @@ def test_a_device_is_no_checkpoint():
 
 
 @pytest.mark.parametrize(
-    "source", ["gs://bucket/clip", "hf://owner/name", "https://host/clip.pt", "file:///a/clip"]
+    "source", ["hf://owner/name", "gcs://bucket/clip", "https://host/clip.pt", "file:///a/clip"]
 )
 def test_other_stores_are_refused(folder, source):
     with pytest.raises(InputError, match=f"clip='{source}': only paths of this machine"):

@@ -7,9 +7,11 @@ import random
 import signal
 import time
 
+import emulators
 import pytest
 import stand_in
 
+from pini_jax.core.bucket import open_bucket
 from pini_jax.core.store import Folder
 from pini_jax.runs import plan, progress, worker
 
@@ -65,6 +67,43 @@ def test_every_run_is_finished_once(tmp_path, processes):
     assert last.exitcode == 0 and (now.finished, now.failed, len(published)) == (RUNS, {}, RUNS)
     for path in tmp_path.glob("*/result.json"):
         assert json.loads(path.read_text())["steps"] == [i**2 for i in range(stand_in.STEPS)]
+
+
+def test_every_run_is_finished_once_in_a_bucket(processes):
+    """The same on moto's S3, whose clock has whole seconds."""
+    chance, published = random.Random(1), {}
+    with emulators.bucket("s3") as bucket:
+        url, place = f"{bucket}/sweep", open_bucket(f"{bucket}/sweep")
+        settings = {"population": {"seed": tuple(range(24))}}
+        plan.write_plan(plan.make_plan(settings, together=3), place)
+
+        def look():
+            """What is published stays as it is."""
+            for name in place.names() - {"plan.jsonl", "population.json", worker.OWN}:
+                if (result := place.read(f"{name}/result.json")) is not None:
+                    assert published.setdefault(name, result) == result
+
+        def start():
+            process = processes.Process(target=stand_in.work, args=(url, 2 * LEASE, dict(os.environ)))
+            process.start()
+            return process
+
+        workers = [start(), start()]
+        for _ in range(25):
+            time.sleep(chance.uniform(0.2, 2.0))
+            look()
+            i = chance.randrange(2)
+            if workers[i].is_alive():
+                os.kill(workers[i].pid, chance.choice((signal.SIGKILL, signal.SIGTERM)))
+                workers[i].join(60)
+            workers[i] = start()
+        for process in workers:
+            process.join(300)
+        look()
+        now = progress.read_progress(plan.read_plan(place), worker.claims_store(url), 2 * LEASE)
+        assert (now.finished, now.failed, len(published)) == (24, {}, 24)
+        assert all(json.loads(x)["steps"] == [i**2 for i in range(stand_in.STEPS)] for x in published.values())
+        assert not [key for key in place.objects() if "attempts" in key and key.endswith("manifest.json")]
 
 
 def seconds(processes, workdir, workers):

@@ -13,6 +13,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.store import Folder
 from pini_jax.report import collect
 from pini_jax.runs import experiment, folder, plan, population, progress, worker
+from pini_jax.runs.attempts import OnDisk, key_of
 from pini_jax.runs.claims import Claim, Claims
 from pini_jax.runs.worker import Options
 
@@ -182,7 +183,7 @@ def test_who_was_asleep_publishes_nothing(sweep, monkeypatch):
         "__call__",
         lambda self, folders, watch: seen.extend((run / "checkpoint").read_text() for run in folders),
     )
-    worker.train_claimed(sweep, plan.read_plan(Folder(sweep)), claims, claim)
+    worker.train_claimed(OnDisk(sweep), plan.read_plan(Folder(sweep)), claims, claim)
     assert seen == ["step 100", "step 100"]
 
 
@@ -193,18 +194,18 @@ def test_what_is_published_stays(sweep, monkeypatch):
     configs = whole.configs(0)
     for number in (1, 2):
         for name in configs:
-            run = sweep / "attempts" / str(number) / name
+            run = sweep / key_of(Claim(0, number)) / name
             run.mkdir(parents=True)
             (run / "result.json").write_text(str(number))
     rename = os.rename
 
     def late(source, target):
         for name in configs:
-            shutil.copytree(sweep / "attempts" / "1" / name, sweep / name, dirs_exist_ok=True)
+            shutil.copytree(sweep / key_of(Claim(0, 1)) / name, sweep / name, dirs_exist_ok=True)
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", late)
-    worker.publish(sweep, sweep / "attempts" / "2", configs)
+    OnDisk(sweep).publish(Claim(0, 2), configs)
     assert [(sweep / name / "result.json").read_text() for name in configs] == ["1", "1"]
 
 
@@ -215,7 +216,7 @@ def test_published_runs_of_a_unit_are_known_to_who_goes_on(sweep, monkeypatch):
     first = whole.units[0][0].name
     (sweep / first).mkdir()
     (sweep / first / "result.json").write_text("published")
-    worker.restore(sweep, Claim(0, 3), whole.configs(0))
+    OnDisk(sweep).prepare(Claim(0, 3), whole.configs(0))
     copied = sweep / worker.OWN / "attempts" / "000000.003"
     assert [path.name for path in copied.iterdir()] == [first]
     worker.work(sweep, ONCE)

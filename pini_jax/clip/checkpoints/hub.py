@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pini_jax.clip.checkpoints import tensors
-from pini_jax.core import hub_client
+from pini_jax.core import copies, hub_client
+from pini_jax.core.bucket import is_url
 from pini_jax.core.errors import InputError
 from pini_jax.core.hub_client import HubName
-from pini_jax.core.paths import ASSETS, refuse_scheme
+from pini_jax.core.paths import ASSETS, check_address
 
 BUNDLED = ASSETS / "tiny_clip"
 CONFIGS = ("config.json", "open_clip_config.json")
@@ -40,8 +42,8 @@ def locate(source: str, tokenizer: bool = True) -> Located:
     needs is fetched: the small files, and one set of weights.
 
     Args:
-        source: `tiny_clip` (the bundled one), a folder, a file, or a name of the hub, `owner/name` or
-            `owner/name@revision`, with a branch, a tag or a commit.
+        source: `tiny_clip` (the bundled one), a folder or a file, of this machine or of a bucket, or a name of the
+            hub, `owner/name` or `owner/name@revision`, with a branch, a tag or a commit.
         tokenizer: whether the checkpoint must bring one.
 
     Raises:
@@ -49,7 +51,9 @@ def locate(source: str, tokenizer: bool = True) -> Located:
     """
     if source == BUNDLED.name:
         return Located(BUNDLED, source)
-    refuse_scheme("clip", source)
+    check_address("clip", source)
+    if is_url(source):
+        return Located(_from_bucket(source), source)
     path = Path(os.path.expanduser(source))
     if source and path.exists():
         return Located(path, source)
@@ -58,6 +62,18 @@ def locate(source: str, tokenizer: bool = True) -> Located:
         raise InputError(f"clip={source!r}: no such folder or file, and no hub id ({hub_client.FORMS})")
     folder = _from_hub(name, tokenizer)
     return Located(folder, str(name._replace(revision=folder.name)))
+
+
+def _from_bucket(url: str) -> Path:
+    """A copy of a folder; or of a weight file with the small files beside it."""
+    if not url.lower().endswith(tensors.SUFFIXES):
+        return copies.fetch_copy(url)
+    folder, _, name = url.rpartition("/")
+    wanted = (name, *SMALL)
+    return (
+        copies.fetch_copy(folder, lambda key: any("/" not in key and fnmatch.fnmatch(key, own) for own in wanted))
+        / name
+    )
 
 
 def _from_hub(name: HubName, tokenizer: bool) -> Path:

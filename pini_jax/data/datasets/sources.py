@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from pini_jax.core import copies
+from pini_jax.core.bucket import is_url
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.data.datasets import coop, digits, findings, folder, memory, packs, tables, tfds
 from pini_jax.data.datasets.findings import Findings
@@ -16,8 +18,13 @@ from pini_jax.data.datasets.records import Dataset
 
 
 def _path(name: str, root: str) -> Path:
-    """A file or folder; a relative one is under `root`."""
-    return Path(os.path.expanduser(root), os.path.expanduser(name))
+    """A file or folder, or the copy of one in a bucket; a relative one is under `root`."""
+    return copies.local(copies.join_place(root, name))
+
+
+def _root(root: str, folder: str) -> str:
+    """A root that has this folder: of a bucket, only that much is copied."""
+    return str(copies.local(copies.join_place(root, folder)).parent) if is_url(root) else root
 
 
 class Source(NamedTuple):
@@ -45,7 +52,12 @@ def _data_dir(root: str) -> Path | None:
 
 
 def _table(name: str, root: str, seed: int) -> Findings:
-    return tables.find_table(_path(name, root), seed)
+    place = copies.join_place(root, name)
+    return tables.find_table(tables.fetch_table(place) if is_url(place) else Path(place), seed)
+
+
+def _tfds(name: str, root: str, seed: int) -> Findings:
+    return tfds.find_tfds(name, _data_dir(_root(root, re.split("[/:]", name)[0])), seed)
 
 
 SOURCES = {
@@ -53,9 +65,7 @@ SOURCES = {
     "folder:PATH": Source(
         "folder:(.+)", lambda name, root, seed: folder.find_folder(_path(name, root), seed), cut=True, own=True
     ),
-    "tfds:NAME": Source(
-        "tfds:(.+)", lambda name, root, seed: tfds.find_tfds(name, _data_dir(root), seed), cut=True
-    ),
+    "tfds:NAME": Source("tfds:(.+)", _tfds, cut=True),
     "features:PATH.npz": Source(
         "features:(.+)", lambda name, root, seed: packs.load_pack(_path(name, root)).findings, has_images=False
     ),
@@ -70,7 +80,10 @@ SOURCES = {
     ),
 }
 # The datasets of the papers, each in its folder under the root.
-_PAPERS = Source(f"({'|'.join(coop.LAYOUTS)})", lambda name, root, seed: coop.find_coop(name, Path(root)))
+_PAPERS = Source(
+    f"({'|'.join(coop.LAYOUTS)})",
+    lambda name, root, seed: coop.find_coop(name, Path(_root(root, coop.LAYOUTS[name].folder))),
+)
 SOURCES |= dict.fromkeys(coop.LAYOUTS, _PAPERS)
 
 

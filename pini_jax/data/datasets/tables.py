@@ -19,11 +19,14 @@ import csv
 import io
 import json
 import os
+import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pini_jax.core import copies
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed, plain, quoted
 from pini_jax.data.datasets import findings, formats, splits
@@ -96,6 +99,23 @@ def find_table(path: Path, seed: int) -> Findings:
         parts.setdefault(values.get("split", "train"), []).append(record)
     dataset = splits.complete(str(path), [*names.values()], parts, seed)
     return findings.inspect(dataset, parts, problems, notes=_notes(images, left_out))
+
+
+def fetch_table(url: str) -> Path:
+    """A copy of a table that is in a bucket, with the images below its folder that it lists beside it.
+
+    Raises:
+        InputError: the table cannot be read.
+    """
+    rows = read_table(copies.fetch_copy(url)).rows
+    listed = {_key(row.values["path"]) for row in rows if "path" in row.values}
+    folder, _, name = url.rpartition("/")
+    return copies.fetch_copy(folder, lambda key: key == name or _key(key) in listed) / name
+
+
+def _key(path: str) -> str:
+    """A path by which files are told from each other, whichever way its accents are written."""
+    return unicodedata.normalize("NFC", posixpath.normpath(path))
 
 
 # ------------------------------------------------------------------------------------------------ rows

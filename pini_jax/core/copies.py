@@ -1,0 +1,112 @@
+"""Copies of what lies in buckets, in the cache of this machine, where everything else reads it.
+
+An object is fetched once: it is known by its address and what the store says of its content. A folder is a tree of
+links to such objects, known by all of them together. Both are whole or not there, whoever else makes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pini_jax.core.bucket import Bucket, Stat, at_once, is_url, open_bucket
+from pini_jax.core.errors import InputError
+from pini_jax.core.paths import cache_folder
+
+LOG = logging.getLogger(__name__)
+
+
+def local(place: str) -> Path:
+    """A path of this machine as it is; of what is in a bucket, its copy.
+
+    Raises:
+        InputError: as `fetch`.
+    """
+    return fetch_copy(place) if is_url(place) else Path(os.path.expanduser(place))
+
+
+def join_place(root: str, name: str) -> str:
+    """A place of this machine or of a bucket; what is whole already does not start from the root."""
+    if is_url(name):
+        return name
+    return (
+        f"{root.rstrip('/')}/{name}"
+        if is_url(root)
+        else str(Path(os.path.expanduser(root), os.path.expanduser(name)))
+    )
+
+
+def fetch_copy(url: str, wanted: Callable[[str], bool] = lambda key: True) -> Path:
+    """The copy of an object, or of the objects below a folder that are wanted.
+
+    Raises:
+        InputError: there are none, or the packages that open such a bucket are not installed.
+        OSError: the store gives no answer.
+    """
+    url = url.rstrip("/")
+    place = open_bucket(url)
+    if stat := place.stat():
+        folder, _, name = url.rpartition("/")
+        return _tree(open_bucket(folder), {name: stat}) / name
+    found = {key: stat for key, stat in place.objects().items() if wanted(key)}
+    if not found:
+        raise InputError(f"{url} does not exist, or holds nothing of use here")
+    return _tree(place, found)
+
+
+def _tree(place: Bucket, found: Mapping[str, Stat]) -> Path:
+    """Links to the copies of some objects, under their keys."""
+    name = _hash(place.url, *(f"{key} {stat.size} {stat.tag}" for key, stat in sorted(found.items())))
+    tree = cache_folder() / "buckets" / "trees" / name
+    whole = tree / place.url.rpartition("/")[2]
+    if whole.exists():
+        return whole
+    LOG.info("%s: copying what is not here of %d objects", place.url, len(found))
+    copies = dict(zip(found, at_once(lambda key: _copy(place, key, found[key]), found), strict=True))
+    partial = tree.with_name(f"{name}.{uuid.uuid4().hex}")
+    for key, copy in copies.items():
+        link = partial / whole.name / key
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.link(copy, link)
+    try:
+        os.rename(partial, tree)
+    except OSError:
+        shutil.rmtree(partial)
+        if not whole.exists():
+            raise
+    return whole
+
+
+def _copy(place: Bucket, key: str, stat: Stat) -> Path:
+    """One object's copy."""
+    name = _hash(place.url, key, str(stat.size), stat.tag)
+    copy = cache_folder() / "buckets" / "objects" / name[:2] / name
+    if copy.exists() and copy.stat().st_size == stat.size:
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    partial = copy.with_name(f"{name}.{uuid.uuid4().hex}")
+    try:
+        place.get(key, partial)
+        now = place.stat(key)
+        if now is None or now[:2] != stat[:2] or partial.stat().st_size != stat.size:
+            raise InputError(f"{place.url}/{key} was changed while it was copied: run the same command again")
+        os.replace(partial, copy)
+    except FileNotFoundError:
+        raise InputError(
+            f"{place.url}/{key} was deleted while it was copied: run the same command again"
+        ) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+    return copy
+
+
+def _hash(*words: str) -> str:
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()

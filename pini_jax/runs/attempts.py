@@ -1,0 +1,160 @@
+"""The folders in which the workers of a sweep train, one for every claim, and how what is finished is published.
+
+An attempt is `.sweep/attempts/UNIT.CLAIM/` of the workdir; it begins with what is published of its unit, and with
+what the attempt before has left of the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from pini_jax.core import mirror
+from pini_jax.core.bucket import Bucket, at_once
+from pini_jax.core.mirror import Mirror
+from pini_jax.runs.claims import Claim, Claims
+
+OWN = ".sweep"  # the folder of claims and attempts in the workdir
+RESULT = "result.json"
+
+
+class Attempts(Protocol):
+    """Where a worker trains; runs are called by their names."""
+
+    def prepare(self, claim: Claim, names: Iterable[str]) -> Path:
+        """Makes the folder of an attempt, which has a folder for each run that was begun."""
+
+    def save(self) -> None:
+        """Keeps what was prepared last as it is now, for whoever goes on."""
+
+    def publish(self, claim: Claim, names: Iterable[str]) -> dict[str, str]:
+        """Puts finished runs where they belong, unless they are there; {name: why} of those where it cannot."""
+
+    def is_published(self, name: str) -> bool:
+        """Whether a run is finished."""
+
+    def discard(self, claim: Claim) -> None:
+        """Deletes the attempts of a unit up to this one."""
+
+
+def key_of(claim: Claim, number: int = 0) -> str:
+    """Of the folder of an attempt; or of another one on the same unit."""
+    return f"{OWN}/attempts/{claim.unit:06d}.{number or claim.number:03d}"
+
+
+class OnDisk:
+    """A workdir that all workers see as a folder; a run is published by a rename, which succeeds once."""
+
+    def __init__(self, workdir: Path):
+        self._workdir = workdir
+
+    def prepare(self, claim: Claim, names: Iterable[str]) -> Path:
+        """By copies."""
+        attempt = self._workdir / key_of(claim)
+        earlier = (self._workdir / key_of(claim, number) for number in range(claim.number - 1, 0, -1))
+        before = next((folder for folder in earlier if folder.exists()), None)
+        for name in names:
+            published = self._workdir / name
+            source = published if published.exists() or before is None else before / name
+            # What a worker that still lives deletes meanwhile is missed: the step before it is taken.
+            with contextlib.suppress(FileNotFoundError, shutil.Error):
+                shutil.copytree(source, attempt / name, ignore=shutil.ignore_patterns(".*"))
+        return attempt
+
+    def save(self) -> None:
+        """It is there."""
+
+    def publish(self, claim: Claim, names: Iterable[str]) -> dict[str, str]:
+        """By a rename."""
+        attempt, reasons = self._workdir / key_of(claim), {}
+        for name in names:
+            if (attempt / name / RESULT).exists() and not self.is_published(name):
+                for mark in (".lock", ".holder"):
+                    (attempt / name / mark).unlink(missing_ok=True)
+                try:
+                    os.rename(attempt / name, self._workdir / name)
+                except OSError as error:
+                    if not self.is_published(name):
+                        reasons[name] = f"it is trained, and cannot be put into its folder ({error.strerror})"
+        return reasons
+
+    def is_published(self, name: str) -> bool:
+        """By its result."""
+        return (self._workdir / name / RESULT).exists()
+
+    def discard(self, claim: Claim) -> None:
+        """All that is left of them."""
+        for number in range(1, claim.number + 1):
+            shutil.rmtree(self._workdir / key_of(claim, number), ignore_errors=True)
+
+
+class InBucket:
+    """A workdir in a bucket: an attempt is a folder of this machine, mirrored under a prefix of its own.
+
+    A run is published object by object, its result last; of what is there already, the holder of the newest claim
+    alone writes over what is not the same.
+    """
+
+    def __init__(self, place: Bucket, folder: Path, claims: Claims):
+        """
+        Args:
+            folder: of this machine, for all attempts of one worker.
+        """
+        self._place, self._folder, self._claims = place, folder, claims
+        self._mirror: Mirror | None = None
+
+    def prepare(self, claim: Claim, names: Iterable[str]) -> Path:
+        """By what was pushed."""
+        attempt = self._folder / key_of(claim)
+        attempt.mkdir(parents=True)
+        for number in range(claim.number - 1, 0, -1):
+            if mirror.pull(self._place.below(key_of(claim, number)), attempt):
+                break
+        for name in filter(self.is_published, names):
+            shutil.rmtree(attempt / name, ignore_errors=True)
+            self._copy(name, attempt / name)
+        self._mirror = Mirror(self._place.below(key_of(claim)), attempt)
+        return attempt
+
+    def _copy(self, name: str, folder: Path) -> None:
+        place = self._place.below(name)
+        keys = list(place.objects())
+        for key in keys:
+            (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        at_once(lambda key: place.get(key, folder / key), keys)
+
+    def save(self) -> None:
+        """Pushes what is new."""
+        if self._mirror:
+            self._mirror.push()
+
+    def publish(self, claim: Claim, names: Iterable[str]) -> dict[str, str]:
+        """By creating objects."""
+        attempt, reasons = self._folder / key_of(claim), {}
+        for name in names:
+            if (attempt / name / RESULT).exists() and not self.is_published(name):
+                files = mirror.of_readers(mirror.kept_files(attempt / name))
+                try:
+                    mirror.publish(
+                        self._place.below(name), attempt / name, files, lambda: self._claims.holds(claim)
+                    )
+                except PermissionError as error:
+                    if not self.is_published(name):
+                        reasons[name] = f"it is trained, and cannot be put into its folder ({error})"
+        return reasons
+
+    def is_published(self, name: str) -> bool:
+        """By its result."""
+        return self._place.stat(f"{name}/{RESULT}") is not None
+
+    def discard(self, claim: Claim) -> None:
+        """Their objects, and the folder here."""
+        self._mirror = None
+        shutil.rmtree(self._folder / key_of(claim), ignore_errors=True)
+        for number in range(1, claim.number + 1):
+            old = self._place.below(key_of(claim, number))
+            old.delete(old.objects())
