@@ -7,8 +7,8 @@ A server in a process of its own; `--at-once` clients of this process ask it for
 The tower beside it is the image tower on batches of 32 decoded images, in this process, before the server starts;
 of tiny_clip, or of a ViT-B/32 of random weights. `tower_ms`, `server_ms` and `clients_ms` are processor time for
 each image: what the clients take is not there for the server. `growth` is of the server's resident memory after
-the first tenth of the requests, and `load` that of the machine before the first one. With --save the line of JSON is
-also kept in results/serve.json.
+the first tenth of the requests, and `load` that of the machine before the first one. With --save the line of JSON
+is also kept in results/serve.json.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def form(picture: bytes) -> bytes:
     return start + picture + b"\r\n--x--\r\n"
 
 
-def png(size: tuple[int, int]) -> bytes:
+def png(size: tuple[int, int], shade: int = 128) -> bytes:
     """A grey picture."""
     file = io.BytesIO()
-    Image.new("RGB", size, "grey").save(file, "PNG")
+    Image.new("RGB", size, (shade,) * 3).save(file, "PNG")
     return file.getvalue()
 
 
@@ -75,15 +75,15 @@ def fit(folder: Path, clip: str) -> Path:
     return folder / "injector.safetensors"
 
 
-def tower_rate(trained: TrainedClassifier, repeats: int) -> tuple[float, float]:
-    """Images per second of the bare tower, 32 at a time, and its milliseconds of processor time for each."""
+def tower_rate(trained: TrainedClassifier, repeats: int, size: int = 32) -> tuple[float, float]:
+    """Images per second of the bare tower, so many at a time, and its milliseconds of processor time for each."""
     side = trained.towers.clip.preprocessing.crop
-    images = trained.towers.clip.preprocessing.normalise(np.zeros((32, side, side, 3), np.uint8))
+    images = trained.towers.clip.preprocessing.normalise(np.zeros((size, side, side, 3), np.uint8))
     jax.block_until_ready(trained.towers.encode(images))
     start, processor = time.perf_counter(), time.process_time()
     for _ in range(repeats):
         jax.block_until_ready(trained.towers.encode(images))
-    done = 32 * repeats
+    done = size * repeats
     return done / (time.perf_counter() - start), 1000 * (time.process_time() - processor) / done
 
 

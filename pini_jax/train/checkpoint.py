@@ -99,7 +99,7 @@ class Checkpoints:
             self._orbax = self._open(folder)
 
     def _open(self, folder: Path) -> ocp.training.Checkpointer:
-        # A thread of Orbax's own clears: in a new folder there is nothing to do, and the folder may be gone before it.
+        # A thread of Orbax's clears. In a new folder there is nothing to do, and the folder may be gone before it.
         left = folder.exists() and any(folder.iterdir())
         return ocp.training.Checkpointer(folder.absolute(), preservation_policy=self, cleanup_tmp_directories=left)
 
