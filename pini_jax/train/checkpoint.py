@@ -100,7 +100,9 @@ class Checkpoints:
             self._orbax = self._open(folder)
 
     def _open(self, folder: Path) -> ocp.training.Checkpointer:
-        return ocp.training.Checkpointer(folder.absolute(), preservation_policy=self, cleanup_tmp_directories=True)
+        # A thread of Orbax's clears. In a new folder there is nothing to do, and the folder may be gone before it.
+        left = folder.exists() and any(folder.iterdir())
+        return ocp.training.Checkpointer(folder.absolute(), preservation_policy=self, cleanup_tmp_directories=left)
 
     def __enter__(self) -> Checkpoints:
         return self

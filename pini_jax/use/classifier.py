@@ -204,7 +204,7 @@ class TrainedClassifier:
                 yield [(i, record, future.result()) for i, record, future in taken]
                 ahead.extend(submit(size))
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # all is read, or nobody wants it
 
     def read(self, record: Record) -> Pixels:
         """The view that is classified, or why there is none."""

@@ -152,6 +152,7 @@ def _archive(name: str) -> Iterator[Record]:
                     content = archive.extractfile(member)
                     assert content is not None, "a regular file"
                     yield Record(f"{name}/{member.name}", content.read(), LABEL)
+                archive.members.clear()  # type: ignore[attr-defined]  # of all that was read it keeps a list
     except DAMAGES as error:
         yield unreadable(name, f"the archive is damaged: {error}")
 

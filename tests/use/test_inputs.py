@@ -131,3 +131,15 @@ def test_what_cannot_be_read(folder):
     pytest.importorskip("pyarrow")
     with pytest.raises(InputError, match="broken.parquet cannot be read"):
         found("broken.parquet")
+
+
+def test_an_archive_is_forgotten_as_it_is_read(folder, monkeypatch):
+    with tarfile.open("shard.tar", "w") as archive:
+        for i in range(5):
+            archive.addfile(tarfile.TarInfo(f"{i}.png"), None)
+            archive.addfile(tarfile.TarInfo(f"{i}.txt"), None)
+    opened, open_archive = [], tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *how: opened.append(open_archive(*how)) or opened[-1])
+    for number, record in enumerate(inputs.find_images(["shard.tar"])):
+        assert record.id == f"shard.tar/{number}.png" and len(opened[0].members) <= 1
+    assert number == 4
