@@ -1,32 +1,39 @@
 """What is worth measuring on an accelerator, best first: python -m benchmarks.accelerator --output=DIR.
 
 Every result is a line of JSON in DIR/results.jsonl as soon as it is there, so that a run that is killed keeps what
-it has; after 7 minutes it ends by itself. What cannot be measured here is a line with `left_out`, and why. On a
-CPU everything is small, which proves the command and says nothing about speed. Weights are random.
+it has; on an accelerator it ends after 7 minutes. What cannot be measured here is a line with `left_out`, and why.
+On a CPU everything is small, which proves the command and says nothing about speed. Weights are random.
 
 1. `peak`: a square product in each precision, and the bandwidth of memory.
 2. `text`: a step on cached features, with operations as `benchmarks.flops` counts them for packed prompts.
 3. `images`: the image tower forwards.
 4. `lanes`: members of a population side by side; `alone` is the step of one.
-5. `training`: a whole run, by its phases; this alone needs all that the package needs.
-6. `switches`: what remat, packed rows, flash attention and many steps per call are worth.
+5. `peers`: the step beside the paper's in PyTorch, in turn, where that is installed; losses are side by side.
+6. `training`: a whole run, by its phases.
+7. `switches`: what remat, packed rows, flash attention and many steps per call are worth.
+
+All but `peers` and `training` want no packages but jax, flax, optax and numpy.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +43,9 @@ from benchmarks import timing
 
 LIMIT = 420.0  # seconds of the whole
 ROUND, CALLS = 0.5, 20  # seconds and calls of a measurement, at most
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+UNUSED = ("jaxtyping", "tokenizers")  # rooms import them, and what is measured calls nothing of theirs
+TORCH = ("torch", "transformers", "safetensors", *UNUSED)
 DRIVER = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
 Row = dict[str, Any]
 
@@ -48,6 +58,7 @@ class Scale(NamedTuple):
         copied: numbers that are read and written for the bandwidth.
         texts, images: names of `towers_of`.
         steps: per call, where a call takes many.
+        peers: numbers of classes.
         training: (clip, classes, shots, epochs) as in `benchmarks.population`.
     """
 
@@ -60,14 +71,15 @@ class Scale(NamedTuple):
     lanes: Sequence[int]
     lane_classes: Sequence[int]
     steps: int
+    peers: Sequence[int]
     training: tuple[str, int, int, int]
 
 
 LARGE = Scale(
     8192, 2**29, ("B/16", "L/14"), ("B/16", "L/14-336"), 256, (10, 100, 397, 1000), (1, 5, 15, 45),
-    (10, 37, 100), 20, ("", 37, 16, 100),
+    (10, 37, 100), 20, (100, 397), ("", 37, 16, 100),
 )  # fmt: skip
-SMALL = Scale(64, 2**10, ("tiny",), ("tiny",), 2, (10,), (1, 2), (10,), 2, ("tiny_clip", 10, 1, 1))
+SMALL = Scale(64, 2**10, ("tiny",), ("tiny",), 2, (10,), (1, 2), (10,), 2, (), ("tiny_clip", 10, 1, 1))
 
 
 def towers_of(name: str) -> Any:
@@ -253,7 +265,26 @@ def measure_lanes(scale: Scale) -> Iterator[Row]:
             yield dict(classes=classes, members=members, ms=1e3 * each, alone_ms=1e3 * alone, ratio=alone / each)
 
 
-# ------------------------------------------------------------------------------------------------ 5: a training
+# ------------------------------------------------------------------------------------------------ 5: PyTorch
+
+
+def measure_peers(scale: Scale) -> Iterator[Row]:
+    """Rows of `benchmarks.step`."""
+    if absent := missing(TORCH):
+        yield dict(left_out=f"{', '.join(absent)} is missing")
+        return
+    if not scale.peers:
+        yield dict(left_out="python -m benchmarks.step measures this on a CPU")
+        return
+    from benchmarks import inputs, random_clip, step
+
+    with tempfile.TemporaryDirectory() as folder:
+        random_clip.write(Path(folder), inputs.VIT_B_16)
+        for classes in scale.peers:
+            yield from step.measure(classes, folder, repeats=3, with_torch=True)
+
+
+# ------------------------------------------------------------------------------------------------ 6: a training
 
 
 def measure_training(scale: Scale) -> Iterator[Row]:
@@ -272,7 +303,7 @@ def measure_training(scale: Scale) -> Iterator[Row]:
     yield dict(classes=classes, shots=shots, epochs=epochs, total=total) | told
 
 
-# ------------------------------------------------------------------------------------------------ 6: switches
+# ------------------------------------------------------------------------------------------------ 7: switches
 
 
 def measure_switches(scale: Scale) -> Iterator[Row]:
@@ -324,20 +355,37 @@ PHASES = {
     "text": measure_texts,
     "images": measure_images,
     "lanes": measure_lanes,
+    "peers": measure_peers,
     "training": measure_training,
     "switches": measure_switches,
 }
 
 
+def missing(names: Sequence[str]) -> list[str]:
+    """Those that are not installed, or have a stand-in."""
+
+    absent = {name for name, module in sys.modules.items() if isinstance(module, MagicMock)}
+    return [name for name in names if name in absent or importlib.util.find_spec(name) is None]
+
+
+def stand_in() -> list[str]:
+    """Puts something in the place of packages that are imported and not used; the names of those not installed."""
+    absent = missing(UNUSED)
+    sys.modules.update({name: MagicMock() for name in absent})
+    return absent
+
+
 def machine() -> Row:
     """Device, versions, and what NVIDIA's driver says of the card."""
     card = subprocess.run(DRIVER, capture_output=True, text=True).stdout.strip() if shutil.which(DRIVER[0]) else ""
-    return timing.machine() | dict(card=card)
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return dict(device=device, card=card, processor=timing.processor(), cores=os.cpu_count(), versions=versions)
 
 
 def measure(scale: Scale, phases: Sequence[str], write: Callable[[Row], None]) -> None:
     """Writes the rows of the phases in turn; a phase that fails is left out from there on, and the next begins."""
-    write(dict(phase="machine") | machine())
+    write(dict(phase="machine") | machine() | dict(without=stand_in()))
     for phase in phases:
         try:
             for row in PHASES[phase](scale):
@@ -367,10 +415,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write(dict(phase="end", left_out=f"all that comes after {LIMIT:.0f} seconds"))
             os._exit(0)  # the device may be in the middle of anything
 
+        on_cpu = jax.default_backend() == "cpu"
         timer = threading.Timer(LIMIT, end)
         timer.daemon = True
-        timer.start()
-        measure(SMALL if jax.default_backend() == "cpu" else LARGE, chosen.phases, write)
+        if not on_cpu:
+            timer.start()
+        measure(SMALL if on_cpu else LARGE, chosen.phases, write)
         timer.cancel()
 
 

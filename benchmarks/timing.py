@@ -123,10 +123,11 @@ def machine(*packages: str) -> dict:
     from pini_jax.runs import provenance  # with JAX, which a process of PyTorch does without
 
     versions = provenance.versions() | {name: importlib.metadata.version(name) for name in packages}
-    return dict(device=provenance.device(), processor=_processor(), cores=os.cpu_count(), versions=versions)
+    return dict(device=provenance.device(), processor=processor(), cores=os.cpu_count(), versions=versions)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """As the system names it."""
     found = re.findall(r"model name\s*: (.*)", (PROC / "cpuinfo").read_text()) if PROC.exists() else []
     return found[0] if found else platform.processor()
 

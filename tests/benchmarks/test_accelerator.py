@@ -1,6 +1,8 @@
 """The command for accelerators: every phase gives its rows on a CPU, in small, and what fails costs no other."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,15 +16,35 @@ def rows_of(folder, *phases):
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
-def test_every_phase_gives_numbers(tmp_path):
-    phases = [phase for phase in accelerator.PHASES if phase != "training"]
-    machine, *rows = rows_of(tmp_path, *phases)
-    assert machine["versions"]["jax"]
-    assert list(dict.fromkeys(row["phase"] for row in rows)) == phases
-    assert [row for row in rows if "left_out" in row and row.get("switch") != "flash"] == []
+BARE = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv.pop().split(",")))  # as if none of them were installed
+from benchmarks import accelerator
+accelerator.main(sys.argv[1:])
+"""
+OURS = "arro3,filelock,jaxtyping,ml_collections,PIL,safetensors,tabulate,tokenizers,tqdm"
+
+
+@pytest.mark.long
+def test_every_phase_gives_numbers_without_packages_of_ours(tmp_path):
+    """In a process that finds jax, flax, optax, numpy and what these need."""
+    subprocess.run([sys.executable, "-c", BARE, f"--output={tmp_path}", OURS], check=True, capture_output=True)
+    machine, *rows = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert machine["versions"]["jax"] and machine["without"] == ["jaxtyping", "tokenizers"]
+    assert list(dict.fromkeys(row["phase"] for row in rows)) == list(accelerator.PHASES)
+    left_out = {row.get("switch", row["phase"]): row["left_out"] for row in rows if "left_out" in row}
+    assert left_out.keys() == {"peers", "training", "flash"}
+    assert all("missing" in left_out[phase] for phase in ("peers", "training"))
     assert all(row["ms"] > 0 for row in rows if "ms" in row)
     (text,) = (row for row in rows if row["phase"] == "text")
     assert np.isfinite(text["loss"]) and text["loss"] > 0
+
+
+@pytest.mark.long
+def test_a_whole_training_says_where_its_seconds_go(tmp_path):
+    _, row = rows_of(tmp_path, "training")
+    assert row["steps"] == 1 and row["total"] > sum(row["seconds"].values()) / 2
+    assert row["seconds"].keys() == {"setup", "compile", "train", "evaluate"}
 
 
 def test_a_phase_that_fails_costs_no_other(tmp_path, monkeypatch):

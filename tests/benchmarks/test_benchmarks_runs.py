@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import inputs, population, scaling, startup
+from benchmarks import commands, inputs, population, scaling, startup
+from pini_jax.data.datasets import packs
 
 
 @pytest.mark.parametrize("classes", [10, 300, 10_000])
@@ -51,3 +52,16 @@ def test_phases_add_up(tmp_path, monkeypatch):
     child.write_text("#!/bin/sh\necho imports\n")
     with pytest.raises(ChildProcessError, match="ended before 'shared'"):
         startup.measure(tmp_path)
+
+
+def test_the_pack_of_noise_has_the_shapes_of_dtd(tmp_path):
+    commands.write_pack(tmp_path / "pack.npz")
+    pack = packs.load_pack(tmp_path / "pack.npz")
+    data = pack.findings.dataset
+    assert not pack.findings.problems and pack.text.shape == (47, 512)
+    assert (len(data.train), len(data.test)) == (1880, 1692)
+
+
+def test_a_population_is_set_against_a_command_for_each_member():
+    row = dict(name="digits", members=15, each=dict(wall=150.0, cpu=120.0), one=dict(wall=50.0, cpu=30.0))
+    assert commands.line(row) == ["15 x digits", "150", "50", "3.0", "120", "30", "4.0"]
