@@ -122,7 +122,7 @@ class Bucket(NamedTuple):
         root = self._path(folder)
         with contextlib.suppress(FileNotFoundError):
             found = self._ask(lambda: self.files.find(root, detail=True))
-            entries = {name[len(root) + 1 :]: entry for name, entry in found.items() if name != root}
+            entries = {name[len(root) + 1 :]: x for name, x in found.items() if name.startswith(f"{root}/")}
             return {check_key(key): _stat(entry) for key, entry in entries.items() if not key.endswith("/")}
         return {}
 

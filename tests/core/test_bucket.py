@@ -50,15 +50,16 @@ def test_what_is_written_is_read(store):
 
 
 def test_folders_are_listed(store):
-    for key in ("a/one", "a/two", "a/b/three", "four"):
+    for key in ("a/one", "a/two", "a/b/three", "four", "ab/five"):
         store.put(key, key.encode())
     assert set(store.times("a")) == {"one", "two"} and set(store.times("a/b")) == {"three"}
-    assert store.names() == {"a", "four"}
+    assert store.names() == {"a", "ab", "four"}
     assert {key: stat.size for key, stat in store.objects().items()} == {
         "a/one": 5,
         "a/two": 5,
         "a/b/three": 9,
         "four": 4,
+        "ab/five": 7,
     }
     assert set(store.below("a").objects()) == {"one", "two", "b/three"}
     assert store.objects("nothing") == {} and store.below("nothing").names() == set()
