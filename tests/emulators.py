@@ -26,7 +26,7 @@ def s3():
     key = {"AWS_ACCESS_KEY_ID": "one", "AWS_SECRET_ACCESS_KEY": "two", "AWS_DEFAULT_REGION": "us-east-1"}
     try:
         with environment(key | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}):
-            yield "s3://sweeps"
+            yield f"s3://{uuid.uuid4().hex}"
     finally:
         server.stop()
 
@@ -40,7 +40,7 @@ def gs():
     told = {"FSSPEC_GS_TOKEN": "anon", "FSSPEC_GS_PROJECT": "tests"}  # no look for credentials
     try:
         with environment(told | {"STORAGE_EMULATOR_HOST": server.url}):
-            yield "gs://sweeps"
+            yield f"gs://{uuid.uuid4().hex}"
     finally:
         server.stop()
 

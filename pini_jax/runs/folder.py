@@ -24,7 +24,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -271,9 +271,13 @@ def write_provenance(run: Run) -> None:
         plugins.warn_of_changes(begun["plugins"], f"{run.workdir} was begun")
 
 
-def pinned_clip(workdirs: Iterable[Path]) -> str:
-    """What names the weights of the first of these folders that was begun, by the hub's commit; "" if none was."""
-    for workdir in workdirs:
+def pinned_clip(configs: Mapping[Path, Config]) -> str:
+    """What names the weights of the first of these folders that was begun, by the hub's commit; "" if none was.
+
+    Nor is it of use where the config names other weights than the run was begun with.
+    """
+    for workdir, config in configs.items():
         with contextlib.suppress(InputError, OSError):
-            return str(read_sealed(workdir / "provenance.json").get("clip", ""))
+            pinned = str(read_sealed(workdir / "provenance.json").get("clip", ""))
+            return pinned if pinned.partition("@")[0] == config.clip.partition("@")[0] else ""
     return ""

@@ -27,7 +27,7 @@ def reproduce(run: Path, workdir: Path) -> list[str]:
         raise InputError(f"{run} holds no finished run: there is no result.json")
     before = folder.read_result(run / "result.json")
     config = configs.resolve(paths.read_object(run / "config.json"))
-    config = dataclasses.replace(config, clip=folder.pinned_clip([run]) or config.clip)
+    config = dataclasses.replace(config, clip=folder.pinned_clip({run: config}) or config.clip)
     after = experiment.train_and_evaluate(config, workdir)
     return [
         f"{run} is made again in {workdir}",

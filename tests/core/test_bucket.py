@@ -98,7 +98,7 @@ def test_a_bucket_that_is_not_there_is_named(url):
     if url.startswith("memory"):
         pytest.skip("there is always one")
     with pytest.raises(FileNotFoundError):
-        open_bucket(url.replace("sweeps", "nowhere")).put("key", b"")
+        open_bucket(f"{url}-not").put("key", b"")
 
 
 # --------------------------------------------------------------------------------------- lost and late answers

@@ -150,7 +150,7 @@ def test_of_a_papers_root_one_dataset_is_fetched(place, fetched):
 def test_weights_bring_the_small_files_beside_them(place, fetched):
     for name in ("model.safetensors", "config.json", "tokenizer.json", "huge.bin", "logs/config.json"):
         place.put(f"clip/{name}", b"{}")
-    path = hub.locate(f"{place.url}/clip/model.safetensors")
+    path = hub.locate(f"{place.url}/clip/model.safetensors").path
     assert path.name == "model.safetensors" and (path.parent / "tokenizer.json").exists()
     assert "huge.bin" not in fetched
-    assert hub.locate(f"{place.url}/clip").is_dir()
+    assert hub.locate(f"{place.url}/clip").path.is_dir()

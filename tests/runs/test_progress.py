@@ -3,6 +3,7 @@
 import pytest
 from stores import Memory
 
+from pini_jax.core import bucket
 from pini_jax.runs import progress
 from pini_jax.runs.claims import Claims
 from pini_jax.runs.plan import Plan, Planned
@@ -64,7 +65,7 @@ def test_requests_for_ten_thousand_runs(store):
         one.end(claim, "finished", {})
     store.requests = 0
     now = progress.read_progress(plan, store, retries=0)
-    assert store.requests == 100 + 512 + 38 and store.requests / progress.AT_ONCE * 0.05 < 2
+    assert store.requests == 100 + 512 + 38 and store.requests / bucket.AT_ONCE * 0.05 < 2
     assert (now.num_running, len(now.failed), now.finished, now.waiting) == (512, 38, 50, 9400)
 
 

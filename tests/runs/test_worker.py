@@ -167,7 +167,7 @@ def test_who_was_asleep_publishes_nothing(sweep, monkeypatch):
 
     training = Training(monkeypatch, act)
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "taken", lambda claims, wait: iter([claims.take()]))
+        patch.setattr(worker, "_taken", lambda claims, wait: iter([claims.take()]))
         worker.work(sweep, ONCE)
     assert not results(sweep) and len(training.calls) == 1
     ((claims, claim),) = taken

@@ -100,8 +100,8 @@ def test_running_statistics_go_on_with_the_rest(tmp_path, monkeypatch, caplog):
         }
     )
     nothing = predictions.Kept({}, {}, {})  # evaluation is no part of it
-    monkeypatch.setattr(result, "predict", lambda run, variables: nothing)
-    monkeypatch.setattr(result, "measure", lambda kept: {})
+    monkeypatch.setattr(result, "predict_splits", lambda *_: nothing)
+    monkeypatch.setattr(result, "measure_splits", lambda kept: {})
     experiment.train_and_evaluate(settings, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     (tmp_path / "resumed" / "result.json").unlink()
