@@ -26,6 +26,7 @@ from pini_jax import config as configs
 from pini_jax.data.datasets import digits
 from pini_jax.runs import experiment, injector
 from pini_jax.use import estimator
+from pini_jax.use.classifier import BATCH_SIZES
 
 QUICK = {"epochs": 1, "lr": 0.005}
 NOISE = {"image_features": {"generator": "mlp"}}
@@ -182,7 +183,7 @@ def compilations():
 
 def test_nothing_is_compiled_for_other_numbers_of_images(photos, fitted, compilations):
     many = (photos["train"] * 6)[:130]
-    for number in (1, 8, 64):
+    for number in BATCH_SIZES:
         fitted.predict(many[:number])
     compilations.clear()
     for number in (1, 2, 7, 9, 63, 65, 72, 73, 128, 130):
