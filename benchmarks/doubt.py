@@ -1,10 +1,11 @@
 """The tables of docs/doubt.md, from finished runs and from classes that are left out.
 
+    pini compare --config=features:path=dtd_vitb32.npz --nosearch --shots=1,4,16 --workdir=runs/dtd
     python -m benchmarks.doubt runs/dtd runs/cars
     python -m benchmarks.doubt unknown dtd_vitb32.npz cars_vitb32.npz --workdir=runs/unknown
 
-The first prints, for every method and number of shots below some folders, raw and calibrated NLL and ECE, and the
-coverage and size of sets, in the mean over seeds. The second trains methods on some of a pack's classes and asks
+The second prints, for every method and number of shots of such sweeps, raw and calibrated NLL and ECE, and the
+coverage and size of sets, in the mean over seeds. The last trains methods on some of a pack's classes and asks
 how well test images of those are told from others. `choose`: trained on the first quarter of the classes, the
 second quarter is unknown; by this table the default score is chosen. `report`: trained on the first half, the
 other half is unknown; and, as `kind`, the test images of the other packs. Mahalanobis distances are those of image
@@ -56,8 +57,8 @@ def mean(values: Sequence[float]) -> str:
 def grouped(folders: Sequence[Path]) -> dict[tuple[str, str, int], list[Entry]]:
     """Runs by dataset, method and shots."""
     groups: dict[tuple[str, str, int], list[Entry]] = {}
-    for entry in collect.read_runs(folders):
-        key = Path(entry.result["dataset"]).stem, entry.folder.parent.name, entry.result["shots"]
+    for entry in itertools.chain.from_iterable(collect.read_runs([folder]) for folder in folders):
+        key = Path(entry.result["dataset"]).stem, entry.label, entry.result["shots"]
         groups.setdefault(key, []).append(entry)
     return dict(sorted(groups.items()))
 

@@ -7,7 +7,8 @@ A contender is a method with its paper's settings on the data and towers of the 
 trained with every combination of its search space (`search` of its class, or `NOISE` here), at most `BUDGET` of
 them; for every number of shots and every seed the combination with the best validation accuracy is chosen, and of
 equals the one with the lowest validation NLL. Test data choose nothing. comparison.json lists what was chosen, and
-what is still below zero-shot CLIP on validation images is warned of.
+what is still below zero-shot CLIP on validation images is warned of. With --nosearch every contender keeps its own
+settings, and nothing is chosen.
 
 Beside the accuracies stand NLL and ECE, raw and at a temperature that is fitted for every method in the same way
 (`evaluate.calibration`), and what a chosen run has taken: seconds from loading to evaluation, and the most memory
@@ -141,6 +142,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the runs' folders.", flag_values=values)
     text = "Contenders to take; all that the data allow if there is none."
     flags.DEFINE_list("methods", [], text, flag_values=values)
+    text = "Whether search spaces are tried; --nosearch leaves every contender its own settings."
+    flags.DEFINE_boolean("search", True, text, flag_values=values)
     sweep.define_axes(values)
 
 
@@ -154,6 +157,11 @@ def taken(methods: Sequence[str], known: Mapping[str, Contender]) -> dict[str, C
         if name not in known:
             raise UsageError(f"there is no contender {name!r}{did_you_mean(name, known)}")
     return {name: known[name] for name in methods or known}
+
+
+def untuned(contesting: Mapping[str, Contender]) -> dict[str, Contender]:
+    """Contenders that try nothing."""
+    return {name: contender._replace(search={}) for name, contender in contesting.items()}
 
 
 def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
@@ -171,6 +179,8 @@ def compare(values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds
     """Trains all contenders, and makes the table."""
     chosen_runs: dict[str, dict] = {}
     contesting = taken(values.methods, contenders(values.config))
+    if not values.search:
+        contesting = untuned(contesting)
     for (name, contender), k in itertools.product(contesting.items(), shots):
         LOG.info("%s, %d shots", name, k)
         jax.clear_caches()  # of compiled programs that no other contender runs

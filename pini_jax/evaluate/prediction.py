@@ -22,7 +22,7 @@ from pini_jax.noise.draws import Mean, PerImage, draw_fresh, draw_mean, draw_per
 from pini_jax.task.frozen import Images
 
 MODES = ("mean", "sample", "marginal")
-BATCHES = {"features": (1, 16, 256), "pixels": (1, 8, 64)}  # sizes that programs are compiled for
+BATCHES = {"features": (1, 16, 256), "pixels": (1, 8, 16, 32, 64)}  # sizes that programs are compiled for
 
 
 class Predictions(NamedTuple):

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
 from pini_jax.core.options import positive
-from pini_jax.core.shapes import Numbers, Parameters
+from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
+from pini_jax.methods.tip_adapter import affinity
 from pini_jax.noise.draws import Draw, draw_mean
 
 
@@ -52,11 +53,9 @@ class ProKeR(Method):
         """Solves for the weight of every labelled image in every class."""
         (f, labels), t = support.rows(), normalise(text.features[0])
         rest = jax.nn.one_hot(labels, len(t)) - jnp.matmul(f, t.T, precision=HIGHEST)
-        weights = jax.scipy.linalg.solve(self._kernel(f, f) / self.ridge + jnp.eye(len(f)), rest, assume_a="pos")
+        regularised = affinity(f, f, self.beta) / self.ridge + jnp.eye(len(f))
+        weights = jax.scipy.linalg.solve(regularised, rest, assume_a="pos")
         return Variables({"weights": weights}, {"keys": f})
-
-    def _kernel(self, f: Float[Array, "*b e"], keys: Float[Numbers, "m e"]) -> Float[Array, "*b m"]:
-        return jnp.exp(-self.beta * (1 - jnp.matmul(f, keys.T, precision=HIGHEST)))
 
     def logits(
         self,
@@ -67,6 +66,6 @@ class ProKeR(Method):
         draw: Draw = draw_mean,
     ) -> Float[Array, "n _ b c"]:
         """Zero-shot CLIP and the regression."""
-        kernel = self._kernel(normalise(images), variables.buffers["keys"])
+        kernel = affinity(normalise(images), variables.buffers["keys"], self.beta)
         regression = jnp.matmul(kernel, variables.phi["weights"], precision=HIGHEST)
         return super().logits(variables, theta, images, text, draw) + jnp.exp(theta["logit_scale"]) * regression

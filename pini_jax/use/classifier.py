@@ -44,8 +44,7 @@ from pini_jax.task import task as tasks
 from pini_jax.task.frozen import Frozen, FrozenPack, FrozenTowers
 
 SHOWN = 10  # names in an error
-BATCH_SIZES = (1, 8, 16, 32, 64)  # that programs are compiled for
-FEATURES = 256  # features that are classified at once
+BATCH_SIZES = prediction.BATCHES["pixels"]
 AHEAD = 2  # batches of images that are read while one is classified
 Pixels = UInt8[np.ndarray, "h w 3"] | InputError
 
@@ -157,10 +156,9 @@ class TrainedClassifier:
             )
         if problems := list(packs.unusable("features", features)):
             raise InputError("; ".join(problems))
-        # One size for all, so that no answer depends on the others.
-        return self._answers(
-            self._predict(packs.as_unit(features), np.arange(len(features)), FEATURES, mode), mode
-        )
+        size = prediction.BATCHES["features"][-1]  # one for all, so that no answer depends on the others
+        predicted = self._predict(packs.as_unit(features), np.arange(len(features)), size, mode)
+        return self._answers(predicted, mode)
 
     def _answers(self, predicted: Predictions, mode: str) -> list[Answer]:
         """Of every image that was predicted."""

@@ -61,7 +61,8 @@ def on_one(tmp_path_factory):
     return functools.cache(lambda *settings: run(tmp_path_factory.mktemp("one"), *settings, devices=1))
 
 
-@pytest.mark.parametrize("name", [pytest.param("full", marks=pytest.mark.long), "filled up"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["full", "filled up"])
 def test_one_and_eight_devices_agree(tmp_path, on_one, name):
     settings, on_eight = SETTINGS[name]
     one, expected = on_one(*settings)

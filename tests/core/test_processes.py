@@ -95,7 +95,8 @@ def test_one_signal_stops_both(undisturbed, tmp_path):
     assert commands.content(tmp_path) == commands.content(undisturbed)
 
 
-@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("killed", [0, 1])
 def test_the_other_one_says_which_is_gone(tmp_path, killed):
     job = commands.start_job(tmp_path, *SETTINGS)
     commands.wait_for(job[0], (tmp_path / "checkpoints" / "20").exists)

@@ -48,6 +48,7 @@ def base_to_new(tmp_path_factory):
     return experiment.train_and_evaluate(settings, workdir), workdir, f"folder:{other}"
 
 
+@pytest.mark.long
 def test_base_classes_are_the_first_half(base_to_new):
     result, workdir, _ = base_to_new
     selected = fewshot.select(digits.load_digits(), shots=1, seed=1)
@@ -107,6 +108,7 @@ def config_of(name, **arguments):
     return module.get_config(",".join(f"{key}={value}" for key, value in arguments.items()))
 
 
+@pytest.mark.long
 def test_domain_generalisation_on_miniatures(tmp_path):
     """ImageNet and its shifts in miniatures of their layouts, by the protocol's own config."""
     settings = config_of("domain", data_dir=tmp_path / "data", clip="tiny_clip")

@@ -23,6 +23,7 @@ def test_the_notebook_runs(environment, tmp_path, monkeypatch):
     assert "with noise" in result.outputs[0].text
 
 
+@pytest.mark.long
 def test_the_walk_runs(environment, tmp_path):
     drawing = next(block for block in pages.blocks(ROOT / "docs" / "photos.md") if block.language == "python")
     subprocess.run([sys.executable, "-c", drawing.content], cwd=tmp_path, env=environment, check=True)

@@ -18,7 +18,7 @@ from pini_jax.noise.sites import SITES
 
 ROOT = Path(__file__).parent.parent.parent
 PLUGINS = ("new_generator", "new_site", "new_method", "new_dataset")
-SLOW = ("new_generator", "new_site")  # what they add is compiled with the towers
+SLOW = ("new_generator", "new_site", "new_dataset")  # a run over towers, which are compiled
 LEARNED = [pytest.param(name, marks=pytest.mark.long if name in SLOW else ()) for name in PLUGINS]
 SHORT = ("--config.views=1", "--config.optim.epochs=3", "--config.num_draws=2", "--config.shots=2")
 
@@ -74,6 +74,7 @@ def test_photos_in_a_folder_are_classified(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3 and Path("photos.safetensors").exists()
 
 
+@pytest.mark.long
 def test_settings_are_searched_on_features_in_memory():
     pytest.importorskip("sklearn")
     main = runpy.run_path(str(ROOT / "examples" / "features.py"))["main"]

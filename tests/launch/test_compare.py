@@ -105,6 +105,14 @@ def test_more_than_the_budget_is_refused(pack, tmp_path):
         compare.train(contender, 1, (1,), tmp_path)
 
 
+def test_what_is_not_searched_keeps_its_own_settings(pack, tmp_path):
+    known = compare.contenders(pack)
+    own = compare.untuned(known)
+    assert [dict(x.search) for x in own.values()] == [{}] * len(known)
+    (folder,) = compare.train(own["tip_adapter"], 2, (1,), tmp_path / "tip")
+    assert json.loads((folder / "config.json").read_text())["options"] == {"alpha": 1.0, "beta": 5.5}
+
+
 def test_the_ablation_covers_every_site_and_generator():
     settings = ablation.get_config("shots=4,optim.epochs=1")
     members = population.members(settings)

@@ -313,7 +313,10 @@ def test_clip_lora_changes_attention_and_starts_as_zero_shot(prompts):
         method.init(KEY, {**clip.theta, "image": {"stem": {}}}, text)
 
 
-@pytest.mark.parametrize("name", ["coop", "clip_lora", "tip_adapter_f", "prolip", "2sfs", "clip_svd"])
+SLOW = [pytest.param(name, marks=pytest.mark.long) for name in ("clip_lora", "clip_svd", "2sfs")]
+
+
+@pytest.mark.parametrize("name", ["coop", "tip_adapter_f", "prolip", *SLOW])
 def test_a_run_with_towers(name, tmp_path):
     """From a config to files; what is exported predicts the same."""
     settings = config.with_method(config.default(), name)

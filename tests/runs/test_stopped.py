@@ -98,6 +98,7 @@ def test_nothing_is_begun_before_all_has_been_tried(settings, tmp_path, stop_at,
     assert not list((tmp_path / "run").iterdir())
 
 
+@pytest.mark.long
 def test_lanes_stop_together(settings, tmp_path, stop_at):
     """Runs that take steps side by side are all saved."""
     several = settings | {"population": {"seed": (1, 2), "shots": (1, 2)}}
@@ -119,6 +120,7 @@ def test_a_solution_can_be_stopped(tmp_path, stop_at):
     assert not list((tmp_path / "run").iterdir())
 
 
+@pytest.mark.long
 def test_a_comparison_swallows_no_stop(tmp_path, stop_at):
     np.savez(tmp_path / "pack.npz", **arrays())
     pack = features.get_config(f"path={tmp_path / 'pack.npz'},num_draws=2")

@@ -76,6 +76,7 @@ def test_a_worker_publishes_everything(sweep, monkeypatch):
     assert len(training.calls) == 2
 
 
+@pytest.mark.long
 def test_one_worker_and_a_population_that_is_cut_alike_give_the_same_bits(sweep, tmp_path_factory):
     """Both units, trained for real; report reads what is there."""
     worker.work(sweep, ONCE)

@@ -44,6 +44,7 @@ def test_sigkill_at_any_moment(undisturbed, tmp_path):
     assert commands.content(tmp_path) == commands.content(undisturbed)
 
 
+@pytest.mark.long
 def test_a_stop_at_any_moment(undisturbed, tmp_path):
     """While it compiles, in the middle of saves, and at random: one line, status 42, and no step is lost."""
     chance = random.Random(1)

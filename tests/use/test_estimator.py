@@ -263,6 +263,7 @@ def test_searches_pipelines_and_calibration_of_features():
     assert calibrated.predict_proba(X).shape == (90, 3) and calibrated.score(X, y) > 0.9
 
 
+@pytest.mark.long
 def test_searches_pipelines_and_calibration_of_paths(photos):
     given, names = photos["train"], names_of(photos["train"])
     one = Classifier("tiny_clip", method="tip_adapter", views=1)
