@@ -41,7 +41,8 @@ lock: .venv/installed-dev
 	$(BIN)/uv pip compile pyproject.toml --extra all --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --quiet --output-file requirements.lock
 
-# `promise`, which TensorFlow Datasets needs, has no wheel at all, and is plain Python.
+# `promise`, which TensorFlow Datasets needs, has no wheel at all, and is plain Python. The ONNX runtime wants macOS 14.
+platforms: export MACOSX_DEPLOYMENT_TARGET = 14.0
 platforms: .venv/installed-dev
 	for extra in report all; do for python in 3.11 3.12 3.13; do for platform in linux macos windows; do \
 	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --python-platform $$platform --python-version $$python \

@@ -7,6 +7,7 @@ compiles. Nothing slow is imported here, so that a process can listen from its f
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -40,7 +41,14 @@ def listen() -> None:
     signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)
+    atexit.register(_ignore)
     threading.Thread(target=_count, args=(reading, writing), name="signals", daemon=True).start()
+
+
+def _ignore() -> None:
+    """At the end all is done: an interpreter that ends would let a signal kill it, and a launcher see a failure."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _count(reading: socket.socket, writing: socket.socket) -> None:

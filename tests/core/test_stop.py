@@ -32,6 +32,20 @@ except stop.Stopped:
     sys.exit(stop.STATUS)
 """
 
+# Is told to stop when all is done, while the interpreter takes itself apart.
+DONE = """
+import os, signal, sys
+from pini_jax.core import stop
+stop.listen()
+print("listening", flush=True)
+
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=int(sys.argv[1])):
+        kill(pid, number)
+
+last = Last()
+"""
+
 
 def start(code, *arguments):
     process = subprocess.Popen(
@@ -57,6 +71,13 @@ def test_a_second_signal_ends_a_process_that_computes_in_c():
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 42 and errors.startswith("stopped at once") and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", stop.SIGNALS)
+def test_what_is_done_is_not_stopped(number):
+    process = start(DONE, str(int(number)))
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_an_echo_is_no_second_signal():
