@@ -46,7 +46,7 @@ def listen() -> None:
 
 
 def _ignore() -> None:
-    """At the end all is done: an interpreter that ends would let a signal kill it, and a launcher see a failure."""
+    """At the end all is done: an interpreter that ends would let a signal kill it, as if it had failed."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
