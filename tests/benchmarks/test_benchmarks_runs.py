@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import commands, inputs, population, scaling, startup
+from benchmarks import commands, inputs, population, predict, scaling, startup
 from pini_jax.data.datasets import packs
 
 
@@ -65,3 +65,11 @@ def test_the_pack_of_noise_has_the_shapes_of_dtd(tmp_path):
 def test_a_population_is_set_against_a_command_for_each_member():
     row = dict(name="digits", members=15, each=dict(wall=150.0, cpu=120.0), one=dict(wall=50.0, cpu=30.0))
     assert commands.line(row) == ["15 x digits", "150", "50", "3.0", "120", "30", "4.0"]
+
+
+def test_many_images_are_those_beyond_the_few(tmp_path, fitted_run):
+    """Every picture of the archive is answered, by a process of which the cost is read."""
+    predict.write_archive(tmp_path / "9.tar", 9)
+    cost = predict.predict(fitted_run, tmp_path / "9.tar")
+    assert len((tmp_path / "9.jsonl").read_text().splitlines()) == 9
+    assert cost["peak_mb"] > 100 and min(cost["seconds"], cost["processor"]) > 0
