@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageOps
 
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import read_object
 from pini_jax.core.wording import plain
 from pini_jax.data.datasets import sources
 from pini_jax.data.datasets.records import Record, open_image
@@ -36,6 +35,7 @@ from pini_jax.report.page import (
     Thumbnail,
 )
 from pini_jax.report.style import Captioned
+from pini_jax.runs.folder import read_sealed
 from pini_jax.use import classifier as classifiers
 
 SHOWN = 24  # images of a gallery
@@ -285,7 +285,7 @@ def _read(entry: Entry) -> list[Block]:
         f"{result['num_test']:,} test images, which chose nothing.",
     ]
     path = entry.folder / "selection.json"
-    selection = read_object(path) if path.exists() else {}
+    selection = read_sealed(path) if path.exists() else {}
     if val := selection.get("val"):
         said.append(f"{len(val):,} validation images.")
     left_out = selection.get("left_out", {})
@@ -302,7 +302,7 @@ def _read(entry: Entry) -> list[Block]:
 def _again(entry: Entry) -> list[Block]:
     """The command that began it, what it ran with, and how its folder is used."""
     path = entry.folder / "provenance.json"
-    origin = read_object(path) if path.exists() else {}
+    origin = read_sealed(path) if path.exists() else {}
     folder = shlex.quote(str(entry.folder))
     commands = [f"pini reproduce {folder}", f"pini predict --workdir={folder} IMAGE ..."]
     blocks: list[Block] = []

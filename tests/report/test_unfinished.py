@@ -28,6 +28,18 @@ def test_a_run_that_has_just_begun_has_no_steps_yet(tmp_path):
     assert unfinished_runs([tmp_path]) == [Unfinished(tmp_path, UNDER_WAY)]
 
 
+def test_a_damaged_selection_leaves_the_steps_unknown(tmp_path):
+    """The report of the others goes on; the run makes it again."""
+    sweeps.write_sweep(tmp_path, sweeps.NAMES[:1], shots=(4,), seeds=(1,), images=40)
+    (folder,) = (file.parent for file in tmp_path.glob("*/config.json"))
+    (folder / "result.json").unlink()
+    selection = json.loads((folder / "selection.json").read_text())
+    for damaged in ("", "{}", json.dumps(selection | {"train": selection["train"][1:]})):
+        (folder / "selection.json").write_text(damaged)
+        (found,) = unfinished_runs([tmp_path])
+        assert (found.state, found.steps) == (UNDER_WAY, 0)
+
+
 def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "selection.json").write_text('{"train": [1, 2]}')
     (tmp_path / "config.json").write_text('{"method": "gda"}')
