@@ -178,7 +178,7 @@ def _averages(
     others: Sequence[Head],
 ) -> tuple[list[Head], Float[np.ndarray, "g"]]:
     """Of every part the average of its candidates, each blended with the other head; and what each one counts."""
-    logits = [_unseen(parts, heads) for heads in zip(*candidates, strict=True)]
+    logits = (_unseen(parts, heads) for heads in zip(*candidates, strict=True))
     evidence, weights = held_out.average(logits, _unseen(parts, others), labels)
     averages = [
         gaussian_classes.combine([*heads, other], weights) for heads, other in zip(candidates, others, strict=True)

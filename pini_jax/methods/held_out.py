@@ -5,13 +5,14 @@ Shapes: n held-out images, c classes, g candidates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy  # which loads its parts at their first use: half a second
 from jaxtyping import Float, Int
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 from pini_jax.core import stop
 from pini_jax.data.support import Support
@@ -75,9 +76,11 @@ def folds(labels: Int[np.ndarray, "m"], num: int) -> Int[np.ndarray, "m"]:
 
 
 def average(
-    candidates: Sequence[Float[np.ndarray, "n c"]], other: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"]
+    candidates: Iterable[Float[np.ndarray, "n c"]], other: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g+1"]]:
     """Candidates' shares, softmax(-NLL in nats), each blended with the other; and the weights of all logits.
+
+    They are asked for one at a time, since those of many classes are large.
 
     Raises:
         Stopped: somebody asked for it; the next call begins anew.
@@ -133,10 +136,13 @@ def draw_size(
     own, p = np.arange(len(labels)), np.exp(log_softmax(logits, 1))
     chance = np.random.default_rng(0)
     half = [lengths[:, None] * chance.standard_normal(logits.shape) for _ in range(PAIRS)]
-    noises = half + [-noise for noise in half]
+
+    def noises() -> Iterator[Float[np.ndarray, "n c"]]:
+        yield from half
+        yield from (-noise for noise in half)
 
     def cost(size: float) -> float:
-        lost = np.mean([p.max(1) - p[own, (logits + size * noise).argmax(1)] for noise in noises], 0)
+        lost = np.mean([p.max(1) - p[own, (logits + size * noise).argmax(1)] for noise in noises()], 0)
         return lost.mean() + lost.std() / np.sqrt(len(lost))
 
     low, high = 0.0, 10 * logits.std(1).mean() / max(lengths.mean(), TINY)
@@ -145,8 +151,8 @@ def draw_size(
         low, high = (middle, high) if cost(middle) <= COST_OF_A_DRAW else (low, middle)
 
     def nll(log_temperature: float) -> float:
-        drawn = [log_softmax(np.exp(log_temperature) * (logits + low * noise), 1) for noise in noises]
-        log_p = logsumexp(drawn, axis=0) - np.log(len(noises))
+        drawn = (log_softmax(np.exp(log_temperature) * (logits + low * noise), 1) for noise in noises())
+        log_p = functools.reduce(np.logaddexp, drawn) - np.log(2 * PAIRS)  # one at a time: each may be large
         return -log_p[own, labels].sum() - UNKNOWN * log_p.mean()
 
     solution = scipy.optimize.minimize_scalar(nll, bounds=(-0.7, 0.7), method="bounded", options={"xatol": 1e-3})
