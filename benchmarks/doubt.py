@@ -74,19 +74,29 @@ def is_drawn(entry: Entry) -> bool:
 
 
 def calibration(groups: Mapping[tuple[str, str, int], Sequence[Entry]]) -> str:
-    """Raw and calibrated, by method, shots and mode."""
-    names = ("nll", "calibrated_nll", "ece", "calibrated_ece", "brier", "calibrated_brier")
-    rows, seen = [], set()
-    for (dataset, method, shots), entries in groups.items():
+    """A table for each dataset: NLL and ECE, raw and calibrated, by method, mode and shots."""
+    datasets = dict.fromkeys(dataset for dataset, _, _ in groups)
+    return "\n".join(
+        calibration_on(dataset, {key[1:]: entries for key, entries in groups.items() if key[0] == dataset})
+        for dataset in datasets
+    )
+
+
+def calibration_on(dataset: str, groups: Mapping[tuple[str, int], Sequence[Entry]]) -> str:
+    """The one of a dataset."""
+    cells: dict[str, dict[tuple[str, int], str]] = {}
+    for (method, shots), entries in groups.items():
         modes = MODES if is_drawn(entries[0]) else MODES[:1]
-        plain = () if (dataset, shots) in seen else ("zero_shot",)
-        seen.add((dataset, shots))
-        for mode in (*plain, *modes):
-            found = [metrics_of(entry, mode) for entry in entries]
-            title = "zero-shot" if mode == "zero_shot" else f"{method}, {mode}" if len(modes) > 1 else method
-            rows.append([dataset, shots, title, *(mean([x[name] for x in found]) for name in names)])
-    titles = ("data", "shots", "method", "NLL", "calibrated", "ECE", "calibrated", "Brier", "calibrated")
-    return table(titles, sorted(rows, key=lambda row: row[:2]))
+        for mode in ("zero_shot", *modes):
+            measured = [metrics_of(entry, mode) for entry in entries]
+            title = "zero-shot CLIP" if mode == "zero_shot" else f"{method}, {mode}" if len(modes) > 1 else method
+            for name, places in (("nll", 2), ("ece", 3)):
+                raw, own = (np.mean([x[key] for x in measured]) for key in (name, f"calibrated_{name}"))
+                cells.setdefault(title, {})[name, shots] = f"{raw:.{places}f} → {own:.{places}f}"
+    columns = [(name, shots) for name in ("nll", "ece") for shots in sorted({k for _, k in groups})]
+    titles = (dataset, *(f"{name.upper()}, {shots}" for name, shots in columns))
+    rows = [[title, *(row.get(column, "") for column in columns)] for title, row in cells.items()]
+    return table(titles, sorted(rows, key=lambda row: row[0] != "zero-shot CLIP"))
 
 
 def overall(groups: Mapping[tuple[str, str, int], Sequence[Entry]]) -> str:

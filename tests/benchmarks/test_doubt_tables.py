@@ -48,8 +48,9 @@ def test_tables_of_finished_runs(pack, tmp_path):
     experiment.train_and_evaluate(config.resolve(settings), workdir)
     result = folder.read_result(Path(workdir) / "result.json")
     groups = doubt.grouped([tmp_path / "runs"])
-    row = doubt.calibration(groups).splitlines()[-1].split(" | ")
-    assert row[:3] == ["| pack", "2", "gda"]
-    assert row[3] == f"{result['test']['mean']['nll']:.3f}"
+    titles, _, plain, row = (line.split(" | ") for line in doubt.calibration(groups).splitlines())
+    assert titles[0] == "| pack" and plain[0] == "| zero-shot CLIP" and row[0] == "| gda"
+    measured = result["test"]["mean"]
+    assert row[1] == f"{measured['nll']:.2f} → {measured['calibrated_nll']:.2f}"
     assert f"{result['doubt']['modes']['mean']['sets']['lac']['coverage']:.3f}" in doubt.sets(groups)
     assert "| marginal | 1 |" in doubt.overall(groups)
