@@ -48,7 +48,6 @@ def base_to_new(tmp_path_factory):
     return experiment.train_and_evaluate(settings, workdir), workdir, f"folder:{other}"
 
 
-@pytest.mark.long
 def test_base_classes_are_the_first_half(base_to_new):
     result, workdir, _ = base_to_new
     selected = fewshot.select(digits.load_digits(), shots=1, seed=1)

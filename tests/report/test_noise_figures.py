@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from test_protocols import folder
 
 from pini_jax import config
 from pini_jax.report import noise_figures as figures
@@ -30,9 +31,10 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """With noise on tokens, pixels and patches."""
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    experiment.train_and_evaluate(config.resolve(SETTINGS), workdir)
-    return workdir
+    workdir = tmp_path_factory.mktemp("runs")
+    settings = SETTINGS | {"dataset": f"folder:{folder(workdir / 'images')}"}
+    experiment.train_and_evaluate(config.resolve(settings), workdir / "run")
+    return workdir / "run"
 
 
 def test_every_figure_of_a_run_is_drawn(run, tmp_path):
