@@ -30,19 +30,19 @@ SPLITS = {
     **dict.fromkeys(("valset", "validset", "devset"), "val"),
     **dict.fromkeys(("testset", "holdout"), "test"),
     **dict.fromkeys(("eval", "evaluation", "evaluate", "evalset"), "eval"),
-    # In Spanish, Portuguese, French, Italian; German, Dutch, Polish, Turkish; Russian; Chinese, Japanese, Korean.
-    **dict.fromkeys("entrenamiento treino treinamento entraînement entrainement apprentissage".split(), "train"),
-    **dict.fromkeys("addestramento trainingsdaten lerndaten trening eğitim egitim".split(), "train"),
-    **dict.fromkeys("обучение обучающая тренировка трейн тренировочная".split(), "train"),
-    **dict.fromkeys("训练 训练集 訓練 訓練集 訓練データ 学習 学習データ 学習用 훈련 학습".split(), "train"),
-    **dict.fromkeys("validación validacion validação validacao validazione validierung".split(), "val"),
-    **dict.fromkeys("validierungsdaten validatie walidacja doğrulama dogrulama".split(), "val"),
-    **dict.fromkeys("валидация валидационная".split(), "val"),
-    **dict.fromkeys("验证 验证集 驗證 驗證集 検証 検証データ 検証用 검증".split(), "val"),
-    **dict.fromkeys("prueba pruebas teste testes prova testdaten testowy testowe".split(), "test"),
-    **dict.fromkeys("тест тестовая проверка".split(), "test"),
-    **dict.fromkeys("测试 测试集 測試 測試集 テスト テストデータ テスト用 테스트".split(), "test"),
 }
+# In Spanish, Portuguese, French, Italian; German, Dutch, Polish, Turkish; Russian; Chinese, Japanese, Korean.
+_ABROAD = {
+    "train": "entrenamiento treino treinamento entraînement entrainement apprentissage addestramento"
+    " trainingsdaten lerndaten trening eğitim egitim обучение обучающая тренировка тренировочная"
+    " 训练 训练集 訓練 訓練集 訓練データ 学習 学習データ 学習用 훈련 학습",
+    "val": "validación validacion validação validacao validazione"
+    " validierung validierungsdaten validatie walidacja doğrulama dogrulama валидация валидационная"
+    " 验证 验证集 驗證 驗證集 検証 検証データ 検証用 검증",
+    "test": "prueba pruebas teste testes prova testdaten testowy testowe тест тестовая проверка"
+    " 测试 测试集 測試 測試集 テスト テストデータ テスト用 테스트",
+}
+SPLITS |= {word: split for split, words in _ABROAD.items() for word in words.split()}
 # Words that say neither split nor class.
 _NEUTRAL = {
     *("data", "dataset", "datasets", "set", "sets", "split", "splits", "archive", "folder", "folders", "dir"),
