@@ -232,7 +232,9 @@ def compare_data(config: Config, workdir: Path) -> str:
     except (InputError, OSError) as error:
         return f"its data cannot be compared now ({error})"
     same = all(written.get(key) == now[key] for key in now)
-    return "its data are as they were" if same else "its data have changed since: another workdir trains on them"
+    if not same:
+        return "its data have changed since: another workdir trains on them"
+    return "its data are as they were, by the names and classes of the images"
 
 
 def _open(config: Config) -> Dataset:
