@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from pini_jax.core.shapes import Parameters
 from pini_jax.core.wording import plain, quoted
 
 LOG = logging.getLogger(__name__)
+_ADAPTED = re.compile(r"^base_model\.|\.(base_layer|lora_[A-Z]|lora_embedding_[AB]|modules_to_save)\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,7 @@ def resize(
 
 def _recognise(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
     """By the names of the tensors, then by the config beside them."""
-    _refuse_prefix(shapes)
+    _refuse_wrapped(shapes)
     openai = any(key.startswith("visual.") for key in shapes)
     config = folder / ("open_clip_config.json" if openai else "config.json")
     try:
@@ -154,17 +155,18 @@ def _recognise(folder: Path, shapes: Mapping[str, weights.Shape]) -> Format:
         raise InputError(f"{config} does not describe a CLIP ({plain(repr(error))})") from None
 
 
-def _refuse_prefix(keys: Iterable[str]) -> None:
-    """What wraps a model puts its own name before those of the tensors."""
+def _refuse_wrapped(keys: Collection[str]) -> None:
+    """What wraps a model puts its own name before those of the tensors, or an adapter's within."""
     matches = (re.match(r"(.+?\.)(?:visual|vision_model|text_model)\.", key) for key in keys)
     prefix = next((match[1] for match in matches if match), None)
-    if prefix is None:
+    adapted = next((key for key in keys if _ADAPTED.search(key)), None)
+    if not prefix and not adapted:
         return
-    if prefix.startswith("base_model."):
+    what = f"begin with {quoted(prefix)}" if prefix else f"are such as {plain(adapted)}"
+    remedy = "save what lies within, without that prefix"
+    if adapted:
         remedy = "they are those of a PEFT adapter, which merge_and_unload() puts into the model: save that"
-    else:
-        remedy = "save what lies within, without that prefix"
-    raise InputError(f"the tensors' names begin with {quoted(prefix)}: {remedy}")
+    raise InputError(f"the tensors' names {what}: {remedy}")
 
 
 def _checked(sizes: architecture.Architecture) -> architecture.Architecture:

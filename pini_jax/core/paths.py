@@ -16,6 +16,7 @@ from pini_jax.core.errors import InputError
 
 OWN = 1 << 28  # bytes of a file that a run has written
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ONE_SLASH = re.compile(r"(?:^|:)(gs|s3|hdfs|https?|file):/(?!/)")  # as a path makes of two
 ASSETS = Path(__file__).parent.parent / "assets"  # what ships in the package
 
 
@@ -32,8 +33,10 @@ def check_address(setting: str, value: str) -> None:
         value: as the user wrote it; what stands before the address, as in `folder:PATH`, is passed over.
 
     Raises:
-        InputError: it is another `scheme://`, or names no bucket.
+        InputError: it is another `scheme://`, or names no bucket, or has lost a slash.
     """
+    if lost := _ONE_SLASH.search(value):
+        raise InputError(f"{setting}={value!r} has one slash behind {lost[1]}: where an address has two")
     if not (found := SCHEME.search(value)):
         return
     if found[1] not in bucket.PACKAGES:

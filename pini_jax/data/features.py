@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 import pini_jax
 from pini_jax.clip.pretrained import Pretrained
@@ -73,7 +73,7 @@ def features(
     what computes them; every chunk is checked by a second hash when read.
 
     Raises:
-        InputError: an image is missing or cannot be decoded, or its features are not finite.
+        InputError: an image is missing or cannot be decoded, or its features are zero or not finite.
     """
     batch = _batch(records)
     chunks = _chunks(records, clip, None if augment is None else (augment, seed, view))
@@ -94,15 +94,20 @@ def features(
     keeping = True
     try:
         for chunk, array in _compute(missing, batch, pixels, encode):
-            keeping = keeping and bool(np.isfinite(array).all()) and _write(chunk, array)
+            keeping = keeping and bool(_usable(array).all()) and _write(chunk, array)
             arrays[chunk] = array
     except InputError:
         refuse_unreadable(records)  # all of them, not the first alone
         raise
     whole = np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(arrays[chunk] for chunk in chunks)])
-    if bad := [record.id for record, row in zip(records, whole, strict=True) if not np.isfinite(row).all()]:
-        raise InputError(f"the image tower's features are not finite, of: {listed(bad)}")
+    if bad := [record.id for record, good in zip(records, _usable(whole), strict=True) if not good]:
+        raise InputError(f"the image tower's features are zero or not finite, of: {listed(bad)}")
     return whole
+
+
+def _usable(features: Float[np.ndarray, "b e"]) -> Bool[np.ndarray, "b"]:
+    """Which features have a direction."""
+    return np.isfinite(features).all(axis=-1) & features.any(axis=-1)
 
 
 def cached(records: Sequence[Record], clip: Pretrained) -> bool:

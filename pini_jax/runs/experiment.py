@@ -126,11 +126,12 @@ def _distinct(splits: Iterable[Sequence[Record]]) -> list[Sequence[Record]]:
 
 
 def check_texts(task: Task) -> None:
-    """Raises InputError where texts of classes have features that are not finite."""
+    """Raises InputError where texts of classes have features without a direction."""
     for text in (task.zero_shot, task.text):
-        finite = np.isfinite(meshes.fetch(text.features)).all(axis=(0, 2))
-        if wrong := [name for name, good in zip(task.data.class_names, finite, strict=True) if not good]:
-            raise InputError(f"the text tower's features are not finite, of: {listed(wrong)}")
+        features = meshes.fetch(text.features)
+        usable = (np.isfinite(features).all(axis=2) & features.any(axis=2)).all(axis=0)
+        if wrong := [name for name, good in zip(task.data.class_names, usable, strict=True) if not good]:
+            raise InputError(f"the text tower's features are zero or not finite, of: {listed(wrong)}")
 
 
 def evaluate_runs(trainees: Sequence[Trainee], clock: Clock, width: int) -> dict[Path, dict[str, Any]]:
@@ -231,7 +232,9 @@ def compare_data(config: Config, workdir: Path) -> str:
     except (InputError, OSError) as error:
         return f"its data cannot be compared now ({error})"
     same = all(written.get(key) == now[key] for key in now)
-    return "its data are as they were" if same else "its data have changed since: another workdir trains on them"
+    if not same:
+        return "its data have changed since: another workdir trains on them"
+    return "its data are as they were, by the names and classes of the images"
 
 
 def _open(config: Config) -> Dataset:

@@ -2,7 +2,7 @@
 
 | what is named          | its images                                                                          |
 |------------------------|-------------------------------------------------------------------------------------|
-| a folder               | the pictures below it, sorted                                                       |
+| a folder               | the pictures below it, sorted, also those of a kind that cannot be read             |
 | a table, .csv, .jsonl  | the paths in its column `path`, relative to the table's folder                      |
 | a list, .txt           | a path a line, relative to the list's folder                                        |
 | `-`                    | a path a line, from standard input                                                  |
@@ -11,7 +11,8 @@
 |                        | names in `path` or `__key__`, if there is one                                       |
 | anything else          | itself                                                                              |
 
-What cannot be read becomes a record whose reading says why.
+What cannot be read becomes a record whose reading says why. A bad quote in a table is an error, and
+a file is found however its accents are written, as in `pini_jax.data.datasets.tables`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from typing import Any, NoReturn
 from pini_jax.core import extras
 from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.wording import listed, plain
-from pini_jax.data.datasets import formats, tree
+from pini_jax.data.datasets import formats, tables, tree
+from pini_jax.data.datasets.disk import Disk
 from pini_jax.data.datasets.records import Record
 
 GROUP = 64  # rows of Parquet that are read at once
@@ -80,7 +82,7 @@ def _file(name: str) -> Iterator[Record]:
 
 def _folder(name: str) -> Iterator[Record]:
     found = tree.scan(name)
-    for id in sorted([*found.images, *found.broken]):
+    for id in sorted([*found.images, *found.broken, *found.irregular, *found.left_out]):
         yield Record(os.path.join(name, id), Path(name, id), LABEL)
 
 
@@ -93,41 +95,49 @@ def _list(name: str) -> Iterator[Record]:
 
 
 def _paths(lines: Iterable[str], folder: str) -> Iterator[Record]:
+    disk = Disk()
     for line in lines:
         if path := line.strip():
-            yield Record(path, Path(folder, path), LABEL)
+            yield _listed(path, path, folder, disk)
+
+
+def _listed(id: str, path: str, folder: str, disk: Disk) -> Record:
+    """A file as a list or a table names it."""
+    return Record(id, Path(disk.find(os.path.abspath(os.path.join(folder, path)))), LABEL)
 
 
 def _csv(name: str) -> Iterator[Record]:
     def read(lines: Iterable[str]) -> Iterator[Record]:
-        rows = csv.DictReader(lines, skipinitialspace=True)
-        rows.fieldnames = [column.strip().lower() for column in rows.fieldnames or ()]
-        if "path" not in rows.fieldnames:
-            raise InputError(f"{name} has no column path; its columns: {listed(rows.fieldnames) or 'none'}")
-        return (_listed(name, row, rows.line_num) for row in rows)
+        rows, disk = tables.read_csv_rows(lines), Disk()
+        columns = [cell.lower() for cell in next(rows, (0, []))[1]]
+        if "path" not in columns:
+            raise InputError(f"{name} has no column path; its columns: {listed(columns) or 'none'}")
+        return (_row(name, dict(zip(columns, cells, strict=False)), line, disk) for line, cells in rows)
 
     yield from _text(name, read)
 
 
 def _json_lines(name: str) -> Iterator[Record]:
     def read(lines: Iterable[str]) -> Iterator[Record]:
+        disk = Disk()
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError):
                     row = None
-                yield _listed(name, row if isinstance(row, dict) else {}, number)
+                yield _row(name, row if isinstance(row, dict) else {}, number, disk)
 
     yield from _text(name, read)
 
 
-def _listed(table: str, row: Mapping[str, Any], line: int) -> Record:
+def _row(table: str, row: Mapping[str, Any], line: int, disk: Disk) -> Record:
     """The image of a row of a table."""
     path = row.get("path")
     if not isinstance(path, str) or not path.strip():
         return unreadable(f"{table}:{line}", "the row has no path")
-    return Record(path.strip(), Path(os.path.dirname(table), path.strip()), LABEL)
+    id = path.strip()
+    return _listed(id, id.replace("\\", "/"), os.path.dirname(table), disk)
 
 
 def _text(name: str, read: Callable[[Iterable[str]], Iterator[Record]]) -> Iterator[Record]:
@@ -148,7 +158,7 @@ def _archive(name: str) -> Iterator[Record]:
     try:
         with tarfile.open(name, "r|*") as archive:
             for member in archive:
-                if member.isfile() and formats.suffix(member.name) in formats.SUFFIXES:
+                if member.isfile() and formats.suffix(member.name) in formats.PICTURES:
                     content = archive.extractfile(member)
                     assert content is not None, "a regular file"
                     yield Record(f"{name}/{member.name}", content.read(), LABEL)

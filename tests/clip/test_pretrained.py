@@ -176,13 +176,27 @@ def test_a_tokenizer_is_named_by_its_folder(folder):
         ("module.vision_model.embeddings.class_embedding", "module.", "without that prefix"),
         ("model.text_model.final_layer_norm.bias", "model.", "without that prefix"),
         ("_orig_mod.vision_model.post_layernorm.bias", "_orig_mod.", "without that prefix"),
-        ("base_model.model.text_model.encoder.0.fc1.base_layer.bias", "base_model.model.", "merge_and_unload"),
     ],
 )
-def test_a_wrapped_model_is_told_from_a_missing_config(tmp_path, key, prefix, words):
+def test_a_prefix_is_told_from_a_missing_config(tmp_path, key, prefix, words):
     """As training scripts save it: a hundred tensors, one line."""
     tensors = {f"{key}.{i}": np.zeros((2, 2), np.float32) for i in range(100)}
     save_file(tensors, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=f"begin with {re.escape(repr(prefix))}.*{words}") as error:
         pretrained.load_clip(str(tmp_path / "w.safetensors"))
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "base_model.model.text_model.final_layer_norm.bias",
+        "vision_model.encoder.layers.0.self_attn.q_proj.base_layer.weight",
+        "text_model.encoder.layers.0.self_attn.q_proj.lora_A.default.weight",
+    ],
+)
+def test_an_adapter_is_told(tmp_path, key):
+    """With PEFT's prefix, or without it, as `inject_adapter_in_model` leaves it."""
+    save_file({"logit_scale": np.zeros(()), key: np.zeros((2, 2), np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match="names (begin with|are such as) .*PEFT adapter, which merge_and_unload"):
+        pretrained.load_clip(str(tmp_path / "w.safetensors"))

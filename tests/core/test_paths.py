@@ -32,10 +32,18 @@ def test_an_address_names_its_bucket(value):
         check_address("workdir", value)
 
 
+@pytest.mark.parametrize("value", ["gs:/bucket/run", "folder:s3:/b/c", "file:/tmp/run", "https:/host/x"])
+def test_an_address_has_two_slashes(value):
+    """`Path("gs://bucket")` has one, and would be a folder `gs:` here."""
+    for check in (check_address, refuse_bucket):
+        with pytest.raises(InputError, match="has one slash behind"):
+            check("workdir", value)
+
+
 @pytest.mark.parametrize(
     "value",
     ["", "runs/a", "/data//images", "folder:/data/x", "owner/name", "C:/data", "C:\\data", "a:b", "a:/b", "~/x"]
-    + ["://x", "cifar10:3.0.2", "http:", "1://x"],
+    + ["://x", "cifar10:3.0.2", "http:", "1://x", "./gs:/x", "runs/s3:/x"],
 )
 def test_paths_and_names_pass(value):
     check_address("workdir", value)

@@ -209,11 +209,12 @@ def test_the_same_bytes_in_another_shape_are_damaged(clip, encode, tmp_path, cap
     assert "does not match its hash" in caplog.text
 
 
-def test_features_that_are_not_finite_are_refused_and_not_kept(clip, encode, tmp_path):
+@pytest.mark.parametrize("value", [jnp.nan, 0])
+def test_features_without_a_direction_are_refused_and_not_kept(clip, encode, tmp_path, value):
     def broken(pixels):
-        return jnp.asarray(encode(pixels)).at[2].set(jnp.nan)
+        return jnp.asarray(encode(pixels)).at[2].set(value)
 
-    with pytest.raises(InputError, match="the image tower's features are not finite, of: images/2$"):
+    with pytest.raises(InputError, match="the image tower's features are zero or not finite, of: images/2$"):
         features.features(RECORDS, clip, broken)
     assert not entries(tmp_path)
     assert np.isfinite(features.features(RECORDS, clip, encode)).all()

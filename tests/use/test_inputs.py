@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+import unicodedata
 
 import pytest
 from PIL import Image
@@ -39,6 +40,13 @@ def levels(*names):
     return [open_image(record).getpixel((0, 0))[0] for record in inputs.find_images(names)]
 
 
+LISTS = {
+    "list.txt": "b/two.png\n\n  a/one.PNG  \n",
+    "table.csv": '\ufeffLabel, Path\nx, b/two.png\n"y, z",a/one.PNG\n',
+    "table.jsonl": '{"path": "b/two.png"}\n\n{"path": "a/one.PNG", "other": [1]}\n',
+}
+
+
 def test_folders_and_files(folder):
     ids = ["photos/a/c/three.jpg", "photos/a/one.PNG", "photos/b/two.png"]
     assert found("photos") == ids
@@ -46,11 +54,34 @@ def test_folders_and_files(folder):
     assert inputs.count_images(["photos", "nowhere.jpg"]) == 4
 
 
-LISTS = {
-    "list.txt": "b/two.png\n\n  a/one.PNG  \n",
-    "table.csv": '\ufeffLabel, Path\nx, b/two.png\n"y, z",a/one.PNG\n',
-    "table.jsonl": '{"path": "b/two.png"}\n\n{"path": "a/one.PNG", "other": [1]}\n',
-}
+def test_no_picture_is_passed_over_in_silence(folder):
+    """Neither one of a kind that is not read, nor what only looks like one."""
+    (folder / "photos" / "b" / "raw.CR2").write_bytes(b"II*\0")
+    os.mkfifo(folder / "photos" / "b" / "pipe.png")
+    with tarfile.open("photos.tar", "w") as archive:
+        archive.add("photos/b/raw.CR2")
+    pipe, raw, _ = inputs.find_images(["photos/b"])
+    for record, why in (
+        (pipe, "no regular file"),
+        (raw, "camera RAW"),
+        *((x, "RAW") for x in inputs.find_images(["photos.tar"])),
+    ):
+        with pytest.raises(InputError, match=f"{record.id} cannot be read .*{why}"):
+            open_image(record)
+    assert found("photos.tar") == ["photos.tar/photos/b/raw.CR2"]
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_accents_are_found_however_they_are_written(folder, name):
+    (folder / "photos" / unicodedata.normalize("NFD", "é.png")).write_bytes(png(9))
+    (folder / "photos" / name).write_text(LISTS[name].replace("b/two.png", "é.png"), encoding="utf-8")
+    assert levels(f"photos/{name}") == [9, 1]
+
+
+def test_a_bad_quote_loses_no_rows_in_silence(folder):
+    (folder / "table.csv").write_text('path,label\nphotos/b/two.png,"x\nphotos/a/one.PNG,y\n')
+    with pytest.raises(InputError, match="table.csv cannot be read .lines 2 to 3, as one row: unexpected end"):
+        found("table.csv")
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -23,7 +23,7 @@ import numpy as np
 
 from pini_jax.clip.checkpoints import pickles
 from pini_jax.core.errors import InputError
-from pini_jax.core.wording import plain, quoted
+from pini_jax.core.wording import listed, plain, quoted
 
 DTYPES = {
     "DoubleStorage": np.float64,
@@ -244,6 +244,8 @@ def _check_kind(path: Path, names: Mapping[str, Any]) -> None:
             f"weight file {path} is an archive of NumPy (.npz), as big_vision writes them: take the same model "
             "from the Hugging Face hub, or save its tensors as model.safetensors with Hugging Face's names"
         )
+    if names and not any(name.endswith("data.pkl") for name in names):
+        raise InputError(f"weight file {path} is a zip file of {listed(names)}: unpack it")
 
 
 def _index(file: _Zip) -> Index:

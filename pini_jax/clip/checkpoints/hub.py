@@ -20,6 +20,7 @@ BUNDLED = ASSETS / "tiny_clip"
 CONFIGS = ("config.json", "open_clip_config.json")
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 SMALL = ["*.json", "merges.txt", "spiece.model"]  # all but the weights
+MOVED = "if it has moved, --clip=PATH says where the weights of a run are now"
 LOG = logging.getLogger(__name__)
 
 
@@ -59,7 +60,7 @@ def locate(source: str, tokenizer: bool = True) -> Located:
         return Located(path, source)
     name = hub_client.parse_id(source)
     if name is None or name.id.lower().endswith(tensors.SUFFIXES):
-        raise InputError(f"clip={source!r}: no such folder or file, and no hub id ({hub_client.FORMS})")
+        raise InputError(f"clip={source!r}: no such folder or file, and no hub id ({hub_client.FORMS}); {MOVED}")
     folder = _from_hub(name, tokenizer)
     return Located(folder, str(name._replace(revision=folder.name)))
 
@@ -119,5 +120,5 @@ def _fetch(name: HubName, lacking: list[str]) -> Path:
         why, remedy = hub_client.explain(name, error)
         raise InputError(
             f"clip={str(name)!r}: no such folder, the hub's cache {client.constants.HF_HUB_CACHE} lacks "
-            f"{', '.join(lacking)}, and {why}; {remedy}"
+            f"{', '.join(lacking)}, and {why}; {remedy}; {MOVED}"
         ) from None

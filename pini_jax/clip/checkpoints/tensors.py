@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -96,6 +97,10 @@ def files_of(folder: Path, present: Collection[str] | None = None) -> list[Path]
     for name in names:
         if (folder / name).exists() if present is None else name in present:
             return _shards(folder / name) if name.endswith(".json") else [folder / name]
+    if "adapter_config.json" in (os.listdir(folder) if present is None else present):
+        raise InputError(
+            f"{folder} has no weights but an adapter of PEFT's: merge_and_unload() it, and save the model"
+        )
     raise InputError(f"{folder} has no weights: {names[0]} is missing, and so are {', '.join(names[1:])}")
 
 

@@ -14,8 +14,13 @@ from pini_jax.core.wording import MOST, listed, printable
 from pini_jax.data.datasets.records import Dataset, Record
 
 LOG = logging.getLogger(__name__)
-# Numbers, with or without a word that only counts, and ids of WordNet.
-_SILENT = re.compile(r"((class|cls|label|category|group|id|no|nr)?[ .:#-]*)[-+]?\d+([.,]\d+)?(e[-+]?\d+)?|n\d{8}")
+# Numbers, with or without a word that only counts, ids of WordNet, and what programs write for truth and absence.
+_SILENT = re.compile(
+    r"((class|cls|label|category|group|cluster|type|kind|species|folder|object|item|subject|id|no|nr)?[ .:#-]*)"
+    r"[-+]?\d+([.,]\d+)?(e[-+]?\d+)?|n\d{8}|true|false|nan|null|none"
+)
+_NUMBERED = re.compile(r"([a-z])[ -]?\d+")  # c0, c1: a code where all names are so, and else perhaps an aeroplane
+_JOINTS = re.compile(r"[|;,/&+\n]")
 
 
 class Problem(NamedTuple):
@@ -105,7 +110,9 @@ def name_problems(names: Sequence[str]) -> Iterator[Problem]:
 
 
 def _notes_of_names(names: Sequence[str]) -> Iterator[Problem]:
-    if silent := tuple(name for name in names if _SILENT.fullmatch(spoken(name))):
+    numbered = [_NUMBERED.fullmatch(spoken(name)) for name in names]
+    alike = all(numbered) and len({match[1] for match in numbered if match}) == 1
+    if silent := tuple(name for name in names if alike or _SILENT.fullmatch(spoken(name))):
         what = "names that say nothing of their class, though prompts show them"
         yield Problem(f"{what} (rename the folders, or give a table a column `name`)", silent)
     known = set(map(spoken, names))
@@ -114,8 +121,8 @@ def _notes_of_names(names: Sequence[str]) -> Iterator[Problem]:
 
 
 def _parts(name: str) -> list[str]:
-    """`a|b`, `a;b` and `['a', 'b']` are a and b; `a` has no parts."""
-    parts = [spoken(part.strip(" []()'\"")) for part in re.split("[|;,]", name)]
+    """`a|b`, `a + b` and `['a', 'b']` are a and b; `a` has no parts."""
+    parts = [spoken(part.strip(" []()'\"")) for part in _JOINTS.split(name)]
     return parts if len(parts) > 1 else []
 
 

@@ -16,7 +16,7 @@ from pini_jax.core import files
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import plain
 from pini_jax.data import limits
-from pini_jax.data.datasets.formats import FORMATS
+from pini_jax.data.datasets.formats import FORMATS, LEFT_OUT, suffix
 from pini_jax.data.transforms import to_rgb
 
 T = TypeVar("T")
@@ -75,7 +75,8 @@ def read_image(record: Record, decode: Callable[[Image.Image], T]) -> T:
             with _ALONE if alone else contextlib.nullcontext():
                 return decode(image)
     except UnidentifiedImageError:  # its own words would name an object in memory
-        raise InputError(f"image {plain(record.id)} cannot be read (no kind of image that PIL knows)") from None
+        reason = LEFT_OUT.get(suffix(record.id), "no kind of image that PIL knows")
+        raise InputError(f"image {plain(record.id)} cannot be read ({reason})") from None
     except Exception as error:  # a damaged file makes PIL's readers raise anything at all
         reason = plain(error) or type(error).__name__
         raise InputError(f"image {plain(record.id)} cannot be read ({reason})") from None

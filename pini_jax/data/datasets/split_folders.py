@@ -1,7 +1,7 @@
 """Which folders are splits and which are classes, by their names and by what lies in them.
 
     CLASS/IMAGE.jpg                     classes
-    train/CLASS/IMAGE.jpg, test/...     splits: the names in `SPLITS`, also in train_images and seg_train
+    train/CLASS/IMAGE.jpg, test/...     splits: the names in `SPLITS`, of several languages, also in seg_train
     data/CLASS/..., data/train/...      one folder around all is looked through
     train/train/CLASS/..., test/test/   so is one within each split, or one that repeats the split's name
     cat/front/..., dog/front/...        classes, with a note: they hold the same folders
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -30,6 +31,18 @@ SPLITS = {
     **dict.fromkeys(("testset", "holdout"), "test"),
     **dict.fromkeys(("eval", "evaluation", "evaluate", "evalset"), "eval"),
 }
+# In Spanish, Portuguese, French, Italian; German, Dutch, Polish, Turkish; Russian; Chinese, Japanese, Korean.
+_ABROAD = {
+    "train": "entrenamiento treino treinamento entraînement entrainement apprentissage addestramento"
+    " trainingsdaten lerndaten trening eğitim egitim обучение обучающая тренировка тренировочная"
+    " 训练 训练集 訓練 訓練集 訓練データ 学習 学習データ 学習用 훈련 학습",
+    "val": "validación validacion validação validacao validazione"
+    " validierung validierungsdaten validatie walidacja doğrulama dogrulama валидация валидационная"
+    " 验证 验证集 驗證 驗證集 検証 検証データ 検証用 검증",
+    "test": "prueba pruebas teste testes prova testdaten testowy testowe тест тестовая проверка"
+    " 测试 测试集 測試 測試集 テスト テストデータ テスト用 테스트",
+}
+SPLITS |= {word: split for split, words in _ABROAD.items() for word in words.split()}
 # Words that say neither split nor class.
 _NEUTRAL = {
     *("data", "dataset", "datasets", "set", "sets", "split", "splits", "archive", "folder", "folders", "dir"),
@@ -152,7 +165,8 @@ def _repeats(folder: str) -> bool:
 
 def _all_words(name: str) -> set[str]:
     """TrainImages2017, train_images -> {train, images}."""
-    return set(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+    composed = unicodedata.normalize("NFC", name)  # a Mac's names have accents that are characters of their own
+    return set(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", composed).lower()))
 
 
 def _words(name: str) -> set[str]:

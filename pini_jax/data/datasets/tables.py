@@ -152,7 +152,7 @@ def read_table(path: Path) -> LabelTable:
 def _read_csv(text: str) -> LabelTable:
     columns: list[str] | None = None
     rows = []
-    for line, cells in _csv_lines(text):
+    for line, cells in read_csv_rows(io.StringIO(text, newline="")):
         if columns is None:
             columns = [cell.lower() for cell in cells]
             if twice := [column for column in COLUMNS if columns.count(column) > 1]:
@@ -164,13 +164,16 @@ def _read_csv(text: str) -> LabelTable:
     return LabelTable(columns or [], rows)
 
 
-def _csv_lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of the lines that are not blank; the number is the last of a row that goes over several.
+def read_csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of the rows that are not blank; the number is that of the last line of a row of several.
+
+    Args:
+        lines: with their ends as they are in the file.
 
     Raises:
         csv.Error: a row is none; the message says where it begins.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    reader = csv.reader(lines, strict=True, skipinitialspace=True)
     first = 1
     try:
         for cells in reader:

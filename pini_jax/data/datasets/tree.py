@@ -17,7 +17,8 @@ LINKED = 100  # how often links may lead to one folder: each of a chain of them 
 SYSTEM = set(
     """
     lost+found/System Volume Information/$RECYCLE.BIN/.Trash/.Trashes/.recycle
-    @eaDir/@tmp/@Recycle/@Recently-Snapshot/@__thumb/.@__thumb/#recycle/#snapshot/.snapshot/.snapshots/.zfs
+    RECYCLER/~snapshot/_vti_cnf/WPSystem/_gsdata_
+    @eaDir/@tmp/@sharebin/@Recycle/@Recently-Snapshot/@__thumb/.@__thumb/#recycle/#snapshot/.snapshot/.snapshots/.zfs
     __MACOSX/.DS_Store/.AppleDouble/.AppleDesktop/.Spotlight-V100/.fseventsd/.DocumentRevisions-V100
     .TemporaryItems/Temporary Items/Network Trash Folder/Thumbs.db/desktop.ini
     .thumbnails/.thumb/.tmb/.xvpics/.picasaoriginals/.cache/.sync/.stfolder/.stversions/.dropbox.cache
@@ -26,7 +27,9 @@ SYSTEM = set(
     .replace("\n    ", "/")
     .split("/")
 ) - {""}
-_NUMBERED = re.compile(r"\.trash-\d+|found\.\d+|\._.*|\.nfs[0-9a-f]+")
+_FAMILIES = re.compile(
+    r"\.trash-\d+|found\.\d+|\._.*|\.nfs[0-9a-f]+|@syno.*|@app(conf|data|home|share|store|temp)"
+)
 
 
 class Tree(NamedTuple):
@@ -87,7 +90,7 @@ def scan(path: str | os.PathLike[str]) -> Tree:
 
 def is_system(name: str) -> bool:
     """Whether a file or folder of this name is a system's, wherever it lies."""
-    return name.lower() in SYSTEM or _NUMBERED.fullmatch(name.lower()) is not None
+    return name.lower() in SYSTEM or _FAMILIES.fullmatch(name.lower()) is not None
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

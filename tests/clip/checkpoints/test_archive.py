@@ -170,7 +170,7 @@ def test_what_is_no_whole_archive_is_refused(tmp_path, content):
     ("names", "words"),
     [
         ((), "0 entries data.pkl"),
-        (("archive/other",), "0 entries data.pkl"),
+        (("a/model.safetensors", "b"), "is a zip file of a/model.safetensors, b: unpack it"),
         (("a/data.pkl", "b/data.pkl"), "2 entries data.pkl"),
         (("a.npy", "b/c.npy"), r"archive of NumPy \(.npz\), as big_vision writes them"),
     ],

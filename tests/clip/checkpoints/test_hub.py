@@ -279,6 +279,15 @@ def test_a_mistyped_path_is_no_hub_id(monkeypatch, source):
         hub.locate(source)
 
 
+@pytest.mark.parametrize("source", ["myclip", "clips/mine"])
+def test_a_clip_that_has_moved_can_be_named(monkeypatch, tmp_path, source):
+    """Also where its path looks like a name of the hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no such folder.*; if it has moved, --clip=PATH says where"):
+        hub.locate(source)
+
+
 def test_what_is_on_the_disk_comes_before_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "some-clip").mkdir(parents=True)

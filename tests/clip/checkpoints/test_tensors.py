@@ -48,6 +48,9 @@ def test_the_config_decides_between_names(tmp_path, configs, names):
         (folder / name).unlink()
     with pytest.raises(InputError, match=f"has no weights: {names[0]} is missing"):
         tensors.files_of(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="has no weights but an adapter of PEFT's: merge_and_unload"):
+        tensors.files_of(folder)
 
 
 def test_files_may_be_chosen_before_they_are_there(tmp_path):

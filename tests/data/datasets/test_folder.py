@@ -70,14 +70,23 @@ def test_a_folder_of_nothing_but_unread_pictures_says_so(tmp_path):
         folder.load_folder(fill(tmp_path, *(f"a/{i}.cr2" for i in range(10))), seed=1)
 
 
-@pytest.mark.parametrize("name", ["1", "10.0", "n01440764", "class_3", "Label 7", "-1", "1e-05", "No. 5", "#5"])
+@pytest.mark.parametrize(
+    "name",
+    ["1", "10.0", "n01440764", "class_3", "Label 7", "-1", "1e-05", "No. 5", "#5", "species_02", "True", "nan"],
+)
 def test_names_that_say_nothing_are_a_line(tmp_path, caplog, name):
     folder.load_folder(fill(tmp_path, *many(name, "boeing 747", "7 up", "n2")), seed=1)
     assert "names that say nothing of their class, though prompts show them" in caplog.text
     assert caplog.text.endswith(f"column `name`): {name}\n")
 
 
-@pytest.mark.parametrize("name", ["cat|dog", "dog; Cat", "cat,bird", "['cat', 'dog']"])
+@pytest.mark.parametrize(("name", "silent"), [("c1", True), ("b1", False), ("car", False)])
+def test_a_letter_and_a_number_say_nothing_if_all_are_so(tmp_path, caplog, name, silent):
+    folder.load_folder(fill(tmp_path, *many("c0", "c_10", name)), seed=1)
+    assert ("names that say nothing of their class" in caplog.text) == silent
+
+
+@pytest.mark.parametrize("name", ["cat|dog", "dog; Cat", "cat,bird", "['cat', 'dog']", "cat + dog", "cat&bird"])
 def test_names_that_join_others_are_a_line(tmp_path, caplog, name):
     folder.load_folder(fill(tmp_path, *many("cat", "dog", "red, green", name)), seed=1)
     assert f"names that join those of other classes, where an image has one class only: {name}" in caplog.text

@@ -42,6 +42,12 @@ SPLITS = {
     "around one": (both(["train/train", "test"]), "train/train", "test"),
     "around one, in other words": (both(["training/train", "test/data"]), "training/train", "test/data"),
     "three deep": (both(["train/train/train", "test/test/test"]), "train/train/train", "test/test/test"),
+    "Spanish": (both(["entrenamiento", "prueba"]), "entrenamiento", "prueba"),
+    "German": (both(["Trainingsdaten", "Testdaten"]), "Trainingsdaten", "Testdaten"),
+    "French, of a Mac": (both(["entrai\u0302nement", "test"]), "entrai\u0302nement", "test"),
+    "Russian": (both(["обучение", "тест"]), "обучение", "тест"),
+    "Chinese": (both(["训练集", "测试集"]), "训练集", "测试集"),
+    "Japanese": (both(["学習データ", "テストデータ"]), "学習データ", "テストデータ"),
     "other classes": (["train/a", "train/b", "train/c", "test/a", "test/b", "test/c"], "train", "test"),
 }
 

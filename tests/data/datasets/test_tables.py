@@ -306,7 +306,9 @@ def test_a_row_of_several_lines_counts_its_last(folder):
     assert "rows without a label: line 24" in refused(path)
 
 
-@pytest.mark.parametrize("cell", ["ant|bee", "bee; ant", '"ant,bee"', "\"['ant', 'bee']\"", "cow|ant"])
+@pytest.mark.parametrize(
+    "cell", ["ant|bee", "bee; ant", '"ant,bee"', "\"['ant', 'bee']\"", "cow|ant", "ant/bee", '"ant\nbee"']
+)
 def test_several_labels_in_a_cell_are_a_line(folder, caplog, cell):
     rows = [f"{path},{cell if i in (3, 5) else label}" for i, (path, label) in enumerate(ROWS)]
     data = tables.load_table(table(folder, "path,label", *rows), 1)

@@ -29,6 +29,10 @@ SYSTEM = [
     "FOUND.000",
     ".ipynb_checkpoints",
     ".thumbnails",
+    "RECYCLER",
+    "@SynologyDrive",
+    "@appstore",
+    "_vti_cnf",
 ]
 
 
@@ -41,7 +45,7 @@ def test_folders_of_systems_are_ignored_at_any_depth(tmp_path, name):
     assert not found.hidden
 
 
-@pytest.mark.parametrize("name", ["@home", "trash", "recycled", "lost", "cache", "MACOSX", "#1"])
+@pytest.mark.parametrize("name", ["@home", "@apple", "trash", "recycled", "lost", "cache", "MACOSX", "#1"])
 def test_other_names_are_classes(tmp_path, name):
     assert tree.scan(fill(tmp_path, f"{name}/0.jpg")).folders == [name]
 
