@@ -21,7 +21,7 @@ from pini_jax.config import Config
 from pini_jax.data.selection import MAX_VAL_SHOTS
 from pini_jax.train import schedule
 
-DRAWS = 34  # of texts: of the mean, of a sample, and 32 that are averaged
+ONCE = 2  # draws of texts that every run has in prediction: of the mean, and of a sample
 TOWER, LANES = "B/16", 5  # of the rows of benchmarks.accelerator; a unit of 15 runs fills six lanes
 ANY = 2**62  # tokens
 
@@ -103,6 +103,7 @@ class Unit(NamedTuple):
         steps: of all lanes, those without a run counted.
         trained, validated: images of all runs, every view counted.
         looked: images of fresh views, that are tried before.
+        draws: of texts, in prediction.
     """
 
     dataset: str
@@ -113,6 +114,7 @@ class Unit(NamedTuple):
     trained: int
     validated: int
     looked: int
+    draws: int
 
 
 def packed(lengths: Lengths) -> prompts.Prompts:
@@ -158,6 +160,7 @@ def describe(configs: Sequence[Config], facts: Facts, room: int) -> Unit:
         trained=sum(run.read for run in runs),
         validated=sum(facts.classes * min(config.shots, MAX_VAL_SHOTS) for config in configs),
         looked=0 if configs[0].views else sum(run.images for run in runs),
+        draws=sum(ONCE + config.num_draws for config in configs),
     )
 
 
@@ -173,7 +176,7 @@ def parts(unit: Unit, costs: Costs, first: bool) -> dict[str, float]:
         "steps": unit.steps * at(costs.step, facts.tokens),
         "training images": unit.trained * costs.encoded(costs.train_view) + unit.looked * costs.look,
         "other images": others * (costs.encoded(costs.test_view) + costs.look),
-        "texts": (unit.runs * DRAWS + 1) * at(costs.text, facts.tokens),
+        "texts": (1 + unit.draws) * at(costs.text, facts.tokens),
         "answers": answered * at(costs.answer, facts.classes),
         "checkpoints": unit.saves * costs.save,
         "opening and closing": costs.unit + unit.runs * costs.run + first * costs.compile,
@@ -203,19 +206,19 @@ class Card(NamedTuple):
 H200 = Card("H200", 989e12, 0.4, 0.5, 16)
 
 
-def on_card(costs: Costs, card: Card, sizes: Architecture, cores: int) -> Costs:
-    """Computed: towers from their operations and the card, reading from its cores; the rest stays as it is.
+def on_card(cpu: Costs, card: Card, sizes: Architecture) -> Costs:
+    """Computed: towers from their operations and the card, reading by all of its cores; the rest is a core's work.
 
     Args:
-        cores: that have read images where the costs were measured.
+        cpu: seconds of all cores at hand.
     """
     step, text = [], []
     for rows in map(packed, inputs.LENGTHS.values()):
         for points, needed in ((step, flops.step_flops(sizes, rows)), (text, flops.prompts_flops(sizes, rows))):
             points.append(Point(tokens_of(rows), needed / (card.peak * card.texts)))
-    reading = {name: getattr(costs, name) * cores / card.cores for name in ("look", "train_view", "test_view")}
+    reading = {name: getattr(cpu, name) / card.cores for name in ("look", "train_view", "test_view")}
     tower = flops.image_flops(sizes) / (card.peak * card.images)
-    return dataclasses.replace(costs, room=ANY, overlaps=True, tower=tower, step=step, text=text, **reading)
+    return dataclasses.replace(cpu, room=ANY, overlaps=True, tower=tower, step=step, text=text, **reading)
 
 
 def from_accelerator(costs: Costs, rows: Iterable[dict]) -> Costs:

@@ -2,9 +2,9 @@
 
 `paper` is the released configuration on a ViT-B/16 of random weights, with prompts as long as those of datasets of
 10, 37, 100, 397 and 1,000 classes and photographs of 500x375 pixels; `digits` is configs/digits.py. Prints JSON of
-`benchmarks.costs.Costs`, in seconds of the clock (`wall`) and of all cores (`cpu`). What is opened and closed is
-what whole runs take of one epoch, less what is counted apart: in one run, and in two side by side. Workers
-that share a machine are measured by as many processes at once (`measure`).
+`benchmarks.costs.Costs`, in seconds of the clock (`wall`) and of all cores (`cpu`). Opening and closing a run is
+what whole runs of one step take, less what is counted apart. Workers that share a machine are measured by as many
+processes at once (`measure`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ROUND = 1.0  # seconds of a measurement, at least
 IMAGES = 64  # that are read and encoded
 ANSWERED = 256  # images that are answered: a batch
 LANES = 6  # that units of 15 runs fill
-FIXED = 37  # classes of the runs that are opened and closed
+FIXED, RUNS = 37, 4  # classes of the runs that are opened and closed, and how many
 CLOCKS = ("wall", "cpu")
 OWNERS = dict.fromkeys(("config_hash", "clip_sha256", "selection_sha256", "test_sha256"), "")
 Pair = Float[np.ndarray, "2"]  # seconds of the clock, and of all cores
@@ -115,9 +115,9 @@ def time_answer(method: Method, variables: Variables, theta: dict, classes: int,
     """An image of random features, in every mode; measured, and written."""
     chance, key = np.random.default_rng(inputs.SEED), jax.random.key(0)
     images = chance.standard_normal((ANSWERED, width), np.float32)
-    texts = chance.standard_normal((costs.DRAWS, classes, width), np.float32)
+    texts = chance.standard_normal((Config().num_draws, classes, width), np.float32)
     drawn = {mode: Drawn(theta, texts[:1], None if mode == "mean" else key) for mode in MODES}
-    drawn["marginal"] = drawn["marginal"]._replace(text=texts[: Config().num_draws])
+    drawn["marginal"] = drawn["marginal"]._replace(text=texts)
     ids, labels = [str(i) for i in range(ANSWERED)], np.arange(ANSWERED) % classes
     temperatures = dict.fromkeys(predictions.ALL_MODES, 1.0)
 
@@ -174,29 +174,24 @@ def time_save(state: TrainState) -> Pair:
 
 
 def time_runs(configs: Sequence[Config], facts: Facts, known: dict[str, Any]) -> dict[str, Pair]:
-    """What is left of whole runs of one epoch, when what is known is taken away.
+    """What is left of whole runs, short ones and each of its own, when what is known is taken away."""
 
-    Args:
-        configs: three of one run each, and three of two.
-    """
-
-    def left(part: slice, first: bool = False) -> Pair:
-        some = configs[part]
+    def left(config: Config, first: bool = False) -> Pair:
         with tempfile.TemporaryDirectory() as folder:
-            places = {Path(folder) / str(i): config for i, config in enumerate(some)}
-            taken = spend(lambda: experiment.train_together(places))
-        nothing = dict.fromkeys(("unit", "compile", "run"), np.zeros(2))
-        whole = Costs(**known, **nothing)
-        return taken - sum(costs.parts(costs.describe(some, facts, whole.room), whole, first).values())
+            taken = spend(lambda: experiment.train_together({Path(folder) / "run": config}))
+        nothing = Costs(**known, **dict.fromkeys(("unit", "compile", "run"), np.zeros(2)))
+        return taken - sum(costs.parts(costs.describe([config], facts, known["room"]), nothing, first).values())
 
-    begun = left(slice(0, 2), first=True)  # programs are compiled, or fetched from the cache
-    left(slice(2, 3))
-    two = np.median([left(slice(3 + 2 * i, 5 + 2 * i)) for i in range(3)], axis=0)
-    one = np.median([left(slice(9 + i, 10 + i)) for i in range(3)], axis=0)
-    return dict(unit=2 * one - two, run=two - one, compile=begun - two)
+    begun = left(configs[0], first=True)  # programs are compiled, or fetched from the cache
+    again = np.median([left(config) for config in configs[1:]], axis=0)
+    unit = np.median([spend(lambda: share(configs[0])) for _ in configs[1:]], axis=0)
+    return dict(unit=unit, run=again - unit, compile=begun - again)
 
 
-RUNS = 12  # that these are
+def short(config: Config) -> list[Config]:
+    """Runs of one step, and one draw in prediction; the first begins, and the others are timed."""
+    few = dataclasses.replace(config, shots=1, num_draws=1, optim=dataclasses.replace(config.optim, epochs=1))
+    return seeds(few, RUNS)
 
 
 def paper(folder: Path) -> dict[str, Any]:
@@ -219,11 +214,10 @@ def paper(folder: Path) -> dict[str, Any]:
     known |= time_images(
         load_towers(Config(clip=str(whole)), mesh.make_mesh()), data.write_photographs(folder, "500x375", IMAGES)
     )
-    case = population.Case("", "", FIXED, 1, {"seed": tuple(range(RUNS))}, 0, 1, 1)
-    configs = population.members(case, folder)
+    (config,) = population.members(population.Case("", "", FIXED, 1, {"seed": (1,)}, 0, 1, 1), folder)
     facts = Facts(FIXED, costs.tokens_of(costs.packed(inputs.LENGTHS[FIXED])), FIXED * population.TEST_IMAGES)
     small = known | dict.fromkeys(("look", "train_view", "test_view", "tower"), np.zeros(2))  # images are tiny
-    return known | time_runs(configs, facts, small)
+    return known | time_runs(short(config), facts, small)
 
 
 def digits(folder: Path) -> dict[str, Any]:
@@ -239,8 +233,7 @@ def digits(folder: Path) -> dict[str, Any]:
     )
     known |= time_images(shared.frozen, shared.whole.train)
     known["step"] = [Point(size, taken - known["save"] / config.checkpoint_every) for size, taken in known["step"]]
-    short = dataclasses.replace(config, shots=1, optim=dataclasses.replace(config.optim, epochs=1))
-    return known | time_runs(seeds(short, RUNS), facts, known)
+    return known | time_runs(short(config), facts, known)
 
 
 def time_loop(configs: Sequence[Config], shared: Shared, facts: Facts, folder: Path) -> Pair:

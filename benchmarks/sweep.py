@@ -5,7 +5,8 @@ workers: whoever is free first takes the next unit. Every worker is a machine of
 and encodes test images the first time that it meets a dataset. What the parts cost is measured on the device at
 hand (`benchmarks.parts`); or --costs names a file: JSON as that command prints it, or results.jsonl of
 `benchmarks.accelerator`, which has the towers alone. Beside it stands a card computed from its data sheet
-(`benchmarks.costs.H200`), which is no measurement. `views` are cached; 0 are fresh ones, in 100 epochs.
+(`benchmarks.costs.H200`), which is no measurement. `one core of it` has seconds of all cores for those of the
+clock, which tell more where others use the machine. `views` are cached; 0 are fresh ones, in 100 epochs.
 
 The paper's code takes one run after another, 77 tokens of every class and the image tower in every step: at hand
 its steps are those that `benchmarks.step` has measured in PyTorch, and on the card as many operations at the same
@@ -36,7 +37,6 @@ from benchmarks.commands import Cost
 from benchmarks.costs import H200, Costs, Facts, Point, Unit
 from benchmarks.inputs import Lengths
 from pini_jax.core import config_file
-from pini_jax.data.views import THREADS
 from pini_jax.runs import plan as plans
 from pini_jax.task.run import share
 
@@ -127,13 +127,13 @@ def by_part(tasks: Sequence[tuple[Unit, bool]], given: Costs) -> Counter[str]:
 def devices(file: Path | None) -> dict[str, Costs]:
     """Their costs, by name: those at hand or of a file, towers that an accelerator's file has, and a card's."""
     if file and file.suffix == ".json":
-        name, here = file.stem, costs.from_dict(json.loads(file.read_text())["wall"])
+        name, here = file.stem, {clock: costs.from_dict(x) for clock, x in json.loads(file.read_text()).items()}
     else:
-        name, here = "at hand", parts.measure("paper")["wall"]
-    found = {name: here}
+        name, here = "at hand", parts.measure("paper")
+    found = {name: here["wall"], "one core of it": here["cpu"]}
     if file and file.suffix == ".jsonl":
-        found[file.stem] = costs.from_accelerator(here, map(json.loads, file.read_text().splitlines()))
-    return found | {f"{H200.name}, computed": costs.on_card(here, H200, CLIP, THREADS)}
+        found[file.stem] = costs.from_accelerator(here["wall"], map(json.loads, file.read_text().splitlines()))
+    return found | {f"{H200.name}, computed": costs.on_card(here["cpu"], H200, CLIP)}
 
 
 def paper_units(views: int, together: int, room: int) -> list[Unit]:

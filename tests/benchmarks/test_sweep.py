@@ -26,7 +26,9 @@ def costing(**more):
 
 
 def unit(dataset, steps, test=0):
-    return Unit(dataset, Facts(1, 1, test), runs=1, steps=steps, saves=0, trained=0, validated=0, looked=0)
+    return Unit(
+        dataset, Facts(1, 1, test), runs=1, steps=steps, saves=0, trained=0, validated=0, looked=0, draws=0
+    )
 
 
 def test_a_schedule_by_hand():
@@ -42,14 +44,14 @@ def test_a_schedule_by_hand():
 
 
 def test_what_a_unit_goes_to_by_hand():
-    one = Unit("a", FACTS, runs=2, steps=7, saves=3, trained=11, validated=5, looked=1)
+    one = Unit("a", FACTS, runs=2, steps=7, saves=3, trained=11, validated=5, looked=1, draws=68)
     given = Costs(costs.ANY, False, 1.0, 2.0, 4.0, 8.0, 0.5, 3.0, 5.0, 6.0, *([Point(50, 2.0)] for _ in range(3)))
     found = costs.parts(one, given, first=True)
     assert found == {
         "steps": 7 * 2.0,
         "training images": 11 * (3 + 6) + 0.5,
         "other images": (5 + 100) * (5 + 6 + 0.5),
-        "texts": (2 * 34 + 1) * 2.0,
+        "texts": (68 + 1) * 2.0,
         "answers": (2 * 100 + 5) * 2.0 * 10 / 50,
         "checkpoints": 3 * 8.0,
         "opening and closing": 1 + 2 * 4 + 2.0,
@@ -75,7 +77,7 @@ def test_steps_are_those_of_the_timetable(room):
     assert found.steps == width * len(ticks)
     assert found.saves == sum(lengths) / 100
     assert found.trained == 100 * 2 * (10 + 32 + 5 * 32) and found.looked == 2 * (10 + 40 + 160)
-    assert found.validated == 2 * 10 * (1 + 4 + 4)
+    assert found.validated == 2 * 10 * (1 + 4 + 4) and found.draws == 6 * (1 + 1 + 32)
     cached = costs.describe([dataclasses.replace(config, views=8) for config in configs], FACTS, room)
     assert cached.trained == 8 * found.looked and cached.looked == 0
 
@@ -98,7 +100,7 @@ def test_a_step_of_the_papers_code_on_imagenet_takes_12_tflop():
 
 
 def hours(one):
-    given = costs.on_card(NOTHING, costs.H200, sweep.CLIP, 2)
+    given = costs.on_card(NOTHING, costs.H200, sweep.CLIP)
     return costs.parts(one, given, first=False)["steps"] / 3600
 
 
@@ -131,11 +133,11 @@ def test_costs_survive_json():
 def test_the_command_predicts_from_a_file_of_costs(tmp_path, capsys, monkeypatch):
     file = tmp_path / "mine.json"
     given = costing(step=[Point(1000, 1.0)], unit=1.0, test_view=0.01)
-    file.write_text(json.dumps({"wall": dataclasses.asdict(given)}))
+    file.write_text(json.dumps(dict.fromkeys(parts.CLOCKS, dataclasses.asdict(given))))
     monkeypatch.setattr(sweep, "RESULT", tmp_path / "sweep.json")
     sweep.main([f"--costs={file}", "--nocheck", "--save"])
     found = json.loads((tmp_path / "sweep.json").read_text())
-    assert len(found["rows"]) == 2 * len(sweep.VIEWS) * len(sweep.TOGETHER)
+    assert len(found["rows"]) == 3 * len(sweep.VIEWS) * len(sweep.TOGETHER)
     for row in found["rows"]:
         assert sum(row["parts"].values()) == pytest.approx(1)
         assert row["hours"]["1"] >= row["hours"]["8"] >= row["hours"]["64"] > 0
