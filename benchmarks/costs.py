@@ -49,7 +49,8 @@ class Costs:
         tower: of encoding it.
         step: of a run, side by side with others where that pays; by the tokens of its prompts.
         text: of encoding the classes' prompts once; by the same.
-        answer: of an image, classified in every mode, measured and written; by the number of classes.
+        predict: of an image, classified in every mode, where towers compute; by the number of classes.
+        answer: of measuring and writing that, on the cores; by the same.
     """
 
     room: int
@@ -64,6 +65,7 @@ class Costs:
     tower: float
     step: Sequence[Point]
     text: Sequence[Point]
+    predict: Sequence[Point]
     answer: Sequence[Point]
 
     def encoded(self, view: float) -> float:
@@ -177,7 +179,8 @@ def parts(unit: Unit, costs: Costs, first: bool) -> dict[str, float]:
         "training images": unit.trained * costs.encoded(costs.train_view) + unit.looked * costs.look,
         "other images": others * (costs.encoded(costs.test_view) + costs.look),
         "texts": (1 + unit.draws) * at(costs.text, facts.tokens),
-        "answers": answered * at(costs.answer, facts.classes),
+        "predictions": answered * at(costs.predict, facts.classes),
+        "measures": answered * at(costs.answer, facts.classes),
         "checkpoints": unit.saves * costs.save,
         "opening and closing": costs.unit + unit.runs * costs.run + first * costs.compile,
     }
@@ -218,7 +221,15 @@ def on_card(cpu: Costs, card: Card, sizes: Architecture) -> Costs:
             points.append(Point(tokens_of(rows), needed / (card.peak * card.texts)))
     reading = {name: getattr(cpu, name) / card.cores for name in ("look", "train_view", "test_view")}
     tower = flops.image_flops(sizes) / (card.peak * card.images)
-    return dataclasses.replace(cpu, room=ANY, overlaps=True, tower=tower, step=step, text=text, **reading)
+    return _elsewhere(cpu, tower, step, text, **reading)
+
+
+def _elsewhere(costs: Costs, tower: float, step: Sequence[Point], text: Sequence[Point], **more: float) -> Costs:
+    """Towers that do not compute on the cores; what is classified there from features takes next to nothing."""
+    predict = [Point(size, 0.0) for size, _ in costs.predict]
+    return dataclasses.replace(
+        costs, room=ANY, overlaps=True, tower=tower, step=step, text=text, predict=predict, **more
+    )
 
 
 def from_accelerator(costs: Costs, rows: Iterable[dict]) -> Costs:
@@ -232,10 +243,10 @@ def from_accelerator(costs: Costs, rows: Iterable[dict]) -> Costs:
     step = [Point(tokens_of(packed(inputs.LENGTHS[classes])), ms[classes] / 1e3) for classes in sorted(ms)]
     text = [Point(size, seconds / 2) for size, seconds in step]
     (tower,) = (1 / row["per_second"] for row in towers if row["phase"] == "images")
-    return dataclasses.replace(costs, room=ANY, overlaps=True, tower=tower, step=step, text=text)
+    return _elsewhere(costs, tower, step, text)
 
 
 def from_dict(content: dict[str, Any]) -> Costs:
     """What `dataclasses.asdict` has made of costs, or JSON of that."""
-    points = {name: [Point(*point) for point in content[name]] for name in ("step", "text", "answer")}
+    points = {name: [Point(*point) for point in content[name]] for name in ("step", "text", "predict", "answer")}
     return Costs(**{**content, **points})

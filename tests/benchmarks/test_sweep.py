@@ -17,7 +17,7 @@ NOTHING = Costs(
     room=costs.ANY,
     overlaps=False,
     **dict.fromkeys(("unit", "compile", "run", "save", "look", "train_view", "test_view", "tower"), 0.0),
-    **dict.fromkeys(("step", "text", "answer"), [Point(1, 0.0)]),
+    **dict.fromkeys(("step", "text", "predict", "answer"), [Point(1, 0.0)]),
 )
 
 
@@ -45,14 +45,15 @@ def test_a_schedule_by_hand():
 
 def test_what_a_unit_goes_to_by_hand():
     one = Unit("a", FACTS, runs=2, steps=7, saves=3, trained=11, validated=5, looked=1, draws=68)
-    given = Costs(costs.ANY, False, 1.0, 2.0, 4.0, 8.0, 0.5, 3.0, 5.0, 6.0, *([Point(50, 2.0)] for _ in range(3)))
+    given = Costs(costs.ANY, False, 1.0, 2.0, 4.0, 8.0, 0.5, 3.0, 5.0, 6.0, *([Point(50, 2.0)] for _ in range(4)))
     found = costs.parts(one, given, first=True)
     assert found == {
         "steps": 7 * 2.0,
         "training images": 11 * (3 + 6) + 0.5,
         "other images": (5 + 100) * (5 + 6 + 0.5),
         "texts": (68 + 1) * 2.0,
-        "answers": (2 * 100 + 5) * 2.0 * 10 / 50,
+        "predictions": (2 * 100 + 5) * 2.0 * 10 / 50,
+        "measures": (2 * 100 + 5) * 2.0 * 10 / 50,
         "checkpoints": 3 * 8.0,
         "opening and closing": 1 + 2 * 4 + 2.0,
     }
@@ -124,7 +125,7 @@ def test_towers_come_from_a_run_of_the_accelerators_command():
 
 def test_costs_survive_json():
     pair = np.array([3.0, 2.0])
-    points = dict.fromkeys(("step", "text", "answer"), [Point(5, pair)])
+    points = dict.fromkeys(("step", "text", "predict", "answer"), [Point(5, pair)])
     made = parts.of_clock(dataclasses.asdict(NOTHING) | points | dict(save=pair), 1)
     assert made.save == 2 and made.step == [Point(5, 2)] and made.run == 0
     assert costs.from_dict(json.loads(json.dumps(dataclasses.asdict(made)))) == made
