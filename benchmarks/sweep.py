@@ -249,7 +249,7 @@ def small_units(small: Small, room: int) -> list[Unit]:
 def tell(rows: Sequence[dict]) -> None:
     """Hours, and where those of one worker go."""
     ways = [(row["device"], str(row["views"]), str(row["together"])) for row in rows]
-    hours = [[f"{row['hours'][workers]:,.1f}" for workers in WORKERS] for row in rows]
+    hours = [[f"{row['hours'][workers]:,.2f}" for workers in WORKERS] for row in rows]
     heads = ("device", "views", "runs of a unit", *(f"{workers} workers, h" for workers in WORKERS))
     print(timing.table(heads, [[*way, *cells] for way, cells in zip(ways, hours, strict=True)]))
     print()
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     processor, steps = released_at_hand()
     theirs = {processor: released(steps), f"{H200.name}, computed": released(released_on_card())}
     for device, hours in theirs.items():
-        print(f"the paper's code, steps alone, {device}: {hours:,.0f} h")
+        print(f"the paper's code, steps alone, {device}: {hours:,.1f} h")
     print(f"goal: {GOAL:.0f} h on one {H200.name} with cached views")
     kept = {name: dataclasses.asdict(of_device) for name, of_device in given.items()}
     found = timing.machine() | dict(load=load, costs=kept, rows=rows, released=theirs)
