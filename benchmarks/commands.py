@@ -38,10 +38,10 @@ class Cost(NamedTuple):
     cpu: float
 
 
-def cost(arguments: Sequence[str]) -> Cost:
-    """Of `pini train` in a process of its own."""
+def cost(module: str, *arguments: str) -> Cost:
+    """Of a command in a process of its own, and those that it starts."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-m", "pini_jax.main", *arguments], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True, capture_output=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
@@ -66,7 +66,7 @@ def measure(name: str, members: int, each: int, settings: Sequence[str]) -> dict
         common = [f"--config={config}", *(f"--config.{setting}" for setting in settings)]
 
         def command(place: str, *more: str) -> Cost:
-            return cost([*common, f"--workdir={folder}/{place}", *more])
+            return cost("pini_jax.main", *common, f"--workdir={folder}/{place}", *more)
 
         def population(place: str) -> Cost:
             return command(place, f"--config.population={{'seed': {tuple(range(1, members + 1))}}}")

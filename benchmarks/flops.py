@@ -46,5 +46,12 @@ def step_flops(sizes: Architecture, packed: Prompts) -> float:
     return 2 * prompts_flops(sizes, packed) + attention
 
 
+def released_step_flops(sizes: Architecture, classes: int, images: int) -> float:
+    """The step of the paper's code: whole texts of every class there and back, and images forwards."""
+    length, transformer = sizes.text.context_length, sizes.text.transformer
+    attention = blocks_flops(transformer, length, length) - blocks_flops(transformer, length, 0)
+    return classes * (2 * text_flops(sizes, length) + attention) + images * image_flops(sizes)
+
+
 def _projection(sizes: Architecture) -> float:
     return 2 * sizes.text.transformer.width * sizes.embed_dim

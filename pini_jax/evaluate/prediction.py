@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from pini_jax.core import mesh as meshes
 from pini_jax.core import rng, stop
@@ -177,23 +176,25 @@ def predict_drawn(
         x, ids = inputs if mesh is None else meshes.shard(mesh, inputs)
         noise = draw_mean if drawn.key is None else draw_per_image(drawn.key, ids)
         logits, _ = forward.classify(method, variables, drawn.theta, drawn.text, x, noise, call=compiled_alone)
-        return summary(meshes.fetch(logits)[0], scale)
+        return summary(logits[0], scale)
 
     predicted = [batch(np.arange(start, start + size)) for start in range(0, len(images), size)]
     return Predictions(*(np.concatenate(parts)[: len(images)] for parts in zip(*predicted, strict=True)))
 
 
-def summary(logits: Float[np.ndarray, "k b c"], scale: float) -> Predictions:
-    """Of the logits of k draws."""
-    log_q = scipy.special.log_softmax(logits, axis=-1)
-    log_p = scipy.special.logsumexp(log_q, axis=0) - np.log(len(log_q))
-    return Predictions(
-        log_probabilities=log_p,
-        expected=log_q.mean(0),
-        draw_entropy=-(np.exp(log_q) * log_q).sum(-1).mean(0),
-        energy=scipy.special.logsumexp(logits, axis=-1).mean(0),
-        match=scipy.special.softmax(log_p / scale, axis=-1).max(-1),
-    )
+def summary(logits: Float[ArrayLike, "k b c"], scale: float) -> Predictions:
+    """Of the logits of k draws; computed where they are, so that a device hands over what is kept alone."""
+    return Predictions(*map(meshes.fetch, _summary(logits, scale)))
+
+
+@jax.jit
+def _summary(logits: Float[Array, "k b c"], scale: Float[Array, ""]) -> tuple[Array, ...]:
+    log_q = jax.nn.log_softmax(logits)
+    log_p = jax.nn.logsumexp(log_q, axis=0) - np.log(len(log_q))
+    entropy = -(jnp.exp(log_q) * log_q).sum(-1)
+    energy = jax.nn.logsumexp(logits, axis=-1)
+    match = jax.nn.softmax(log_p / scale).max(-1)
+    return log_p, log_q.mean(0), entropy.mean(0), energy.mean(0), match
 
 
 def batch_size_for(method: Method, num_images: int) -> int:

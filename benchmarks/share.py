@@ -1,0 +1,111 @@
+"""How much of a training is not its steps: python -m benchmarks.share.
+
+`digits` is configs/digits.py, `features` configs/features.py on a pack of noise of DTD's shape; each as one run,
+and as 15 side by side. `steps` is the compiled step called so often, with one batch; `batches` is making the
+others, which a thread does beside the steps; `checkpoints` is writing so many on their own. Seconds of the clock,
+and of all cores in brackets. With --save the line of JSON is also kept in results/share.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import commands, parts, population, timing
+from benchmarks.commands import Cost
+from pini_jax.config import Config
+from pini_jax.core import config_file, runtime
+from pini_jax.runs import population as populations
+from pini_jax.task.run import share
+from pini_jax.train import loop
+from pini_jax.train.loop import Group
+
+RESULT = Path(__file__).parent / "results" / "share.json"
+CONFIGS = {"digits": "digits", "features": "features:path={folder}/pack.npz"}
+MEMBERS = (1, 15)
+COLUMNS = ("training", "steps", "whole, s", "steps, s", "batches, s", "checkpoints, s", "not the steps")
+
+
+def configs_of(name: str, folder: Path, members: int) -> list[Config]:
+    """As many seeds of a config."""
+    commands.write_pack(folder / "pack.npz")
+    settings = config_file.load_config(CONFIGS[name].format(folder=folder))
+    settings.population = {"seed": tuple(range(1, members + 1))}
+    return [member.config for member in populations.members(settings)]
+
+
+def steps(group: Group, step: Callable, lanes: loop.Lanes) -> None:
+    """As many calls of the compiled step as the training has."""
+    table = list(group.table)
+    lanes, batch = jax.tree.map(jnp.copy, lanes), loop.read_batches(group, table[0])
+    for _ in table:
+        lanes, done = step(lanes, batch)
+    jax.block_until_ready((lanes, done))
+
+
+def batches(group: Group) -> None:
+    """All that the training reads."""
+    for turns in group.table:
+        loop.read_batches(group, turns)
+
+
+def measure(name: str, members: int) -> dict:
+    """The row of a training."""
+    with tempfile.TemporaryDirectory() as folder:
+        configs = configs_of(name, Path(folder), members)
+        with population.entered(share(configs[0]), configs, Path(folder) / "runs") as group:
+            compiled = loop.compile_group(group)
+            steps(group, *compiled)  # warms up
+            found = {
+                "steps": parts.spend(lambda: steps(group, *compiled)),
+                "batches": parts.spend(lambda: batches(group)),
+                "checkpoints": parts.time_save(group.trainees[0].recorder.state) * num_saves(group),
+                "whole": parts.spend(lambda: loop.train(group, *compiled)),
+            }
+    row = dict(name=name, members=members, load=os.getloadavg()[0], ticks=max(group.lengths))
+    return row | {key: Cost(*map(float, pair))._asdict() for key, pair in found.items()}
+
+
+def num_saves(group: Group) -> int:
+    """Checkpoints of all runs."""
+    return sum(-(-run.num_steps // run.config.checkpoint_every) for run in group.runs)
+
+
+def line(row: dict) -> list[str]:
+    """Its cells."""
+    cells = ["{wall:,.2f} ({cpu:,.2f})".format(**row[key]) for key in ("whole", "steps", "batches", "checkpoints")]
+    rest = {clock: f"{1 - row['steps'][clock] / row['whole'][clock]:.0%}" for clock in Cost._fields}
+    return [f"{row['members']} x {row['name']}", f"{row['ticks']:,}", *cells, "{wall} ({cpu})".format(**rest)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table, then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
+    parser.add_argument("--members", nargs="+", type=int, default=list(MEMBERS))
+    parser.add_argument("--save", action="store_true", help=f"keep the result in {RESULT.name}")
+    chosen = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stderr(io.StringIO()):  # bars
+        os.environ["XDG_CACHE_HOME"] = cache
+        runtime.prepare()
+        logging.getLogger("pini_jax").setLevel(logging.ERROR)
+        rows = [measure(name, members) for name in chosen.configs for members in chosen.members]
+    print(timing.table(COLUMNS, [line(row) for row in rows]))
+    found = timing.machine() | dict(rows=rows)
+    print(json.dumps(found))
+    if chosen.save:
+        timing.keep(RESULT, found, ("name", "members"))
+
+
+if __name__ == "__main__":
+    main()
