@@ -19,7 +19,7 @@ def keep_programs() -> None:
     """Keeps compiled programs in the cache folder, unless the process keeps them elsewhere."""
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def prepare() -> None:
