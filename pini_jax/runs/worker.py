@@ -8,6 +8,7 @@ tries. So a worker that was stopped and wakes up later overwrites nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import tempfile
 import time
@@ -20,7 +21,8 @@ from pini_jax.core import paths, stop
 from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.store import Store, open_store
-from pini_jax.runs import experiment
+from pini_jax.data import features
+from pini_jax.runs import experiment, shared_cache
 from pini_jax.runs.attempts import OWN, Attempts, InBucket, OnDisk
 from pini_jax.runs.claims import LEASE, LOOKS, RETRIES, Claim, Claims, worker_name
 from pini_jax.runs.lease import Lease, Lost
@@ -84,8 +86,12 @@ def open_attempts(workdir: str | Path, claims: Claims) -> Iterator[Attempts]:
     if not is_url(str(workdir)):
         yield OnDisk(Path(workdir))
         return
-    with tempfile.TemporaryDirectory(prefix="pini_jax-", ignore_cleanup_errors=True) as folder:
-        yield InBucket(open_bucket(str(workdir)), Path(folder), claims)
+    place = open_bucket(str(workdir))
+    cache = place.below(f"{OWN}/cache")
+    share = functools.partial(shared_cache.share_features, cache, lease=claims.lease)
+    made = tempfile.TemporaryDirectory(prefix="pini_jax-", ignore_cleanup_errors=True)
+    with made as folder, features.shared_by(share):
+        yield InBucket(place, Path(folder), claims, shared_cache.Programs(cache))
 
 
 def _taken(claims: Claims, wait: bool) -> Iterator[Claim]:
@@ -127,10 +133,12 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
         if not claims.holds(claim):
             raise Lost
         reasons |= attempts.publish(claim, configs)
+        attempts.wait()
     except Lost:
         LOG.warning("unit %d was taken over by another worker, and is left to it", claim.unit + 1)
         return {}
     except stop.Stopped:
+        attempts.wait()
         claims.end(claim, "stopped", {})
         raise
     except Exception as error:  # whatever happened to this unit stops no other
@@ -143,7 +151,7 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
 
 
 def _save(attempts: Attempts, lease: Lease) -> None:
-    """Keeps what there is, unless it is another one's by now."""
+    """Begins to keep what there is, unless it is another one's by now."""
     lease.check()
     attempts.save()
 
