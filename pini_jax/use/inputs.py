@@ -11,12 +11,14 @@
 |                        | names in `path` or `__key__`, if there is one                                       |
 | anything else          | itself                                                                              |
 
-What cannot be read becomes a record whose reading says why.
+Each may be in a bucket, and so may what a list or table names: archives and Parquet files are copied to the cache,
+and images are read one by one. What cannot be read becomes a record whose reading says why.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import sys
@@ -26,7 +28,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pini_jax.core import extras
+from pini_jax.core import copies, extras
+from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.wording import listed, plain
 from pini_jax.data.datasets import formats, tree
@@ -71,11 +74,35 @@ def _reader(name: str) -> Callable[[str], Iterator[Record]]:
         return _standard_input
     if os.path.isdir(name):
         return _folder
-    return READERS.get(formats.suffix(name), _file)
+    reader = READERS.get(formats.suffix(name), _file)
+    return _prefix if reader is _file and is_url(name) and open_bucket(name).stat() is None else reader
+
+
+def _image(name: str, folder: str = "") -> Record:
+    """An image by its name, which starts from a folder unless it is whole."""
+    if is_url(name) or is_url(folder):
+        return Record(name, functools.partial(_read_object, copies.join_place(folder, name)), LABEL)
+    return Record(name, Path(folder, name), LABEL)
+
+
+def _read_object(url: str) -> bytes:
+    folder, _, key = url.rpartition("/")
+    if (content := open_bucket(folder).read(key)) is None:
+        raise InputError(f"{url} does not exist")
+    return content
 
 
 def _file(name: str) -> Iterator[Record]:
-    yield Record(name, Path(name), LABEL)
+    yield _image(name)
+
+
+def _prefix(name: str) -> Iterator[Record]:
+    """What is below a prefix of a bucket."""
+    place = open_bucket(name)
+    keys = sorted(key for key in place.objects() if tree.is_picture(key))
+    if not keys:
+        raise InputError(f"{name} does not exist, or there is no picture below it")
+    yield from (_image(f"{place.url}/{key}") for key in keys)
 
 
 def _folder(name: str) -> Iterator[Record]:
@@ -95,7 +122,7 @@ def _list(name: str) -> Iterator[Record]:
 def _paths(lines: Iterable[str], folder: str) -> Iterator[Record]:
     for line in lines:
         if path := line.strip():
-            yield Record(path, Path(folder, path), LABEL)
+            yield _image(path, folder)
 
 
 def _csv(name: str) -> Iterator[Record]:
@@ -127,7 +154,7 @@ def _listed(table: str, row: Mapping[str, Any], line: int) -> Record:
     path = row.get("path")
     if not isinstance(path, str) or not path.strip():
         return unreadable(f"{table}:{line}", "the row has no path")
-    return Record(path.strip(), Path(os.path.dirname(table), path.strip()), LABEL)
+    return _image(path.strip(), os.path.dirname(table))
 
 
 def _text(name: str, read: Callable[[Iterable[str]], Iterator[Record]]) -> Iterator[Record]:
@@ -137,7 +164,7 @@ def _text(name: str, read: Callable[[Iterable[str]], Iterator[Record]]) -> Itera
         InputError: it cannot be read, or is no UTF-8.
     """
     try:
-        with open(name, encoding="utf-8-sig", newline="") as file:
+        with open(copies.local(name), encoding="utf-8-sig", newline="") as file:
             yield from read(file)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{name} cannot be read ({plain(error)})") from None
@@ -146,7 +173,7 @@ def _text(name: str, read: Callable[[Iterable[str]], Iterator[Record]]) -> Itera
 def _archive(name: str) -> Iterator[Record]:
     """Members are read as they come; what follows a damage is lost, and said to be."""
     try:
-        with tarfile.open(name, "r|*") as archive:
+        with tarfile.open(copies.local(name), "r|*") as archive:
             for member in archive:
                 if member.isfile() and formats.suffix(member.name) in formats.SUFFIXES:
                     content = archive.extractfile(member)
@@ -166,7 +193,7 @@ def _parquet(name: str) -> Iterator[Record]:
     parquet = extras.require("pyarrow.parquet", "parquet")
     number = 0
     try:
-        for batch in parquet.ParquetFile(name).iter_batches(GROUP):
+        for batch in parquet.ParquetFile(copies.local(name)).iter_batches(GROUP):
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             images = _bytes(name, columns)
             known = next((columns[key].to_pylist() for key in NAMES if key in columns), [None] * len(images))
