@@ -152,6 +152,8 @@ class Claims:
         self._units, self._random = units, random.Random(worker)
         self._first = first
         self._open, self._asked = list(range(num_shards(units))), False
+        self._held: dict[Claim, float] = {}
+        self._held_first: dict[Claim, float] | None = None
         self._clock = StoreClock(store, worker, monotonic)
 
     @property
@@ -166,13 +168,28 @@ class Claims:
             looks: how many folders to look into, others than last time; all if None.
         """
         self._leave_out_finished()
+        self._held = {}
         for shard in self._open[:looks]:
             if claim := self._take_of(shard):
+                self._held_first = None
                 return claim
             if looks and shard in self._open:
                 self._open.remove(shard)
                 self._open.append(shard)
+        if self._held_first is None:
+            self._held_first = self._held
         return None
+
+    @property
+    def others_live(self) -> bool:
+        """Whether all who hold a claim have renewed it since there was first nothing to take.
+
+        As long as one has not, it may be lost, and its unit be free before long.
+        """
+        first = self._held_first or {}
+        return self._held_first is not None and all(
+            claim not in self._held or self._held[claim] > renewed for claim, renewed in first.items()
+        )
 
     def _leave_out_finished(self) -> None:
         """Asks once for the folders that others have found finished."""
@@ -192,6 +209,9 @@ class Claims:
                 return None
             free = [unit for unit, standing in zip(units, standings, strict=True) if self._is_free(standing)]
             if not (free := [unit for unit in free if unit not in tried]):
+                self._held |= {
+                    Claim(unit, own.number): own.renewed for unit, own in known.items() if not own.ended
+                }
                 return None
             unit = self._choose(free, crowded=bool(tried))
             if claim := self._claim(unit, known.get(unit, FRESH)):

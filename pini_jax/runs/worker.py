@@ -39,7 +39,8 @@ class Options(NamedTuple):
     Attributes:
         first: where among the units it begins to look, from 0 to 1; anywhere if None.
         retries: how often a unit that has failed is tried again.
-        wait: whether it stays while others work, for what they may leave behind.
+        wait: whether it stays while others work, for what they may leave behind; or only until they are known to
+            live.
     """
 
     first: float | None = None
@@ -99,10 +100,10 @@ def _taken(claims: Claims, wait: bool) -> Iterator[Claim]:
     pause, idle = PAUSES[0], False
     while not claims.is_over:
         stop.raise_if_requested()
-        if claim := claims.take(LOOKS if idle else None):
+        if claim := claims.take(LOOKS if idle and wait else None):
             yield claim
             pause, idle = PAUSES[0], False
-        elif claims.is_over or not wait:
+        elif claims.is_over or (claims.others_live and not wait):
             return
         else:
             _sleep(pause)

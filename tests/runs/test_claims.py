@@ -171,6 +171,24 @@ def test_who_is_second_looks_again_and_takes_another(store, monkeypatch):
     assert len({*theirs, claim.key()}) == 3
 
 
+def test_who_finds_nothing_knows_whether_the_others_live(store):
+    """A worker that is started again at once, and whose own claim of before is not over yet, stays for it."""
+    one, two = worker(store, "a", units=2), worker(store, "b", units=2)
+    lives, lost = one.take(), one.take()
+    assert not two.others_live and two.take() is None and not two.others_live
+    store.now += 20
+    one.renew(lives, {})
+    assert two.take() is None and not two.others_live
+    store.now += 50
+    one.renew(lives, {})
+    assert two.take() == Claim(lost.unit, 2)
+    assert two.take() is None
+    store.now += 20
+    one.renew(lives, {})
+    two.end(Claim(lost.unit, 2), "finished", {})
+    assert two.take() is None and two.others_live
+
+
 def test_a_listing_that_is_late_is_no_endless_loop(store, monkeypatch):
     """As an NFS client's may be."""
     worker(store, "a").take(), worker(store, "b").take(), worker(store, "c").take()
