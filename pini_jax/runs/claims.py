@@ -26,6 +26,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 from pini_jax.core.store import Store
@@ -154,7 +155,7 @@ class Claims:
         self._open, self._asked = list(range(num_shards(units))), False
         self._held: dict[Claim, float] = {}
         self._held_first: dict[Claim, float] | None = None
-        self._clock = StoreClock(store, worker, monotonic)
+        self._clock, self._monotonic, self._begun = StoreClock(store, worker, monotonic), monotonic, monotonic()
 
     @property
     def is_over(self) -> bool:
@@ -181,15 +182,15 @@ class Claims:
         return None
 
     @property
-    def others_live(self) -> bool:
-        """Whether all who hold a claim have renewed it since there was first nothing to take.
+    def may_leave(self) -> bool:
+        """Whether nothing that it could take is left behind, when there was nothing to take.
 
-        As long as one has not, it may be lost, and its unit be free before long.
+        A worker may be started in the place of one that was lost a moment ago, whose claim is not over yet. It
+        stays until it has been there as long as a lease, or all who hold a claim have renewed it under its eyes.
         """
-        first = self._held_first or {}
-        return self._held_first is not None and all(
-            claim not in self._held or self._held[claim] > renewed for claim, renewed in first.items()
-        )
+        if self._held_first is None or self._monotonic() - self._begun > self.lease:
+            return self._held_first is not None
+        return all(self._held.get(claim, inf) > renewed for claim, renewed in self._held_first.items())
 
     def _leave_out_finished(self) -> None:
         """Asks once for the folders that others have found finished."""

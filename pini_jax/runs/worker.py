@@ -39,8 +39,8 @@ class Options(NamedTuple):
     Attributes:
         first: where among the units it begins to look, from 0 to 1; anywhere if None.
         retries: how often a unit that has failed is tried again.
-        wait: whether it stays while others work, for what they may leave behind; or only until they are known to
-            live.
+        wait: whether it stays while others work, for what they may leave behind; or only for what one that it
+            replaces may have.
     """
 
     first: float | None = None
@@ -103,7 +103,7 @@ def _taken(claims: Claims, wait: bool) -> Iterator[Claim]:
         if claim := claims.take(LOOKS if idle and wait else None):
             yield claim
             pause, idle = PAUSES[0], False
-        elif claims.is_over or (claims.others_live and not wait):
+        elif claims.is_over or (claims.may_leave and not wait):
             return
         else:
             _sleep(pause)

@@ -171,22 +171,29 @@ def test_who_is_second_looks_again_and_takes_another(store, monkeypatch):
     assert len({*theirs, claim.key()}) == 3
 
 
-def test_who_finds_nothing_knows_whether_the_others_live(store):
-    """A worker that is started again at once, and whose own claim of before is not over yet, stays for it."""
-    one, two = worker(store, "a", units=2), worker(store, "b", units=2)
+def test_who_replaces_a_lost_worker_stays_for_its_claim(store):
+    """Started again at once, while that is not over yet."""
+    one = worker(store, "a", units=2)
     lives, lost = one.take(), one.take()
-    assert not two.others_live and two.take() is None and not two.others_live
+    two = worker(store, "b", units=2)
+    assert not two.may_leave and two.take() is None and not two.may_leave
+    for _ in range(3):
+        store.now += 15
+        one.renew(lives, {})
+        assert two.take() is None and not two.may_leave
     store.now += 20
-    one.renew(lives, {})
-    assert two.take() is None and not two.others_live
-    store.now += 50
     one.renew(lives, {})
     assert two.take() == Claim(lost.unit, 2)
-    assert two.take() is None
-    store.now += 20
-    one.renew(lives, {})
-    two.end(Claim(lost.unit, 2), "finished", {})
-    assert two.take() is None and two.others_live
+    assert two.take() is None and two.may_leave  # it has been there for a lease
+
+
+def test_who_has_seen_that_all_live_may_leave(store):
+    one, two = worker(store, "a", units=1), worker(store, "b", units=1)
+    claim = one.take()
+    assert two.take() is None and not two.may_leave
+    store.now += 15
+    one.renew(claim, {})
+    assert two.take() is None and two.may_leave
 
 
 def test_a_listing_that_is_late_is_no_endless_loop(store, monkeypatch):
