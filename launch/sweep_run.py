@@ -44,7 +44,9 @@ def define_flags(values: flags.FlagValues) -> None:
     define_rules(values)
     text = f"Where numbers go besides metrics.jsonl: {', '.join(writers.WRITERS)}."
     flags.DEFINE_list("writers", [], text, flag_values=values)
-    text = "Whether to stay while others work, for what they may leave behind."
+    text = (
+        "Whether to stay while others work, for what they may leave behind; or else until they are known to live."
+    )
     flags.DEFINE_bool("wait", True, text, flag_values=values)
 
 

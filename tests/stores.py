@@ -14,9 +14,12 @@ class Memory:
         self.objects[key] = (content, self.now)
         return True
 
-    def write(self, key, content):
+    def put(self, key, content):
         self.requests += 1
         self.objects[key] = (content, self.now)
+
+    def write(self, key, content):
+        self.put(key, content)
         return self.now
 
     def read(self, key):

@@ -61,10 +61,19 @@ def fetch_copy(url: str, wanted: Callable[[str], bool] = lambda key: True) -> Pa
     return _tree(place, found)
 
 
+def name_of(path: Path) -> str:
+    """What a copy is called, on every machine, as long as its content is the same; "" of what is none."""
+    return path.relative_to(_trees()).as_posix() if path.is_relative_to(_trees()) else ""
+
+
+def _trees() -> Path:
+    return cache_folder() / "buckets" / "trees"
+
+
 def _tree(place: Bucket, found: Mapping[str, Stat]) -> Path:
     """Links to the copies of some objects, under their keys."""
     name = _hash(place.url, *(f"{key} {stat.size} {stat.tag}" for key, stat in sorted(found.items())))
-    tree = cache_folder() / "buckets" / "trees" / name
+    tree = _trees() / name
     whole = tree / place.url.rpartition("/")[2]
     if whole.exists():
         return whole

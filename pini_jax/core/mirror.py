@@ -1,20 +1,22 @@
 """What a folder of this machine holds, kept in a bucket by its one writer, so that another machine can go on.
 
-| object          | what                                                                 |
-|-----------------|----------------------------------------------------------------------|
-| `objects/HASH`  | the content of a file, under its SHA-256: never written over          |
-| `manifest.json` | {name: hash} of all files; written when all of their objects are there |
+| object          | what                                                                                     |
+|-----------------|------------------------------------------------------------------------------------------|
+| `packs/HASH`    | the contents of files that a push found new, one after the other: never written over      |
+| `manifest.json` | {name: hash} of all files, and where these contents are; written when all of them are there |
 
 So the manifest tells a whole state at any moment, wherever a writer was killed: what it does not name yet, or no
-longer, counts for nothing.
+longer, counts for nothing. A push is three requests, however many files there are.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,24 +39,39 @@ class Known(NamedTuple):
     sha256: str
 
 
+class Part(NamedTuple):
+    """Where a content is: so many bytes of a pack."""
+
+    pack: str
+    start: int
+    size: int
+
+
 class Manifest(NamedTuple):
     """What a bucket holds of a folder.
 
     Attributes:
         files: {name: hash} of all files.
         published: {name: hash} of those that readers find under the files' own names.
+        parts: {hash: place} of the contents.
     """
 
     files: Mapping[str, str]
     published: Mapping[str, str]
+    parts: Mapping[str, Part]
 
     @property
     def is_published(self) -> bool:
         """Whether readers find all that is of use to them."""
         return self.published == {name: self.files[name] for name in of_readers(self.files)}
 
+    @property
+    def packs(self) -> set[str]:
+        """The names of the packs that hold something of it."""
+        return {part.pack for part in self.parts.values()}
 
-EMPTY = Manifest({}, {})
+
+EMPTY = Manifest({}, {}, {})
 
 
 class Mirror:
@@ -64,13 +81,15 @@ class Mirror:
         """
         Args:
             place: where nobody else writes.
-            folder: of this machine; nothing writes into it during a push.
+            folder: of this machine; nothing writes into it while a push reads it.
             state: what was pulled into the folder, from where another writer was; where all of it is published,
                 nothing is written before something is new.
         """
-        self._place, self._folder, self._state = place, folder, state
+        self._place, self._folder = place, folder
+        self._state, self._owns = state._replace(parts={}), False
         self._known: dict[str, Known] = {}
-        self._stored: set[str] = set()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
+        self._begun: Future[None] | None = None
 
     def push(self) -> bool:
         """Puts what is new or has changed; a state that was pushed before stays whole until this one is.
@@ -81,25 +100,51 @@ class Mirror:
         Raises:
             OSError: the store gives no answer.
         """
+        begun = self.begin()
+        self.wait()
+        return begun
+
+    def begin(self) -> bool:
+        """Reads what is new or has changed, and puts it while the caller goes on.
+
+        Raises:
+            OSError: the store gave no answer to what was begun before.
+        """
+        self.wait()
         names = kept_files(self._folder)
         found = {name: own for name, own in zip(names, at_once(self._read, names), strict=True) if own}
         self._known = {name: known for name, (known, _) in found.items()}
         files = {name: known.sha256 for name, known in self._known.items()}
-        if files == self._state.files and (self._stored or self._state.is_published):
+        if files == self._state.files and (self._owns or self._state.is_published):
             return False
-        if missing := set(files.values()) - self._stored:
-            contents = {
-                files[name]: content or (self._folder / name).read_bytes()
-                for name, (_, content) in found.items()
-                if files[name] in missing
-            }
-            at_once(lambda sha256: self._place.put(f"objects/{sha256}", contents[sha256]), contents)
-            self._stored |= missing
-        self._write(Manifest(files, self._state.published))
-        gone = self._stored - set(files.values())
-        self._place.delete(f"objects/{sha256}" for sha256 in gone)
-        self._stored -= gone
+        contents = {
+            files[name]: content or (self._folder / name).read_bytes()
+            for name, (_, content) in found.items()
+            if files[name] not in self._state.parts
+        }
+        self._begun = self._pool.submit(self._put, files, contents)
         return True
+
+    def wait(self) -> None:
+        """Until what was begun is there.
+
+        Raises:
+            OSError: the store gives no answer.
+        """
+        begun, self._begun = self._begun, None
+        if begun:
+            begun.result()
+
+    def _put(self, files: Mapping[str, str], contents: Mapping[str, bytes]) -> None:
+        parts, before = dict(self._state.parts), self._state.packs
+        if contents:
+            pack = b"".join(contents.values())
+            name = hashlib.sha256(pack).hexdigest()
+            self._place.put(f"packs/{name}", pack)
+            starts = itertools.accumulate(map(len, contents.values()), initial=0)
+            parts |= {own: Part(name, start, len(contents[own])) for own, start in zip(contents, starts)}  # noqa: B905
+        self._write(Manifest(files, self._state.published, {own: parts[own] for own in files.values()}))
+        self._place.delete(f"packs/{name}" for name in before - self._state.packs)
 
     def publish(self, target: Bucket, holds: Callable[[], bool]) -> None:
         """Puts the files under their own names where readers look, each run's result last.
@@ -110,11 +155,11 @@ class Mirror:
         names = of_readers(self._state.files)
         publish(target, self._folder, names, holds)
         target.delete(self._state.published.keys() - set(names))
-        self._write(Manifest(self._state.files, {name: self._state.files[name] for name in names}))
+        self._write(self._state._replace(published={name: self._state.files[name] for name in names}))
 
     def _write(self, state: Manifest) -> None:
         self._place.put(MANIFEST, json.dumps(state._asdict()).encode())
-        self._state = state
+        self._state, self._owns = state, True
 
     def _read(self, name: str) -> tuple[Known, bytes] | None:
         """What is known of a file, with its content where it has changed; None where the file is gone."""
@@ -170,9 +215,13 @@ def pull(place: Bucket, folder: Path) -> Manifest | None:
     for _ in range(TRIES):
         if (state := _manifest(place)) is None:
             return None
-        names = list(state.files)
-        found = at_once(lambda name: _get(place, folder / name, state.files[name]), names)  # noqa: B023, asked at once
-        if not (missing := [name for name, whole in zip(names, found, strict=True) if not whole]):
+        names = list(state.packs)
+        packs = dict(zip(names, at_once(lambda name: place.read(f"packs/{name}"), names), strict=True))
+        contents = {own: _part(packs[part.pack], part, own) for own, part in state.parts.items()}
+        if not (missing := [name for name, own in state.files.items() if contents.get(own) is None]):
+            for name, own in state.files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(contents[own] or b"")
             return state
     raise InputError(f"{place.url} is damaged: {missing[0]} is missing or does not match its hash{OTHER}")
 
@@ -183,17 +232,17 @@ def _manifest(place: Bucket) -> Manifest | None:
     try:
         said = json.loads(content)
         files, published = (
-            {check_key(name): str(sha256) for name, sha256 in said[key].items()} for key in Manifest._fields
+            {check_key(name): str(sha256) for name, sha256 in said[key].items()} for key in ("files", "published")
         )
-        return Manifest(files, published)
+        parts = {
+            own: Part(check_key(pack), int(start), int(size)) for own, (pack, start, size) in said["parts"].items()
+        }
+        return Manifest(files, published, parts)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f"{place.url}/{MANIFEST} is damaged{OTHER}") from None
 
 
-def _get(place: Bucket, path: Path, sha256: str) -> bool:
-    content = place.read(f"objects/{sha256}")
-    if content is None or hashlib.sha256(content).hexdigest() != sha256:
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return True
+def _part(pack: bytes | None, part: Part, sha256: str) -> bytes | None:
+    """A content, if it is whole."""
+    content = (pack or b"")[part.start : part.start + part.size]
+    return content if pack is not None and hashlib.sha256(content).hexdigest() == sha256 else None

@@ -1,6 +1,6 @@
 """Where workers that share nothing else meet: small objects under keys, in a folder or bucket that all see.
 
-Four requests are all there is: create if absent, write, read, list. A key is a path such as `claims/0001/a.claim`.
+Four requests are all there is: create if absent, put, read, list. A key is a path such as `claims/0001/a.claim`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ class Store(Protocol):
         Where the same content is there already the answer may be yes as well.
         """
 
+    def put(self, key: str, content: bytes) -> None:
+        """Writes an object, over what was there."""
+
     def write(self, key: str, content: bytes) -> float:
-        """Writes an object, and returns when, in seconds."""
+        """The same, and asks when that was, in seconds."""
 
     def read(self, key: str) -> bytes | None:
         """The content of an object, or None where there is none."""
@@ -68,11 +71,14 @@ class Folder(NamedTuple):
             partial.unlink()
         return True
 
+    def put(self, key: str, content: bytes) -> None:
+        """By a rename."""
+        os.replace(self._partial(key, content), self.root / key)
+
     def write(self, key: str, content: bytes) -> float:
-        """By a rename; the time is that of the file's server."""
-        path = self.root / key
-        os.replace(self._partial(key, content), path)
-        return path.stat().st_mtime
+        """The same; the time is that of the file's server."""
+        self.put(key, content)
+        return (self.root / key).stat().st_mtime
 
     def read(self, key: str) -> bytes | None:
         """Of a file."""

@@ -9,6 +9,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,20 @@ from pini_jax.data.views import batches, view_pixels
 BATCH = 64
 CHUNK = 32  # batches: what an interrupted run computes twice at most
 LOG = logging.getLogger(__name__)
+# Is told all files of some features, and how that of a number is made: it may fetch some, or make them.
+Share = Callable[[Sequence[Path], Callable[[int], None]], None]
+_share: ContextVar[Share] = ContextVar("share", default=lambda files, make: None)
 Encode = Callable[[Float[np.ndarray, "b h w 3"]], Float[Array, "b e"]]
+
+
+@contextlib.contextmanager
+def shared_by(share: Share) -> Iterator[None]:
+    """Features that are needed within the block are those of others, too."""
+    token = _share.set(share)
+    try:
+        yield
+    finally:
+        _share.reset(token)
 
 
 def make_encoder(clip: Pretrained, mesh: jax.sharding.Mesh) -> Encode:
@@ -77,28 +91,33 @@ def features(
     """
     batch = _batch(records)
     chunks = _chunks(records, clip, None if augment is None else (augment, seed, view))
-    read = [_read(chunk) for chunk in chunks]
-    # Several processes compute together what any of them lacks.
-    known = meshes.everywhere([array is not None for array in read])
-    pairs = zip(chunks, read, known, strict=True)
-    arrays = {chunk: array for chunk, array, held in pairs if held and array is not None}
-    missing = [chunk for chunk in chunks if chunk not in arrays]
 
     def pixels(index: int) -> Float[np.ndarray, "h w 3"]:
         return clip.preprocessing.normalise(
             view_pixels(records[index], clip.preprocessing, augment, seed, view, index)
         )
 
+    def make(number: int) -> None:
+        for chunk, array in _compute([chunks[number]], batch, pixels, encode):
+            if np.isfinite(array).all():
+                _write(chunk, array)
+
+    with _naming_unreadable(records):
+        if chunks:
+            _share.get()([chunk.path for chunk in chunks], make)
+    read = [_read(chunk) for chunk in chunks]
+    # Several processes compute together what any of them lacks.
+    known = meshes.everywhere([array is not None for array in read])
+    pairs = zip(chunks, read, known, strict=True)
+    arrays = {chunk: array for chunk, array, held in pairs if held and array is not None}
+    missing = [chunk for chunk in chunks if chunk not in arrays]
     if arrays and missing:
         LOG.info("of %d images %d are in the cache", len(records), sum(map(len, arrays.values())))
     keeping = True
-    try:
+    with _naming_unreadable(records):
         for chunk, array in _compute(missing, batch, pixels, encode):
             keeping = keeping and bool(_usable(array).all()) and _write(chunk, array)
             arrays[chunk] = array
-    except InputError:
-        refuse_unreadable(records)  # all of them, not the first alone
-        raise
     whole = np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(arrays[chunk] for chunk in chunks)])
     if bad := [record.id for record, good in zip(records, _usable(whole), strict=True) if not good]:
         raise InputError(f"the image tower's features are zero or not finite, of: {listed(bad)}")
@@ -108,6 +127,16 @@ def features(
 def _usable(features: Float[np.ndarray, "b e"]) -> Bool[np.ndarray, "b"]:
     """Which features have a direction."""
     return np.isfinite(features).all(axis=-1) & features.any(axis=-1)
+
+
+@contextlib.contextmanager
+def _naming_unreadable(records: Sequence[Record]) -> Iterator[None]:
+    """An error within the block names all images that cannot be read, not the first alone."""
+    try:
+        yield
+    except InputError:
+        refuse_unreadable(records)
+        raise
 
 
 def cached(records: Sequence[Record], clip: Pretrained) -> bool:

@@ -17,6 +17,7 @@ from pini_jax.core import mirror
 from pini_jax.core.bucket import Bucket, at_once
 from pini_jax.core.mirror import Mirror
 from pini_jax.runs.claims import Claim, Claims
+from pini_jax.runs.shared_cache import Programs
 
 OWN = ".sweep"  # the folder of claims and attempts in the workdir
 RESULT = "result.json"
@@ -29,7 +30,10 @@ class Attempts(Protocol):
         """Makes the folder of an attempt, which has a folder for each run that was begun."""
 
     def save(self) -> None:
-        """Keeps what was prepared last as it is now, for whoever goes on."""
+        """Begins to keep what was prepared last as it is now, for whoever goes on."""
+
+    def wait(self) -> None:
+        """Until that is kept."""
 
     def publish(self, claim: Claim, names: Iterable[str]) -> dict[str, str]:
         """Puts finished runs where they belong, unless they are there; {name: why} of those where it cannot."""
@@ -68,6 +72,9 @@ class OnDisk:
     def save(self) -> None:
         """It is there."""
 
+    def wait(self) -> None:
+        """For nothing."""
+
     def publish(self, claim: Claim, names: Iterable[str]) -> dict[str, str]:
         """By a rename."""
         attempt, reasons = self._workdir / key_of(claim), {}
@@ -99,22 +106,24 @@ class InBucket:
     alone writes over what is not the same.
     """
 
-    def __init__(self, place: Bucket, folder: Path, claims: Claims):
+    def __init__(self, place: Bucket, folder: Path, claims: Claims, programs: Programs):
         """
         Args:
             folder: of this machine, for all attempts of one worker.
+            programs: what was compiled, which is fetched and kept beside.
         """
-        self._place, self._folder, self._claims = place, folder, claims
+        self._place, self._folder, self._claims, self._programs = place, folder, claims, programs
         self._mirror: Mirror | None = None
 
     def prepare(self, claim: Claim, names: Iterable[str]) -> Path:
         """By what was pushed."""
+        self._programs.pull()
         attempt = self._folder / key_of(claim)
         attempt.mkdir(parents=True)
         for number in range(claim.number - 1, 0, -1):
             if mirror.pull(self._place.below(key_of(claim, number)), attempt):
                 break
-        for name in filter(self.is_published, names):
+        for name in self._published(names):
             shutil.rmtree(attempt / name, ignore_errors=True)
             self._copy(name, attempt / name)
         self._mirror = Mirror(self._place.below(key_of(claim)), attempt)
@@ -128,24 +137,33 @@ class InBucket:
         at_once(lambda key: place.get(key, folder / key), keys)
 
     def save(self) -> None:
-        """Pushes what is new."""
+        """Pushes what is new, while training goes on."""
+        self._programs.push()
         if self._mirror:
-            self._mirror.push()
+            self._mirror.begin()
+
+    def wait(self) -> None:
+        """Until it is pushed."""
+        if self._mirror:
+            self._mirror.wait()
 
     def publish(self, claim: Claim, names: Iterable[str]) -> dict[str, str]:
-        """By creating objects."""
-        attempt, reasons = self._folder / key_of(claim), {}
-        for name in names:
-            if (attempt / name / RESULT).exists() and not self.is_published(name):
-                files = mirror.of_readers(mirror.kept_files(attempt / name))
-                try:
-                    mirror.publish(
-                        self._place.below(name), attempt / name, files, lambda: self._claims.holds(claim)
-                    )
-                except PermissionError as error:
-                    if not self.is_published(name):
-                        reasons[name] = f"it is trained, and cannot be put into its folder ({error})"
-        return reasons
+        """By creating objects, those of all runs at once, and then the results."""
+        attempt = self._folder / key_of(claim)
+        trained = [name for name in names if (attempt / name / RESULT).exists()]
+        left = sorted({*trained} - {*self._published(trained)})
+        files = [x for x in mirror.of_readers(mirror.kept_files(attempt)) if x.partition("/")[0] in left]
+        try:
+            mirror.publish(self._place, attempt, files, lambda: self._claims.holds(claim))
+        except PermissionError as error:
+            reason = f"it is trained, and cannot be put into its folder ({error})"
+            return dict.fromkeys({*left} - {*self._published(left)}, reason)
+        return {}
+
+    def _published(self, names: Iterable[str]) -> list[str]:
+        """Those of some runs that are finished."""
+        names = list(names)
+        return [name for name, there in zip(names, at_once(self.is_published, names), strict=True) if there]
 
     def is_published(self, name: str) -> bool:
         """By its result."""

@@ -13,7 +13,8 @@ Everything is a small object of a store, in `claims/SHARD/`, a folder for every 
 Of the claims on a unit the newest holds. One that has not been written for the length of the lease, by the store's
 own clock, is over: whoever comes creates the next one, if absent, and of several that try one succeeds. A worker
 that has slept finds that its claim is not the newest any more. Names and times say all that a worker has to know,
-so that one listing answers for a hundred units.
+so that one listing answers for a hundred units. All begin with the first folder, where costly units are, and
+`finished/SHARD` spares those that come later the folders in which every unit is finished.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 from pini_jax.core.store import Store
@@ -36,9 +37,10 @@ RENEWALS = 4  # in the time of a lease
 SHARD = 100  # units in a folder: a page of an object store's list has a thousand names
 MOST_LOST = 5  # workers that a unit may cost before it has taken a step: then it is what kills them
 LOOKS = 8  # folders that an idle worker looks into at a time
-NEAR = 8  # of the free units of a folder, which are in order of their costs, a worker begins with one of the first
+NEAR = 8  # of the free units of a folder, which are in order of their costs, a worker tries one of the first
+FINISHED = "finished"  # the folder that names the folders that are
 MEASURED = 600.0  # seconds between two readings of the store's clock
-NAME = re.compile(r"(\d+)\.(\d+)\.(claim|finished|failed|stopped|lost)")
+KINDS = ("claim", "finished", "failed", "stopped", "lost")
 
 
 class Claim(NamedTuple):
@@ -89,19 +91,20 @@ def num_shards(units: int) -> int:
 
 def standings(times: Mapping[str, float]) -> dict[int, Standing]:
     """The units of a folder that anybody has claimed, by {name: time} of its objects."""
-    found: dict[int, dict[str, dict[int, float]]] = {}
+    found: dict[int, list[tuple[int, str, float]]] = {}
     for name, written in times.items():
-        if match := NAME.fullmatch(name):
-            found.setdefault(int(match[1]), {}).setdefault(match[3], {})[int(match[2])] = written
-    return {unit: _standing(kinds) for unit, kinds in found.items()}
+        unit, _, rest = name.partition(".")
+        number, _, kind = rest.partition(".")
+        if kind in KINDS and unit.isdecimal() and number.isdecimal():
+            found.setdefault(int(unit), []).append((int(number), kind, written))
+    return {unit: _standing(said) for unit, said in found.items()}
 
 
-def _standing(kinds: Mapping[str, Mapping[int, float]]) -> Standing:
-    claims = kinds.get("claim", {})
-    number = max((n for numbers in kinds.values() for n in numbers), default=0)
-    ended = any(number in numbers for kind, numbers in kinds.items() if kind != "claim")
-    failures, losses = (len(kinds.get(kind, ())) for kind in ("failed", "lost"))
-    return Standing(number, claims.get(number, 0.0), ended, "finished" in kinds, failures, losses)
+def _standing(said: Sequence[tuple[int, str, float]]) -> Standing:
+    newest, kinds = max(said)[0], [kind for _, kind, _ in said]
+    last = {kind: written for number, kind, written in said if number == newest}
+    renewed = last.pop("claim", 0.0)
+    return Standing(newest, renewed, bool(last), "finished" in kinds, kinds.count("failed"), kinds.count("lost"))
 
 
 class StoreClock:
@@ -143,16 +146,16 @@ class Claims:
         Args:
             units: how many there are, from 0.
             worker: its name, which no other has.
-            first: where among the units it begins to look, from 0 to 1; anywhere if None.
+            first: which of the free units near the first it tries, from 0 to 1; any of them if None.
             retries: how often a unit that has failed is tried again.
         """
         self.store, self.worker, self.lease, self.retries = store, worker, lease, retries
         self._units, self._random = units, random.Random(worker)
         self._first = first
-        self._open = list(range(num_shards(units)))
-        begin = int((self._random.random() if first is None else first) * len(self._open))
-        self._open = self._open[begin:] + self._open[:begin]
-        self._clock = StoreClock(store, worker, monotonic)
+        self._open, self._asked = list(range(num_shards(units))), False
+        self._held: dict[Claim, float] = {}
+        self._held_first: dict[Claim, float] | None = None
+        self._clock, self._monotonic, self._begun = StoreClock(store, worker, monotonic), monotonic, monotonic()
 
     @property
     def is_over(self) -> bool:
@@ -165,17 +168,67 @@ class Claims:
         Args:
             looks: how many folders to look into, others than last time; all if None.
         """
+        self._leave_out_finished()
+        self._held = {}
         for shard in self._open[:looks]:
-            known, units = self.look(shard), self._units_of(shard)
-            if all(self._is_over(known.get(unit, FRESH)) for unit in units):
+            if claim := self._take_of(shard):
+                self._held_first = None
+                return claim
+            if looks and shard in self._open:
                 self._open.remove(shard)
-                continue
-            for unit in self._in_own_order([unit for unit in units if self._is_free(known.get(unit, FRESH))]):
-                if claim := self._claim(unit, known.get(unit, FRESH)):
-                    return claim
-            self._open.remove(shard)
-            self._open.append(shard)
+                self._open.append(shard)
+        if self._held_first is None:
+            self._held_first = self._held
         return None
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether nothing that it could take is left behind, when there was nothing to take.
+
+        A worker may be started in the place of one that was lost a moment ago, whose claim is not over yet. It
+        stays until it has been there as long as a lease, or all who hold a claim have renewed it under its eyes.
+        """
+        if self._held_first is None or self._monotonic() - self._begun > self.lease:
+            return self._held_first is not None
+        return all(self._held.get(claim, inf) > renewed for claim, renewed in self._held_first.items())
+
+    def _leave_out_finished(self) -> None:
+        """Asks once for the folders that others have found finished."""
+        if not self._asked and len(self._open) > 1:
+            finished = self.store.times(FINISHED)
+            self._open = [shard for shard in self._open if f"{shard:04d}" not in finished]
+        self._asked = True
+
+    def _take_of(self, shard: int) -> Claim | None:
+        """A claim on a unit of a folder. Where another worker is quicker, it looks again at what is left."""
+        units, tried = self._units_of(shard), list[int]()
+        while True:
+            known = self.look(shard)
+            standings = [known.get(unit, FRESH) for unit in units]
+            if all(self._is_over(standing) for standing in standings):
+                self._close(shard, all(standing.finished for standing in standings))
+                return None
+            free = [unit for unit, standing in zip(units, standings, strict=True) if self._is_free(standing)]
+            if not (free := [unit for unit in free if unit not in tried]):
+                self._held |= {
+                    Claim(unit, own.number): own.renewed for unit, own in known.items() if not own.ended
+                }
+                return None
+            unit = self._choose(free, crowded=bool(tried))
+            if claim := self._claim(unit, known.get(unit, FRESH)):
+                return claim
+            tried.append(unit)
+
+    def _close(self, shard: int, finished: bool) -> None:
+        self._open.remove(shard)
+        if finished and num_shards(self._units) > 1:
+            self.store.create(f"{FINISHED}/{shard:04d}", b"")
+
+    def _choose(self, free: Sequence[int], crowded: bool) -> int:
+        """One of the first, which are costly; any, where others have just tried the same."""
+        some = free if crowded else free[:NEAR]
+        place = self._random.random() if crowded or self._first is None else self._first
+        return some[int(place * len(some))]
 
     def look(self, shard: int) -> dict[int, Standing]:
         """How far the units of a folder are."""
@@ -191,12 +244,6 @@ class Claims:
         if self._is_over(standing):
             return False
         return not standing.number or standing.ended or self._clock.now() - standing.renewed > self.lease
-
-    def _in_own_order(self, free: Sequence[int]) -> Iterator[int]:
-        """Nearly as they are, but for each worker in another one, so that few try the same unit."""
-        place = self._random.random() if self._first is None else self._first
-        begin = int(place * min(NEAR, len(free)))
-        yield from (*free[begin:], *free[:begin])
 
     def _claim(self, unit: int, standing: Standing) -> Claim | None:
         """The next claim on a unit, unless another worker has it."""
@@ -218,7 +265,7 @@ class Claims:
 
     def renew(self, claim: Claim, content: Mapping[str, Any]) -> None:
         """Says that its worker still works, and how far it is."""
-        self.store.write(claim.key(), self._said(content))
+        self.store.put(claim.key(), self._said(content))
 
     def holds(self, claim: Claim) -> bool:
         """Whether no newer one is there."""

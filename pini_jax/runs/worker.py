@@ -8,6 +8,7 @@ tries. So a worker that was stopped and wakes up later overwrites nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import tempfile
 import time
@@ -20,7 +21,8 @@ from pini_jax.core import paths, stop
 from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.store import Store, open_store
-from pini_jax.runs import experiment
+from pini_jax.data import features
+from pini_jax.runs import experiment, shared_cache
 from pini_jax.runs.attempts import OWN, Attempts, InBucket, OnDisk
 from pini_jax.runs.claims import LEASE, LOOKS, RETRIES, Claim, Claims, worker_name
 from pini_jax.runs.lease import Lease, Lost
@@ -37,7 +39,8 @@ class Options(NamedTuple):
     Attributes:
         first: where among the units it begins to look, from 0 to 1; anywhere if None.
         retries: how often a unit that has failed is tried again.
-        wait: whether it stays while others work, for what they may leave behind.
+        wait: whether it stays while others work, for what they may leave behind; or only for what one that it
+            replaces may have.
     """
 
     first: float | None = None
@@ -84,8 +87,12 @@ def open_attempts(workdir: str | Path, claims: Claims) -> Iterator[Attempts]:
     if not is_url(str(workdir)):
         yield OnDisk(Path(workdir))
         return
-    with tempfile.TemporaryDirectory(prefix="pini_jax-", ignore_cleanup_errors=True) as folder:
-        yield InBucket(open_bucket(str(workdir)), Path(folder), claims)
+    place = open_bucket(str(workdir))
+    cache = place.below(f"{OWN}/cache")
+    share = functools.partial(shared_cache.share_features, cache, lease=claims.lease)
+    made = tempfile.TemporaryDirectory(prefix="pini_jax-", ignore_cleanup_errors=True)
+    with made as folder, features.shared_by(share):
+        yield InBucket(place, Path(folder), claims, shared_cache.Programs(cache))
 
 
 def _taken(claims: Claims, wait: bool) -> Iterator[Claim]:
@@ -93,10 +100,10 @@ def _taken(claims: Claims, wait: bool) -> Iterator[Claim]:
     pause, idle = PAUSES[0], False
     while not claims.is_over:
         stop.raise_if_requested()
-        if claim := claims.take(LOOKS if idle else None):
+        if claim := claims.take(LOOKS if idle and wait else None):
             yield claim
             pause, idle = PAUSES[0], False
-        elif claims.is_over or not wait:
+        elif claims.is_over or (claims.may_leave and not wait):
             return
         else:
             _sleep(pause)
@@ -127,10 +134,12 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
         if not claims.holds(claim):
             raise Lost
         reasons |= attempts.publish(claim, configs)
+        attempts.wait()
     except Lost:
         LOG.warning("unit %d was taken over by another worker, and is left to it", claim.unit + 1)
         return {}
     except stop.Stopped:
+        attempts.wait()
         claims.end(claim, "stopped", {})
         raise
     except Exception as error:  # whatever happened to this unit stops no other
@@ -143,7 +152,7 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
 
 
 def _save(attempts: Attempts, lease: Lease) -> None:
-    """Keeps what there is, unless it is another one's by now."""
+    """Begins to keep what there is, unless it is another one's by now."""
     lease.check()
     attempts.save()
 

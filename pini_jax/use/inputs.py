@@ -11,13 +11,15 @@
 |                        | names in `path` or `__key__`, if there is one                                       |
 | anything else          | itself                                                                              |
 
-What cannot be read becomes a record whose reading says why. A bad quote in a table is an error, and
-a file is found however its accents are written, as in `pini_jax.data.datasets.tables`.
+Each may be in a bucket, and so may what a list or table names: archives and Parquet files are copied to the cache,
+and images are read one by one. What cannot be read becomes a record whose reading says why. A bad quote in a table
+is an error, and a file is found however its accents are written, as in `pini_jax.data.datasets.tables`.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import sys
@@ -27,7 +29,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pini_jax.core import extras
+from pini_jax.core import copies, extras
+from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.wording import listed, plain
 from pini_jax.data.datasets import formats, tables, tree
@@ -73,11 +76,33 @@ def _reader(name: str) -> Callable[[str], Iterator[Record]]:
         return _standard_input
     if os.path.isdir(name):
         return _folder
-    return READERS.get(formats.suffix(name), _file)
+    reader = READERS.get(formats.suffix(name), _file)
+    return _prefix if reader is _file and is_url(name) and open_bucket(name).stat() is None else reader
+
+
+def _image(id: str, place: str) -> Record:
+    """An image of the disk, or of a bucket."""
+    return Record(id, functools.partial(_read_object, place) if is_url(place) else Path(place), LABEL)
+
+
+def _read_object(url: str) -> bytes:
+    folder, _, key = url.rpartition("/")
+    if (content := open_bucket(folder).read(key)) is None:
+        raise InputError(f"{url} does not exist")
+    return content
 
 
 def _file(name: str) -> Iterator[Record]:
-    yield Record(name, Path(name), LABEL)
+    yield _image(name, name)
+
+
+def _prefix(name: str) -> Iterator[Record]:
+    """What is below a prefix of a bucket."""
+    place = open_bucket(name)
+    keys = sorted(key for key in place.objects() if tree.is_picture(key))
+    if not keys:
+        raise InputError(f"{name} does not exist, or there is no picture below it")
+    yield from (_image(url, url) for url in (f"{place.url}/{key}" for key in keys))
 
 
 def _folder(name: str) -> Iterator[Record]:
@@ -102,8 +127,10 @@ def _paths(lines: Iterable[str], folder: str) -> Iterator[Record]:
 
 
 def _listed(id: str, path: str, folder: str, disk: Disk) -> Record:
-    """A file as a list or a table names it."""
-    return Record(id, Path(disk.find(os.path.abspath(os.path.join(folder, path)))), LABEL)
+    """An image as a list or a table names it: what is not whole starts from their folder."""
+    if is_url(path) or is_url(folder):
+        return _image(id, copies.join_place(folder, path))
+    return _image(id, disk.find(os.path.abspath(os.path.join(folder, path))))
 
 
 def _csv(name: str) -> Iterator[Record]:
@@ -147,7 +174,7 @@ def _text(name: str, read: Callable[[Iterable[str]], Iterator[Record]]) -> Itera
         InputError: it cannot be read, or is no UTF-8.
     """
     try:
-        with open(name, encoding="utf-8-sig", newline="") as file:
+        with open(copies.local(name), encoding="utf-8-sig", newline="") as file:
             yield from read(file)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{name} cannot be read ({plain(error)})") from None
@@ -156,7 +183,7 @@ def _text(name: str, read: Callable[[Iterable[str]], Iterator[Record]]) -> Itera
 def _archive(name: str) -> Iterator[Record]:
     """Members are read as they come; what follows a damage is lost, and said to be."""
     try:
-        with tarfile.open(name, "r|*") as archive:
+        with tarfile.open(copies.local(name), "r|*") as archive:
             for member in archive:
                 if member.isfile() and formats.suffix(member.name) in formats.PICTURES:
                     content = archive.extractfile(member)
@@ -176,7 +203,7 @@ def _parquet(name: str) -> Iterator[Record]:
     parquet = extras.require("pyarrow.parquet", "parquet")
     number = 0
     try:
-        for batch in parquet.ParquetFile(name).iter_batches(GROUP):
+        for batch in parquet.ParquetFile(copies.local(name)).iter_batches(GROUP):
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             images = _bytes(name, columns)
             known = next((columns[key].to_pylist() for key in NAMES if key in columns), [None] * len(images))

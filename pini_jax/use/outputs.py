@@ -15,7 +15,9 @@ OUTPUT from it, whole or not at all, and takes it away.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import itertools
 import json
 import os
@@ -26,7 +28,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from pini_jax.core import extras
+from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError
+from pini_jax.core.paths import cache_folder
 from pini_jax.core.wording import listed, plain
 from pini_jax.use.classifier import Answer, TrainedClassifier
 
@@ -80,6 +84,28 @@ def make_row(path: str, answer: Answer | InputError, columns: Columns) -> Row:
 def spelt(path: str) -> str:
     """A path as text that can be written; escapes for bytes that are no UTF-8."""
     return path.encode(errors="backslashreplace").decode()
+
+
+@contextlib.contextmanager
+def placed(output: str) -> Iterator[Path]:
+    """The file to write: a path of this machine itself; for an object one of the cache, which is put at the end.
+
+    Raises:
+        OSError: it could not be put; it is where it was written.
+    """
+    if not is_url(output):
+        yield Path(output)
+        return
+    folder, _, name = output.rpartition("/")
+    place = open_bucket(folder)
+    path = cache_folder() / "outputs" / hashlib.sha256(output.encode()).hexdigest() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield path
+    try:
+        place.put(name, path.read_bytes())
+    except OSError as error:
+        raise OSError(f"{error}; what was to be put is {path}") from None
+    path.unlink()
 
 
 class PartialFile:

@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import threading
 
 import emulators
 import pytest
 
+from pini_jax.core import bucket as buckets
 from pini_jax.core import mirror
 from pini_jax.core.bucket import open_bucket
 from pini_jax.core.errors import InputError
@@ -16,7 +18,7 @@ AFTER = {
     "config.json": "{}",
     "metrics.jsonl": "1\n2\n",
     "checkpoints/2/data": "two",
-    "checkpoints/2/_METADATA": "m",
+    "checkpoints/2/_METADATA": "n",
 }
 
 
@@ -68,7 +70,9 @@ def test_a_push_that_is_cut_off_leaves_a_whole_state(place, tmp_path, after):
         own, source = place.below(str(number)), tmp_path / f"source_{number}"
         write(source, BEFORE)
         writer = Mirror(own, source)
-        writer.push()
+        for state in ({"config.json": "{}"}, BEFORE):
+            write(source, state)
+            writer.push()
         write(source, AFTER)
         writer._place = own._replace(files=Dying(own.files, number, after))
         try:
@@ -81,7 +85,7 @@ def test_a_push_that_is_cut_off_leaves_a_whole_state(place, tmp_path, after):
         seen.append(next(i for i, state in enumerate((BEFORE, AFTER)) if found == state))
         if ended:
             break
-    assert seen == sorted(seen) and set(seen) == {0, 1} and len(seen) > 4
+    assert seen == sorted(seen) and set(seen) == {0, 1} and len(seen) > 2
 
 
 def test_the_next_push_deletes_what_nothing_names(place, tmp_path):
@@ -90,8 +94,45 @@ def test_the_next_push_deletes_what_nothing_names(place, tmp_path):
     assert writer.push() and not writer.push()
     write(tmp_path, AFTER)
     assert writer.push()
-    hashes = set(mirror.pull(place, tmp_path / "pulled").files.values())
-    assert set(place.objects()) == {mirror.MANIFEST, *(f"objects/{sha256}" for sha256 in hashes)}
+    first, second = (key for key in place.objects() if key != mirror.MANIFEST)  # config.json is in the first one
+    write(tmp_path, {"metrics.jsonl": AFTER["metrics.jsonl"]})
+    assert writer.push()
+    (left,) = {first, second} & set(place.objects())
+    assert {f"packs/{name}" for name in mirror.pull(place, tmp_path / "pulled").packs} == {left}
+
+
+def test_a_push_asks_little_however_many_files_there_are(place, tmp_path, monkeypatch):
+    asked, ask = [], buckets.Bucket._ask
+    monkeypatch.setattr(buckets.Bucket, "_ask", lambda self, request: asked.append(1) or ask(self, request))
+    write(tmp_path, {f"{i}/metrics.jsonl": f"{i}" for i in range(50)})
+    Mirror(place, tmp_path).push()
+    assert len(asked) == 2
+
+
+def test_what_is_begun_is_of_that_moment(place, tmp_path, monkeypatch):
+    """Files change while they are pushed; what goes wrong is said by the next push."""
+    gone_on, put = threading.Event(), buckets.Bucket.put
+
+    def late(self, key, content):
+        assert gone_on.wait(60)
+        put(self, key, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buckets.Bucket, "put", late)
+        write(tmp_path / "source", BEFORE)
+        writer = Mirror(place, tmp_path / "source")
+        assert writer.begin()
+        write(tmp_path / "source", AFTER)
+        gone_on.set()
+        writer.wait()
+    mirror.pull(place, tmp_path / "pulled")
+    assert read(tmp_path / "pulled") == BEFORE
+    with monkeypatch.context() as patch:
+        patch.setattr(buckets.Bucket, "put", lambda *_: 1 / 0)
+        assert writer.begin()
+        with pytest.raises(ZeroDivisionError):
+            writer.push()
+    assert writer.push() and mirror.pull(place, tmp_path / "again") and read(tmp_path / "again") == AFTER
 
 
 def test_a_state_that_was_pulled_is_not_written_again(place, tmp_path):
@@ -128,7 +169,7 @@ def test_hidden_files_and_what_is_being_made_stay(place, tmp_path):
 
 
 def test_no_manifest_is_no_state(place, tmp_path):
-    place.put("objects/1234", b"")
+    place.put("packs/1234", b"")
     assert mirror.pull(place, tmp_path) is None
 
 
@@ -136,7 +177,7 @@ def test_no_manifest_is_no_state(place, tmp_path):
 def test_damage_is_named(place, tmp_path, damage):
     write(tmp_path, {"a": "content"})
     Mirror(place, tmp_path).push()
-    (key,) = (key for key in place.objects() if key.startswith("objects/"))
+    (key,) = (key for key in place.objects() if key.startswith("packs/"))
     place.delete([key])
     if damage:
         place.put(key, damage)

@@ -1,18 +1,14 @@
 """The templates of engines: what they start is a command that there is, with flags that it has."""
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pini_jax.core import command
-from pini_jax.core.store import Folder
 from pini_jax.launch import sweep_run
-from pini_jax.runs import plan, progress, worker
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -88,17 +84,3 @@ def test_sky_pilot_starts_again_what_was_stopped():
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [42] and task["resources"]["use_spot"]
     assert set(re.findall(r"\$(\w+)", task["setup"] + task["run"])) - {"extra"} <= set(task["envs"])
-
-
-@pytest.mark.long
-def test_a_sweep_on_ray(tmp_path):
-    """On a cluster of this machine alone, which it starts itself."""
-    pytest.importorskip("ray", reason="Ray is not installed")
-    store = Folder(tmp_path)
-    settings = {"clip": "tiny_clip", "method": "zero_shot", "population": {"seed": (1, 2, 3)}}
-    plan.write_plan(plan.make_plan(settings, together=1), store)
-    words = ["--address=local", "--workers=2", f"--workdir={tmp_path}"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([sys.executable, "-m", "pini_jax.launch.ray_workers", *words], env=environment, check=True)
-    now = progress.read_progress(plan.read_plan(store), worker.claims_store(tmp_path))
-    assert now.finished == 3 == len(list(tmp_path.glob("*/result.json")))

@@ -135,6 +135,74 @@ def test_an_idle_worker_looks_into_few_folders(store):
     assert one.take(looks=8) is None and store.requests - before <= 9
 
 
+def test_costly_units_are_claimed_first(store):
+    one = worker(store, units=3 * SHARD)
+    assert {one.take().unit for _ in range(SHARD)} == set(range(SHARD))
+
+
+def test_who_comes_late_is_spared_finished_folders(store):
+    one = worker(store, units=3 * SHARD)
+    for _ in range(2 * SHARD):
+        one.end(one.take(), "finished", {})
+    one.end(one.take(), "stopped", {})
+    two, before = worker(store, "b", units=3 * SHARD), store.requests
+    assert two.take().unit >= 2 * SHARD and store.requests - before == 3  # what is finished, one folder, one claim
+
+
+def test_folders_with_failures_are_looked_into_by_all(store):
+    one = worker(store, units=SHARD + 1, retries=0)
+    for _ in range(SHARD + 1):
+        one.end(one.take(), "failed", {})
+    assert one.take() is None and one.is_over and not store.times(claims.FINISHED)
+    assert worker(store, "b", units=SHARD + 1, retries=1).take()
+
+
+def test_who_is_second_looks_again_and_takes_another(store, monkeypatch):
+    one, create, theirs = worker(store), store.create, []
+
+    def late(key, content):
+        if len(theirs) < 2:
+            theirs.append(key)
+            create(key, b"theirs")
+        return create(key, content)
+
+    monkeypatch.setattr(store, "create", late)
+    claim = one.take()
+    assert len({*theirs, claim.key()}) == 3
+
+
+def test_who_replaces_a_lost_worker_stays_for_its_claim(store):
+    """Started again at once, while that is not over yet."""
+    one = worker(store, "a", units=2)
+    lives, lost = one.take(), one.take()
+    two = worker(store, "b", units=2)
+    assert not two.may_leave and two.take() is None and not two.may_leave
+    for _ in range(3):
+        store.now += 15
+        one.renew(lives, {})
+        assert two.take() is None and not two.may_leave
+    store.now += 20
+    one.renew(lives, {})
+    assert two.take() == Claim(lost.unit, 2)
+    assert two.take() is None and two.may_leave  # it has been there for a lease
+
+
+def test_who_has_seen_that_all_live_may_leave(store):
+    one, two = worker(store, "a", units=1), worker(store, "b", units=1)
+    claim = one.take()
+    assert two.take() is None and not two.may_leave
+    store.now += 15
+    one.renew(claim, {})
+    assert two.take() is None and two.may_leave
+
+
+def test_a_listing_that_is_late_is_no_endless_loop(store, monkeypatch):
+    """As an NFS client's may be."""
+    worker(store, "a").take(), worker(store, "b").take(), worker(store, "c").take()
+    monkeypatch.setattr(store, "times", lambda folder: {})
+    assert worker(store, "late").take() is None
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_every_unit_is_finished_once(seed):
     """Workers that are killed, stopped, put to sleep or fail at random: each unit is published by one claim."""

@@ -2,10 +2,14 @@
 
 import json
 
+import emulators
 import numpy as np
 import pytest
 
 from pini_jax import config
+from pini_jax import evaluation as command
+from pini_jax.core import mirror
+from pini_jax.core.bucket import open_bucket
 from pini_jax.core.errors import InputError
 from pini_jax.evaluate import predictions
 from pini_jax.runs import evaluation, experiment, folder
@@ -94,3 +98,18 @@ def test_few_validation_images_are_joined_by_the_selection(workdir):
     assert len(set(held_out.path)) == 32
     train = [path for path in held_out.path if path not in kept.answers["val"]["mean"].path]
     assert len(train) == 16
+
+
+def test_a_run_in_a_bucket(workdir, capsys):
+    """Its evaluation lies beside its other files."""
+    with emulators.bucket("memory") as url:
+        place = open_bucket(f"{url}/run")
+        for name in mirror.kept_files(workdir):
+            place.put(name, (workdir / name).read_bytes())
+        values = command.flags.FlagValues()
+        command.COMMAND.define_flags(values)
+        values(["pini evaluate", f"--workdir={place.url}"])
+        command.main(values)
+        assert f"written to {place.url}/evaluations/features_own.npz" in capsys.readouterr().out
+        assert json.loads(place.read("evaluations/features_own.npz/evaluation.json"))["unknown"] == 0
+        assert place.read("result.json") == (workdir / "result.json").read_bytes()

@@ -6,9 +6,11 @@ import os
 import tarfile
 import unicodedata
 
+import emulators
 import pytest
 from PIL import Image
 
+from pini_jax.core.bucket import open_bucket
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets.records import open_image
 from pini_jax.use import inputs
@@ -174,3 +176,44 @@ def test_an_archive_is_forgotten_as_it_is_read(folder, monkeypatch):
     for number, record in enumerate(inputs.find_images(["shard.tar"])):
         assert record.id == f"shard.tar/{number}.png" and len(opened[0].members) <= 1
     assert number == 4
+
+
+@pytest.fixture
+def bucket(folder):
+    """The same, in a bucket, with what names them."""
+    with emulators.bucket("memory") as url:
+        place = open_bucket(f"{url}/photos")
+        for path in (folder / "photos").rglob("*.*"):
+            place.put(path.relative_to(folder / "photos").as_posix(), path.read_bytes())
+        yield place
+
+
+def test_buckets_are_folders(bucket):
+    ids = [f"{bucket.url}/{name}" for name in ("a/c/three.jpg", "a/one.PNG", "b/two.png")]
+    assert found(bucket.url, f"{bucket.url}/b/", f"{bucket.url}/b/two.png") == [*ids, ids[2], ids[2]]
+    assert levels(bucket.url) == [2, 1, 0] and inputs.count_images([bucket.url]) == 3
+    with pytest.raises(InputError, match="nowhere does not exist, or there is no picture below it"):
+        found(f"{bucket.url}/nowhere")
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_and_tables_in_a_bucket(bucket, name):
+    bucket.put(name, LISTS[name].encode())
+    assert found(f"{bucket.url}/{name}") == ["b/two.png", "a/one.PNG"]
+    assert levels(f"{bucket.url}/{name}") == [0, 1]
+
+
+def test_a_list_of_this_machine_may_name_what_is_in_a_bucket(bucket, folder):
+    (folder / "list.txt").write_text(f"{bucket.url}/b/two.png\nphotos/a/one.PNG\n{bucket.url}/gone.png")
+    *records, gone = inputs.find_images(["list.txt"])
+    assert [open_image(record).getpixel((0, 0))[0] for record in records] == [0, 1]
+    with pytest.raises(InputError, match="gone.png does not exist"):
+        open_image(gone)
+
+
+def test_archives_in_a_bucket(bucket, folder):
+    with tarfile.open(folder / "photos.tar", "w") as archive:
+        archive.add("photos")
+    bucket.put("photos.tar", (folder / "photos.tar").read_bytes())
+    assert sorted(levels(f"{bucket.url}/photos.tar")) == sorted(levels("photos.tar"))
+    assert all(id.startswith(f"{bucket.url}/photos.tar/photos/") for id in found(f"{bucket.url}/photos.tar"))

@@ -3,9 +3,11 @@
 import csv
 import json
 
+import emulators
 import numpy as np
 import pytest
 
+from pini_jax.core.bucket import Bucket, open_bucket
 from pini_jax.core.errors import InputError
 from pini_jax.use import outputs
 from pini_jax.use.classifier import Answer
@@ -134,3 +136,33 @@ def test_what_was_stopped_is_gone_on_with(tmp_path):
 def test_the_ending_says_what_is_written(tmp_path):
     with pytest.raises(InputError, match="must end in .txt, .csv, .jsonl, .parquet"):
         outputs.writer_of(tmp_path / "answers.xlsx")
+
+
+def test_an_output_in_a_bucket_is_put_when_it_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with emulators.bucket("memory") as bucket:
+        url, place = f"{bucket}/answers/all.jsonl", open_bucket(f"{bucket}/answers")
+        with pytest.raises(KeyError), outputs.placed(url) as path, PartialFile(path, OWNER) as partial:
+            partial.write({"path": "a"})
+            raise KeyError
+        assert place.read("all.jsonl") is None
+        with outputs.placed(url) as path, PartialFile(path, OWNER) as partial:
+            assert list(partial.rows()) == [{"path": "a"}]
+            outputs.finish(partial, path, Columns(NAMES))
+        assert json.loads(place.read("all.jsonl")) == {"path": "a"} and not path.exists()
+
+
+def test_an_output_that_cannot_be_put_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def refuse(*_):
+        raise PermissionError("access is refused")
+
+    monkeypatch.setattr(Bucket, "put", refuse)
+    with (
+        pytest.raises(OSError, match="refused; what was to be put is .*all.txt"),
+        emulators.bucket("memory") as url,
+        outputs.placed(f"{url}/all.txt") as path,
+    ):
+        path.write_text("answers")
+    assert path.read_text() == "answers"

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from pini_jax.core import files
+from pini_jax.core import copies, files
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import plain
 from pini_jax.data import limits
@@ -89,13 +89,18 @@ def list_hash(records: Sequence[Record]) -> str:
 
 
 def stamp(record: Record) -> str | tuple[str, int, int, int]:
-    """What changes when an image does: a hash of bytes; place, size and times of a file; or where bytes lie."""
+    """What changes when an image does: a hash of bytes; place, size and times of a file; or where bytes lie.
+
+    Of a copy from a bucket it is the same on every machine.
+    """
     if isinstance(record.source, bytes):
         return hashlib.sha256(record.source).hexdigest()
     if isinstance(record.source, Image.Image):
         return hashlib.sha256(f"{record.source.size}".encode() + record.source.tobytes()).hexdigest()
     if callable(record.source):
         return repr(record.source)
+    if name := copies.name_of(record.source):
+        return name
     try:
         stat = record.source.stat()
     except OSError:

@@ -93,6 +93,12 @@ def is_system(name: str) -> bool:
     return name.lower() in SYSTEM or _FAMILIES.fullmatch(name.lower()) is not None
 
 
+def is_picture(path: str) -> bool:
+    """Whether a relative path is that of a picture that can be read, and no part of it is hidden or a system's."""
+    hidden = any(name.startswith(".") or is_system(name) for name in path.split("/"))
+    return formats.suffix(path) in formats.SUFFIXES and not hidden
+
+
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:

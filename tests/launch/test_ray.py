@@ -1,0 +1,116 @@
+"""Ray on this machine alone, in a network and processes of its own: workers of a sweep, and batches of Parquet."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import emulators
+import numpy as np
+import pytest
+
+from pini_jax.core.store import Folder
+from pini_jax.data.datasets import digits
+from pini_jax.runs import plan, progress, worker
+
+LIMIT = 900  # seconds: where cores are busy Ray takes minutes to start, and a worker that is replaced another one
+# Only loopback, so that Ray looks for no other address; and nothing that it starts outlives the test.
+ALONE = ("unshare", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+LOOPBACK = ("sh", "-c", 'ip link set lo up && exec "$0" "$@"')
+EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_predict.py"
+
+
+def is_possible():
+    tools = all(map(shutil.which, ("unshare", "ip")))
+    return tools and subprocess.run([*ALONE, *LOOPBACK, "true"], capture_output=True).returncode == 0
+
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not is_possible(), reason="no network of its own can be made here (unshare, ip)"),
+]
+
+
+def alone(*words):
+    """Runs a Python program so; Ray and what it starts find what this process has."""
+    emulators.needed("ray")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    }
+    subprocess.run(
+        [*ALONE, *LOOPBACK, sys.executable, *map(str, words)], env=environment, check=True, timeout=LIMIT
+    )
+
+
+KILLING = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+from pini_jax.core import command
+from pini_jax.launch import ray_workers
+
+def kill_one(claims):
+    "The first worker that has claimed something; its name tells its number."
+    while not (found := list(claims.glob("*/*.claim"))):
+        time.sleep(0.05)
+    worker = json.loads(found[0].read_text())["worker"]
+    os.kill(int(worker.split("-")[-2]), signal.SIGKILL)
+
+workdir = Path(sys.argv[-1].partition("=")[2])
+threading.Thread(target=kill_one, args=(workdir / ".sweep" / "claims",), daemon=True).start()
+command.run(ray_workers.COMMAND)
+"""
+
+
+def test_a_sweep_goes_on_though_a_worker_is_killed(tmp_path):
+    (tmp_path / "killing.py").write_text(KILLING)
+    store = Folder(tmp_path / "sweep")
+    settings = {"clip": "tiny_clip", "method": "zero_shot", "population": {"seed": (1, 2, 3)}}
+    plan.write_plan(plan.make_plan(settings, together=1), store)
+    words = ["--address=local", "--workers=2", "--lease=10", f"--workdir={tmp_path / 'sweep'}"]
+    alone(tmp_path / "killing.py", *words)
+    now = progress.read_progress(plan.read_plan(store), worker.claims_store(tmp_path / "sweep"))
+    assert now.finished == 3 == len(list((tmp_path / "sweep").glob("*/result.json")))
+    assert any(
+        name.endswith(".002.claim") for name in worker.claims_store(tmp_path / "sweep").times("claims/0000")
+    )
+
+
+MORTAL = """
+import os, runpy, signal, sys
+from pathlib import Path
+import pini_jax, ray
+
+class Mortal(pini_jax.BatchClassifier):
+    "Its first worker dies in its second batch."
+    def __call__(self, batch):
+        mark = Path(os.environ["MARK"])
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 2 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(batch)
+
+pini_jax.BatchClassifier = Mortal
+ray.init(num_cpus=3, include_dashboard=False)
+example, *sys.argv[1:] = sys.argv[1:]
+runpy.run_path(example, run_name="__main__")
+"""
+
+
+def test_every_row_is_answered_once_though_a_worker_is_killed(tmp_path, fitted_run, monkeypatch):
+    arrow, parquet = emulators.needed("pyarrow"), emulators.needed("pyarrow.parquet")
+    images = [emulators.png(np.full((8, 8), i % 256, np.uint8)) for i in range(300)]
+    images[0] = digits.load_digits().test[0].source
+    table = arrow.table({"path": [f"{i}.png" for i in range(300)], "image": images})
+    parquet.write_table(table, tmp_path / "images.parquet", row_group_size=50)
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    monkeypatch.setenv("MARK", str(tmp_path / "died"))
+    alone(tmp_path / "mortal.py", EXAMPLE, fitted_run, tmp_path / "images.parquet", tmp_path / "answers")
+    rows = parquet.read_table(tmp_path / "answers").to_pylist()
+    assert (tmp_path / "died").exists()
+    assert sorted(row["path"] for row in rows) == sorted(f"{i}.png" for i in range(300))
+    assert all(row["class"] and not row["error"] for row in rows) and "image" not in rows[0]
