@@ -2,7 +2,7 @@
 
 `towers`: a ViT-B/16 CLIP and SigLIP of random weights, saved by transformers, in keras-hub (JAX backend, weights
 copied by a script), jimm, transformers (PyTorch) and here, in float32. Errors are those of un-normalised features
-against transformers, relative to the greatest value. 32 images and 256 prompts of classes at a time: `texts/s` as
+against transformers, relative to the greatest value. `--images` and `--texts` go through at a time: `texts/s` as
 fast as the library has them (up to the longest, or what they share once), `whole` all 77 or 64 tokens of each.
 Libraries take turns; rates are the median, and in brackets the lowest and the highest. `load` is from the file to
 the model without imports, `compile` what first calls take beyond later ones, memory the greatest resident of the
@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import timing
+from benchmarks import inputs, timing
 from benchmarks.peers import classifiers, environments, towers
 from benchmarks.peers.environments import Environment
 from pini_jax.core import paths
@@ -42,7 +42,8 @@ TOWERS = (OURS, "keras_hub", "jimm", "transformers")
 
 def measure_towers(able: Mapping[str, Environment], chosen: argparse.Namespace, folder: Path) -> list[dict]:
     """Prints the table of the towers."""
-    rows = towers.measure(_pythons(able), folder, chosen.repeats)
+    batch = towers.Batch(chosen.images, chosen.texts)
+    rows = towers.measure(_pythons(able), folder, chosen.repeats, batch=batch)
     print(timing.table(towers.COLUMNS, [towers.line(row) for row in rows]))
     return rows
 
@@ -122,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--repeats", type=int, default=5, help="turns of the towers")
+    parser.add_argument("--images", type=int, default=inputs.BATCH, help="at a time")
+    parser.add_argument("--texts", type=int, default=inputs.TEXTS, help="at a time")
     parser.add_argument("--cache", type=Path, default=paths.cache_folder() / "peers", help="of environments")
     parser.add_argument("--save", action="store_true", help=f"keep the result in {RESULT.name}")
     chosen = parser.parse_args(arguments)

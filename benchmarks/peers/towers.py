@@ -68,7 +68,7 @@ def _rows(kind: str, pythons: Mapping[str, str], folder: Path, repeats: int, bat
     expected = _features(outputs[REFERENCE])
     rows = []
     for library, process in workers.items():
-        row = dict(model=kind, library=library, **process.said)
+        row = dict(model=kind, library=library, batch=batch._asdict(), **process.said)
         if "seconds" in row:
             mine = {work: taken for (who, work), taken in times.items() if who == library}
             row |= dict(errors=errors(_features(outputs[library]), expected), peak_mb=process.peak_mb)
