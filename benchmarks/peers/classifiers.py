@@ -1,7 +1,7 @@
 """The user's job end to end: a few labelled images of each class as features, and the test images classified.
 
-Every contender is a process of its own on the same features and images. Ours trains on the shots and has as many
-validation images, four at most, to choose by; the others, which cut their own, train on both.
+Every contender is a process of its own on the same pack, which has the drawn images and no others to train on:
+what chooses by validation cuts its own out of them.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Job(NamedTuple):
     """What a contender is given.
 
     Attributes:
+        pack: features of the drawn images, and of all test images.
         folder: of its own.
     """
 
@@ -88,14 +89,27 @@ def measure(
     for k in shots:
         outcomes: dict[str, list[Outcome | str]] = {name: [] for name in able}
         for seed in (seeds[0], *seeds):
+            drawn = draw(pack, k, seed, folder / f"{pack.stem}_{k}_{seed}.npz")
             for name, contender in able.items():
-                job = Job(pack, k, seed, Path(tempfile.mkdtemp(dir=folder)))
+                job = Job(drawn, k, seed, Path(tempfile.mkdtemp(dir=folder)))
                 outcomes[name].append(attempt(contender, environments[contender.library].python, job))
         for name, contender in able.items():
             names = dict(data=pack.stem, shots=k, contender=name)
             counted = summary(outcomes[name][1:])  # the first found nothing in any cache
             rows.append(names | counted | dict(megabytes=environments[contender.library].megabytes))
     return rows
+
+
+def draw(source: Path, shots: int, seed: int, path: Path) -> Path:
+    """Writes a pack with so many images of each class to train on, and the test images, of another."""
+    pack = packs.load_pack(source)
+    selected = selection.select_from_pack(pack.findings.accepted(), shots, seed)
+    arrays = dict(text=pack.text, classnames=np.array(selected.class_names), logit_scale=pack.logit_scale)
+    for split, records in (("train", selected.train), ("test", selected.test)):
+        arrays[f"{split}_x"] = np.stack([pack.images[record.id] for record in records])
+        arrays[f"{split}_y"] = labels_of(records)
+    packs.write_pack(path, arrays)
+    return path
 
 
 def attempt(contender: Contender, python: str, job: Job) -> Outcome | str:
@@ -115,14 +129,11 @@ def train(config: str, python: str, job: Job) -> Outcome:
 
 
 def fit(library: str, python: str, job: Job) -> Outcome:
-    """Another's, on the images that ours may see."""
-    pack = packs.load_pack(job.pack)
-    selected = selection.select_from_pack(pack.findings.accepted(), job.shots, job.seed)
-    seen, source, output = (*selected.train, *selected.val), job.folder / "job.npz", job.folder / "log_p.npy"
-    features, test = (np.stack([pack.images[record.id] for record in part]) for part in (seen, selected.test))
-    np.savez(source, features=features, labels=labels_of(seen), test=test)
-    cost = timing.cost([python, "-m", f"benchmarks.peers.workers.{library}", str(source), str(output)])
-    measured = metrics.metrics(np.load(output), labels_of(selected.test))
+    """Another's."""
+    output = job.folder / "log_p.npy"
+    cost = timing.cost([python, "-m", f"benchmarks.peers.workers.{library}", str(job.pack), str(output)])
+    with np.load(job.pack) as pack:
+        measured = metrics.metrics(np.load(output), pack["test_y"])
     return Outcome(measured.accuracy, measured.nll, cost)
 
 

@@ -17,6 +17,7 @@ from benchmarks.peers.environments import Environment
 from benchmarks.peers.workers import pini_jax as ours
 from benchmarks.timing import Cost, Times
 from pini_jax.clip.architecture import Architecture, Image, TextSizes, Transformer
+from pini_jax.data.datasets import packs
 
 TINY = Architecture(
     Image(12, 4, Transformer(32, 2, 2, 96)), TextSizes(700, 77, Transformer(16, 2, 2, 48, causal=True)), 24
@@ -190,13 +191,29 @@ def pack(tmp_path):
     return tmp_path / "pack.npz"
 
 
-def test_another_classifies_the_images_that_ours_may_see(pack, tmp_path, monkeypatch):
+def test_the_drawn_images_are_all_that_there_is_to_train_on(pack, tmp_path):
+    drawn = packs.load_pack(classifiers.draw(pack, 2, 1, tmp_path / "drawn.npz"))
+    whole = packs.load_pack(pack)
+    data, all_of_it = drawn.findings.accepted(), whole.findings.accepted()
+    assert np.bincount([record.label for record in data.train]).tolist() == [2] * len(data.class_names)
+    assert not data.val and len(data.test) == len(all_of_it.test)
+    there = np.stack([whole.images[record.id] for record in all_of_it.train])
+    for record in data.train:
+        assert np.abs(there - drawn.images[record.id]).max(1).min() < 1e-6
+
+
+def test_another_classifies_the_test_images(pack, tmp_path):
     pytest.importorskip("sklearn")
-    job = Job(pack, 2, 1, tmp_path)
-    found = classifiers.attempt(Contender("scikit_learn"), sys.executable, job)
-    classes, seen = len(arrays()["classnames"]), np.load(tmp_path / "job.npz")
-    assert np.bincount(seen["labels"]).tolist() == [4] * classes  # two shots, two for validation
+    drawn = classifiers.draw(pack, 2, 1, tmp_path / "drawn.npz")
+    found = classifiers.attempt(Contender("scikit_learn"), sys.executable, Job(drawn, 2, 1, tmp_path))
     assert 0 < found.accuracy <= 1 and found.nll > 0 and found.cost.wall > 0
+
+
+def test_one_image_cannot_be_split(pack, tmp_path):
+    pytest.importorskip("sklearn")
+    drawn = classifiers.draw(pack, 1, 1, tmp_path / "drawn.npz")
+    found = classifiers.attempt(Contender("scikit_learn"), sys.executable, Job(drawn, 1, 1, tmp_path))
+    assert isinstance(found, str) and "'cv'" in found
 
 
 def test_what_fails_says_why(pack, tmp_path, monkeypatch):

@@ -15,6 +15,6 @@ from autogluon.multimodal.utils import logits_to_prob
 if __name__ == "__main__":
     source, output = sys.argv[1:]
     given = np.load(source)
-    machine = FewShotSVMLearner.get_svm_per_run(None).fit(given["features"], given["labels"])
-    p = logits_to_prob(machine.decision_function(given["test"]))
+    machine = FewShotSVMLearner.get_svm_per_run(None).fit(given["train_x"], given["train_y"])
+    p = logits_to_prob(machine.decision_function(given["test_x"]))
     np.save(output, np.log(p if p.ndim == 2 else np.stack([1 - p, p], axis=1)))

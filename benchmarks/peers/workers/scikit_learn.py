@@ -12,6 +12,6 @@ FOLDS, ITERATIONS = 5, 1000
 if __name__ == "__main__":
     source, output = sys.argv[1:]
     given = np.load(source)
-    folds = min(FOLDS, np.bincount(given["labels"]).min())
-    classifier = LogisticRegressionCV(cv=folds, max_iter=ITERATIONS).fit(given["features"], given["labels"])
-    np.save(output, classifier.predict_log_proba(given["test"]))
+    folds = min(FOLDS, np.bincount(given["train_y"]).min())
+    classifier = LogisticRegressionCV(cv=folds, max_iter=ITERATIONS).fit(given["train_x"], given["train_y"])
+    np.save(output, classifier.predict_log_proba(given["test_x"]))
