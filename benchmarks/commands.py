@@ -12,18 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import timing
+from benchmarks.timing import Cost
 
 RESULT = Path(__file__).parent / "results" / "commands.json"
 TARGET = 3.0  # times as fast
@@ -31,19 +28,9 @@ CLASSES, WIDTH, TRAIN, TEST = 47, 512, 40, 36  # of DTD; images are those of a c
 COLUMNS = ("members", "a command each, s", "one command, s", "ratio", "each, CPU s", "one, CPU s", "ratio ")
 
 
-class Cost(NamedTuple):
-    """Seconds of a command."""
-
-    wall: float
-    cpu: float
-
-
 def cost(module: str, *arguments: str) -> Cost:
     """Of a command in a process of its own, and those that it starts."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True, capture_output=True)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return timing.cost([sys.executable, "-m", module, *arguments])
 
 
 def write_pack(path: Path) -> None:

@@ -52,6 +52,11 @@ class Task(NamedTuple):
 # ------------------------------------------------------------------------------------------------ our side
 
 
+def make_texts() -> Prompts:
+    """A row for each."""
+    return inputs.make_texts(inputs.VIT_B_16.text.vocab_size)
+
+
 def pack(texts: Prompts, sizes: TextSizes) -> Prompts:
     """As a run lays them out."""
     return prompts.lay_out(texts, sizes, mesh.batch_shards(mesh.make_mesh()))
@@ -59,12 +64,15 @@ def pack(texts: Prompts, sizes: TextSizes) -> Prompts:
 
 def works(folder: Path, dtype: str) -> dict[str, Work]:
     """By name, compiled; the result of each is waited for."""
-    clip, texts = pretrained.load_clip(str(folder), dtype=jnp.dtype(dtype)), inputs.make_texts(inputs.VIT_B_16)
+    clip, texts = pretrained.load_clip(str(folder), dtype=jnp.dtype(dtype)), make_texts()
     sizes, theta = clip.text_tower.sizes, {key: part for key, part in clip.theta.items() if key != "image"}
     shared = functools.partial(zero_shot.encode_classes, clip.text_tower)
     whole = jax.jit(lambda theta, ids, end: clip.text_tower.apply({"params": theta["text"]}, ids, end))
     product = jax.jit(jnp.matmul)
-    encode, pixels = features.make_encoder(clip, mesh.make_mesh()), inputs.make_pixels(inputs.VIT_B_16)
+    encode, pixels = (
+        features.make_encoder(clip, mesh.make_mesh()),
+        inputs.make_pixels(inputs.VIT_B_16.image.image_size),
+    )
     packed = jax.device_put(pack(texts, sizes))
     padded = jax.device_put(inputs.whole(texts, sizes.context_length))
     matrices = {side: jax.random.normal(jax.random.key(side), (side, side)).astype(dtype) for side in SIDES}
@@ -95,7 +103,7 @@ def serve(folder: Path) -> None:
 
 def tasks() -> list[Task]:
     """The rows of one dtype."""
-    sizes, texts = inputs.VIT_B_16, inputs.make_texts(inputs.VIT_B_16)
+    sizes, texts = inputs.VIT_B_16, make_texts()
     whole, length = inputs.whole(texts, sizes.text.context_length), sizes.text.context_length
     image, number, longest = inputs.BATCH * image_flops(sizes), len(texts.end), int(whole.end.max()) + 1
     shared, padded = prompts_flops(sizes, pack(texts, sizes.text)), number * text_flops(sizes, length)

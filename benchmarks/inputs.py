@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
 from pini_jax.clip.architecture import Architecture, Image, TextSizes, Transformer
 from pini_jax.clip.prompts import Prompts
@@ -59,23 +60,35 @@ def make_prompts(lengths: Lengths, vocabulary: int) -> Prompts:
     c, s = len(sizes), sizes.max()
     suffix = chance.integers(1, start, (c, s))
     suffix[np.arange(s) >= sizes[:, None] - 1] = end
+    return _prompts([start], chance.integers(1, start, lengths.prefix), suffix, sizes - 1)
+
+
+def parted(ids: Int[np.ndarray, "c n"]) -> Prompts:
+    """From whole sequences, which part at the first token that is not the same in all: the inverse of `whole`."""
+    shared, length = (ids == ids[0]).all(0).argmin(), (ids != ids[0, -1]).sum(1)
+    return _prompts(ids[0, :1], ids[0, 1:shared], ids[:, shared : length.max() + 1], length - shared)
+
+
+def _prompts(
+    start: ArrayLike, prefix: ArrayLike, suffix: Int[np.ndarray, "c s"], end: Int[np.ndarray, "c"]
+) -> Prompts:
+    """With a row for every class, whose end token is at `end` of its suffix."""
+    c, s = suffix.shape
     places, owners = np.broadcast_to(np.arange(s), (c, s)), np.broadcast_to(np.arange(c)[:, None], (c, s))
-    prefix = chance.integers(1, start, lengths.prefix)
-    arrays = [start], prefix, suffix, places, owners, np.arange(c) * s + sizes - 1
+    arrays = start, prefix, suffix, places, owners, np.arange(c) * s + end
     return Prompts(*(np.array(x, np.int32) for x in arrays))
 
 
-def make_texts(sizes: Architecture) -> Prompts:
+def make_texts(vocabulary: int, number: int = TEXTS) -> Prompts:
     """ImageNet's first classes behind the four words of "a photo of a"."""
-    many = make_prompts(LENGTHS[1000]._replace(prefix=4), sizes.text.vocab_size)
-    rows = {name: getattr(many, name)[:TEXTS] for name in ("suffix", "place", "owner", "end")}
+    many = make_prompts(LENGTHS[1000]._replace(prefix=4), vocabulary)
+    rows = {name: getattr(many, name)[:number] for name in ("suffix", "place", "owner", "end")}
     return many._replace(**rows)
 
 
-def make_pixels(sizes: Architecture) -> Float[np.ndarray, "b h w 3"]:
-    """A batch of images of noise, already normalised."""
-    side = sizes.image.image_size
-    return np.random.default_rng(SEED).standard_normal((BATCH, side, side, 3), np.float32)
+def make_pixels(side: int, number: int = BATCH) -> Float[np.ndarray, "b h w 3"]:
+    """Images of noise, already normalised."""
+    return np.random.default_rng(SEED).standard_normal((number, side, side, 3), np.float32)
 
 
 class Whole(NamedTuple):
@@ -127,7 +140,7 @@ def make_numbers(sizes: Architecture, prompts: Prompts, steps: int) -> Numbers:
     attention = {name: dict(kernel=uniform(e, e), bias=uniform(e)) for name in linears}
     prompt = dict(mean=0.02 * normal(*table), scale=0.02 * normal(*table))
     return Numbers(
-        pixels=make_pixels(sizes),
+        pixels=make_pixels(sizes.image.image_size),
         features=normal(BATCH, e),
         labels=chance.integers(0, len(prompts.end), BATCH).astype(np.int32),
         phi=dict(prompt_tokens=prompt, image_features=attention),

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import torch
-import transformers
 
+from benchmarks.model_configs import clip, siglip
+from benchmarks.torch_models import build, image_features, pixel_inputs, text_features
 from pini_jax.clip import architecture, pretrained
 from pini_jax.clip.checkpoints import hub, hugging_face, weights
 from pini_jax.clip.zero_shot import cosine_logits
@@ -35,37 +36,6 @@ class Model(NamedTuple):
     name: str
     config: Mapping[str, Any]
     published: int | float  # exact, or in millions
-
-
-def tower(width: int, layers: int, heads: int, mlp: int, **others: Any) -> dict:
-    """A tower's section of a config.json."""
-    sizes = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=mlp)
-    return sizes | others
-
-
-def clip(image: tuple, text: tuple, embed_dim: int, activation: str) -> dict:
-    """The config.json of a CLIP: (width, layers, heads, mlp, pixels, patch) and (width, layers, heads)."""
-    *sizes, pixels, patch = image
-    return dict(
-        model_type="clip",
-        projection_dim=embed_dim,
-        vision_config=tower(*sizes, image_size=pixels, patch_size=patch, hidden_act=activation),
-        text_config=tower(*text, 4 * text[0], hidden_act=activation),
-    )
-
-
-def siglip(
-    image: tuple, vocabulary: int, text: tuple = (), kind: str = "siglip", projection: int | None = None
-) -> dict:
-    """The config.json of a SigLIP: (width, layers, heads, mlp, pixels, patch); the text tower may be alike."""
-    *sizes, pixels, patch = image
-    text = text or tuple(sizes)
-    size = dict(image_size=pixels) if kind == "siglip" else dict(num_patches=(pixels // patch) ** 2)
-    return dict(
-        model_type=kind,
-        vision_config=tower(*sizes, patch_size=patch, **size),
-        text_config=tower(*text, vocab_size=vocabulary, projection_size=projection or text[0]),
-    )
 
 
 BASE, LARGE, SO400M = (768, 12, 12, 3072), (1024, 24, 16, 4096), (1152, 27, 16, 4304)
@@ -97,11 +67,6 @@ MODELS = (
     ),
     Model("SigLIP 2 B/16 NaFlex", siglip((*BASE, 256, 16), 256_000, kind="siglip2"), 375_234_050),
 )
-CLASSES = {
-    "clip": transformers.CLIPModel,
-    "siglip": transformers.SiglipModel,
-    "siglip2": transformers.Siglip2Model,
-}
 
 
 def count(sizes: architecture.Architecture) -> int:
@@ -134,27 +99,6 @@ def reduced(config: Mapping[str, Any]) -> dict:
         return dict(config) | dict(vision_config=image, text_config=text, projection_dim=48)
     text["projection_size"] = image["hidden_size"]
     return dict(config) | dict(vision_config=image, text_config=text)
-
-
-def build(config: Mapping[str, Any], seed: int) -> torch.nn.Module:
-    """A random model of the reference library; no parameter is zero or one, so that none can be left out."""
-    model_class = CLASSES[config["model_type"]]
-    settings = {key: value for key, value in config.items() if key != "model_type"}
-    torch.manual_seed(seed)
-    model = model_class(model_class.config_class(**settings)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name == "logit_scale":
-                parameter.fill_(2.0)
-            elif name == "logit_bias":
-                parameter.fill_(-3.0)
-            elif parameter.ndim > 1 and "embedding" not in name:
-                fan_in = parameter[0].numel()
-                parameter.copy_(torch.randn_like(parameter) / fan_in**0.5)
-            else:
-                centre = float("norm" in name and name.endswith("weight"))
-                parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
-    return model
 
 
 class Outputs(NamedTuple):
@@ -192,36 +136,10 @@ def sample(model: torch.nn.Module, seed: int, images: int = 3, texts: int = 4) -
         end = np.full(texts, length - 1)
     side = math.isqrt(image.num_patches) * image.patch_size if kind == "siglip2" else image.image_size
     pixels = rng.standard_normal((images, side, side, 3), np.float32)
-    tokens = torch.tensor(ids)
     with torch.no_grad():
-        texts = model.text_model(tokens).pooler_output
-        texts = model.text_projection(texts) if kind == "clip" else texts
-        logits = model(input_ids=tokens, **_pixel_inputs(model, pixels)).logits_per_image
-    outputs = Outputs(image_features(model, pixels), texts.numpy(), logits.numpy())
+        logits = model(input_ids=torch.tensor(ids), **pixel_inputs(model, pixels)).logits_per_image
+    outputs = Outputs(image_features(model, pixels), text_features(model, ids), logits.numpy())
     return Sample(pixels, ids, end, outputs)
-
-
-def image_features(model: torch.nn.Module, pixels: np.ndarray) -> np.ndarray:
-    """Of images of any size: positions are interpolated where it is not the model's own."""
-    with torch.no_grad():
-        features = model.vision_model(**_pixel_inputs(model, pixels)).pooler_output
-        return (model.visual_projection(features) if hasattr(model, "visual_projection") else features).numpy()
-
-
-def _pixel_inputs(model: torch.nn.Module, pixels: np.ndarray) -> dict[str, Any]:
-    image = model.config.vision_config
-    if model.config.model_type != "siglip2":
-        values = torch.tensor(pixels.transpose(0, 3, 1, 2))
-        return dict(pixel_values=values, interpolate_pos_encoding=pixels.shape[1] != image.image_size)
-    patch = image.patch_size
-    b, side, _, channels = pixels.shape
-    grid = side // patch
-    cut = pixels.reshape(b, grid, patch, grid, patch, channels).swapaxes(2, 3).reshape(b, grid**2, -1)
-    return dict(
-        pixel_values=torch.tensor(cut),
-        pixel_attention_mask=torch.ones(b, grid**2, dtype=torch.int32),
-        spatial_shapes=torch.full((b, 2), grid),
-    )
 
 
 def forward(loaded: pretrained.Pretrained, inputs: Sample) -> Outputs:

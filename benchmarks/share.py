@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import commands, parts, population, timing
-from benchmarks.commands import Cost
+from benchmarks.timing import Cost
 from pini_jax.config import Config
 from pini_jax.core import config_file, runtime
 from pini_jax.runs import population as populations

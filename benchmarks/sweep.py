@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import commands, costs, flops, inputs, parts, timing
-from benchmarks.commands import Cost
 from benchmarks.costs import H200, Costs, Facts, Point, Unit
 from benchmarks.inputs import Lengths
+from benchmarks.timing import Cost
 from pini_jax.core import config_file
 from pini_jax.runs import plan as plans
 from pini_jax.task.run import share

@@ -35,6 +35,25 @@ def summarise(seconds: Sequence[float]) -> Times:
     return Times(statistics.median(seconds), min(seconds), max(seconds))
 
 
+class Cost(NamedTuple):
+    """Seconds of a process, and of all cores while it ran."""
+
+    wall: float
+    cpu: float
+
+
+def cost(command: Sequence[str]) -> Cost:
+    """Of a command, from its start to its end.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; what it said is within.
+    """
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
 def peak() -> int:
     """The greatest resident memory of this process so far, in bytes."""
     if PROC.exists():  # getrusage also counts the process that this one was before it ran Python
@@ -78,8 +97,8 @@ class Worker:
         peak_mb: its greatest resident memory so far.
     """
 
-    def __init__(self, module: str, *arguments: str):
-        command = [sys.executable, "-m", module, *arguments]
+    def __init__(self, module: str, *arguments: str, python: str = sys.executable):
+        command = [python, "-m", module, *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.said: dict = self._answer()
         self.peak_mb = 0.0

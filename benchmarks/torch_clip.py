@@ -143,8 +143,8 @@ def serve_step(folder: Path, classes: int, tower: str) -> None:
 def serve_encode(folder: Path, sides: list[int]) -> None:
     """The worker of `encode`."""
     sizes, clip = inputs.VIT_B_16, load(folder)
-    pixels = images(inputs.make_pixels(sizes))
-    texts = inputs.whole(inputs.make_texts(sizes), sizes.text.context_length)
+    pixels = images(inputs.make_pixels(sizes.image.image_size))
+    texts = inputs.whole(inputs.make_texts(sizes.text.vocab_size), sizes.text.context_length)
     padded, longest = tensor(texts.ids), tensor(texts.ids[:, : texts.end.max() + 1])
     matrices = {side: torch.randn(side, side, device=DEVICE) for side in sides}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import parity
+from benchmarks import parity, torch_models
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -55,12 +55,12 @@ OTHER_SIZES = (8, 20)  # pixels: fewer patches, and more
 
 def record(name: str, seed: int) -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
     """A random model, what it makes of random inputs, and of images of other sizes."""
-    model = parity.build(CONFIGS[name], seed)
+    model = torch_models.build(CONFIGS[name], seed)
     sample = parity.sample(model, seed)
     found = dict(ids=sample.ids, end=sample.end, pixels=sample.pixels, **sample.outputs._asdict())
     for side in OTHER_SIZES:
         pixels = np.random.default_rng(side).standard_normal((2, side, side, 3), np.float32)
-        found |= {f"pixels_{side}": pixels, f"images_{side}": parity.image_features(model, pixels)}
+        found |= {f"pixels_{side}": pixels, f"images_{side}": torch_models.image_features(model, pixels)}
     return model, found
 
 
