@@ -39,7 +39,7 @@ class Known(NamedTuple):
     sha256: str
 
 
-class Part(NamedTuple):
+class Extent(NamedTuple):
     """Where a content is: so many bytes of a pack."""
 
     pack: str
@@ -58,7 +58,7 @@ class Manifest(NamedTuple):
 
     files: Mapping[str, str]
     published: Mapping[str, str]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Extent]
 
     @property
     def is_published(self) -> bool:
@@ -142,7 +142,7 @@ class Mirror:
             name = hashlib.sha256(pack).hexdigest()
             self._place.put(f"packs/{name}", pack)
             starts = itertools.accumulate(map(len, contents.values()), initial=0)
-            parts |= {own: Part(name, start, len(contents[own])) for own, start in zip(contents, starts)}  # noqa: B905
+            parts |= {own: Extent(name, start, len(contents[own])) for own, start in zip(contents, starts)}  # noqa: B905
         self._write(Manifest(files, self._state.published, {own: parts[own] for own in files.values()}))
         self._place.delete(f"packs/{name}" for name in before - self._state.packs)
 
@@ -235,14 +235,15 @@ def _manifest(place: Bucket) -> Manifest | None:
             {check_key(name): str(sha256) for name, sha256 in said[key].items()} for key in ("files", "published")
         )
         parts = {
-            own: Part(check_key(pack), int(start), int(size)) for own, (pack, start, size) in said["parts"].items()
+            own: Extent(check_key(pack), int(start), int(size))
+            for own, (pack, start, size) in said["parts"].items()
         }
         return Manifest(files, published, parts)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f"{place.url}/{MANIFEST} is damaged{OTHER}") from None
 
 
-def _part(pack: bytes | None, part: Part, sha256: str) -> bytes | None:
+def _part(pack: bytes | None, part: Extent, sha256: str) -> bytes | None:
     """A content, if it is whole."""
     content = (pack or b"")[part.start : part.start + part.size]
     return content if pack is not None and hashlib.sha256(content).hexdigest() == sha256 else None
