@@ -160,13 +160,16 @@ def _refuse_wrapped(keys: Collection[str]) -> None:
     matches = (re.match(r"(.+?\.)(?:visual|vision_model|text_model)\.", key) for key in keys)
     prefix = next((match[1] for match in matches if match), None)
     adapted = next((key for key in keys if _ADAPTED.search(key)), None)
-    if not prefix and not adapted:
+    if prefix:
+        what = f"the tensors' names begin with {quoted(prefix)}"
+    elif adapted:
+        what = f"the tensors' names are such as {plain(adapted)}"
+    else:
         return
-    what = f"begin with {quoted(prefix)}" if prefix else f"are such as {plain(adapted)}"
     remedy = "save what lies within, without that prefix"
     if adapted:
         remedy = "they are those of a PEFT adapter, which merge_and_unload() puts into the model: save that"
-    raise InputError(f"the tensors' names {what}: {remedy}")
+    raise InputError(f"{what}: {remedy}")
 
 
 def _checked(sizes: architecture.Architecture) -> architecture.Architecture:

@@ -150,6 +150,7 @@ for shards in (1, 4, 8):
 """
 
 
+@pytest.mark.long
 def test_split_towers_give_the_same_features(tmp_path):
     """Attention heads, hidden channels and the vocabulary on devices of their own."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}

@@ -94,6 +94,7 @@ def test_a_folder_of_images_from_files_to_a_result(tmp_path):
     )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR is not set")
 def test_real_photographs(tmp_path):
     dataset = f"folder:{Path(DATA, 'images', 'cifar10')}"

@@ -72,6 +72,7 @@ def assert_same(one, other):
     assert settled[0] == settled[1]
 
 
+@pytest.mark.long
 def test_a_member_is_as_if_it_had_been_alone(together, tmp_path):
     names = {folder.name for folder in folders(together)}
     assert len(names) == 4 and "shots_4-seed_2" in names

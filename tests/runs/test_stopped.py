@@ -60,6 +60,7 @@ def restarts(train, stop_at):
         return number
 
 
+@pytest.mark.long
 def test_no_question_of_a_run_loses_a_step(settings, tmp_path, stop_at):
     """To the bit, with the files of a run that nobody stopped."""
     train(settings, tmp_path / "whole")

@@ -253,6 +253,7 @@ def test_the_checks_of_scikit_learn_with_learned_noise(estimator, check):
     check(estimator)
 
 
+@pytest.mark.long
 def test_searches_pipelines_and_calibration_of_features():
     X, y = features()
     assert cross_val_score(Classifier(method="gda"), X, y, cv=3).mean() > 0.9
