@@ -31,10 +31,11 @@ class Contender(NamedTuple):
     """A way to do the job.
 
     Attributes:
+        peer: whose environment it runs in.
         config: of ours, `{}` for the pack; others have a worker.
     """
 
-    library: str
+    peer: str
     config: str = ""
 
 
@@ -84,7 +85,7 @@ def measure(
         environments: by library; what is not there has no row.
         folder: where jobs go.
     """
-    able = {name: contender for name, contender in CONTENDERS.items() if contender.library in environments}
+    able = {name: contender for name, contender in CONTENDERS.items() if contender.peer in environments}
     rows = []
     for k in shots:
         outcomes: dict[str, list[Outcome | str]] = {name: [] for name in able}
@@ -92,11 +93,11 @@ def measure(
             drawn = draw(pack, k, seed, folder / f"{pack.stem}_{k}_{seed}.npz")
             for name, contender in able.items():
                 job = Job(drawn, k, seed, Path(tempfile.mkdtemp(dir=folder)))
-                outcomes[name].append(attempt(contender, environments[contender.library].python, job))
+                outcomes[name].append(attempt(contender, environments[contender.peer].python, job))
         for name, contender in able.items():
             names = dict(data=pack.stem, shots=k, contender=name)
             counted = summary(outcomes[name][1:])  # the first found nothing in any cache
-            rows.append(names | counted | dict(megabytes=environments[contender.library].megabytes))
+            rows.append(names | counted | dict(megabytes=environments[contender.peer].megabytes))
     return rows
 
 
@@ -115,7 +116,7 @@ def draw(source: Path, shots: int, seed: int, path: Path) -> Path:
 def attempt(contender: Contender, python: str, job: Job) -> Outcome | str:
     """What comes of a job, or why nothing does."""
     try:
-        return train(contender.config, python, job) if contender.config else fit(contender.library, python, job)
+        return train(contender.config, python, job) if contender.config else fit(contender.peer, python, job)
     except subprocess.CalledProcessError as error:
         return error.stderr.strip().splitlines()[-1][:160]
 

@@ -116,16 +116,16 @@ def features(
     keeping = True
     with _naming_unreadable(records):
         for chunk, array in _compute(missing, batch, pixels, encode):
-            keeping = keeping and bool(_usable(array).all()) and _write(chunk, array)
+            keeping = keeping and bool(has_direction(array).all()) and _write(chunk, array)
             arrays[chunk] = array
     whole = np.concatenate([np.zeros((0, clip.embed_dim), np.float32), *(arrays[chunk] for chunk in chunks)])
-    if bad := [record.id for record, good in zip(records, _usable(whole), strict=True) if not good]:
+    if bad := [record.id for record, good in zip(records, has_direction(whole), strict=True) if not good]:
         raise InputError(f"the image tower's features are zero or not finite, of: {listed(bad)}")
     return whole
 
 
-def _usable(features: Float[np.ndarray, "b e"]) -> Bool[np.ndarray, "b"]:
-    """Which features have a direction."""
+def has_direction(features: Float[np.ndarray, "*b e"]) -> Bool[np.ndarray, "*b"]:
+    """Which features can be brought to unit length: all numbers are finite, and not all are zero."""
     return np.isfinite(features).all(axis=-1) & features.any(axis=-1)
 
 

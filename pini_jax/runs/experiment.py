@@ -19,6 +19,7 @@ from pini_jax.core import peak, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed
 from pini_jax.data.datasets.records import Dataset, Record
+from pini_jax.data.features import has_direction
 from pini_jax.evaluate import doubt, prediction, predictions
 from pini_jax.evaluate import result as measured
 from pini_jax.evaluate.doubt import Doubt
@@ -128,8 +129,7 @@ def _distinct(splits: Iterable[Sequence[Record]]) -> list[Sequence[Record]]:
 def check_texts(task: Task) -> None:
     """Raises InputError where texts of classes have features without a direction."""
     for text in (task.zero_shot, task.text):
-        features = meshes.fetch(text.features)
-        usable = (np.isfinite(features).all(axis=2) & features.any(axis=2)).all(axis=0)
+        usable = np.all(has_direction(meshes.fetch(text.features)), axis=0)
         if wrong := [name for name, good in zip(task.data.class_names, usable, strict=True) if not good]:
             raise InputError(f"the text tower's features are zero or not finite, of: {listed(wrong)}")
 
