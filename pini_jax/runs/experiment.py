@@ -231,10 +231,9 @@ def compare_data(config: Config, workdir: Path) -> str:
         now = folder.describe_data(data)
     except (InputError, OSError) as error:
         return f"its data cannot be compared now ({error})"
-    same = all(written.get(key) == now[key] for key in now)
-    if not same:
+    if not folder.same_data(written, now):
         return "its data have changed since: another workdir trains on them"
-    return "its data are as they were, by the names and classes of the images"
+    return "its data are as they were: training and validation to the byte, the test by names, classes and size"
 
 
 def _open(config: Config) -> Dataset:

@@ -226,11 +226,12 @@ def write_selection(run: Run) -> None:
         InputError: the file or a checkpoint says something else.
     """
     rows = splits.rows(run.data._replace(test=()))
-    path, content = run.workdir / "selection.json", describe_data(run.data) | rows
+    path = run.workdir / "selection.json"
+    content = describe_data(run.data) | rows
     if run.shared.left_out:
         content["left_out"] = dict(run.shared.left_out)
     written = _read_if_whole(path)
-    if written is not None and _images(written) != _images(json.loads(json.dumps(content))):
+    if written is not None and not same_data(*map(_images, (written, json.loads(json.dumps(content))))):
         raise InputError(f"the data have changed since {path} was written{OTHER}")
     says = {} if written is not None else checkpoint.recorded(run.workdir / "checkpoints")
     if any(says.get(key, own) != own for key, own in owners(run).items()):
@@ -241,6 +242,11 @@ def write_selection(run: Run) -> None:
 def _images(selection: Mapping[str, Any]) -> dict[str, Any]:
     """What a selection says of images, but for why some cannot be read: that is as Pillow puts it."""
     return dict(selection) | {"left_out": sorted(selection.get("left_out", ()))}
+
+
+def same_data(written: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two descriptions name the same images, by what both say: earlier versions say nothing of bytes."""
+    return all(written[key] == now[key] for key in written.keys() & now.keys())
 
 
 def _read_if_whole(path: Path) -> dict[str, Any] | None:
@@ -255,9 +261,16 @@ def _read_if_whole(path: Path) -> dict[str, Any] | None:
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:
-    """Hashes that name the images of a run: those that training and validation may see, and those of the test."""
+    """What names the images of a run: those that training and validation may see to the byte, those of the test
+    by their names, classes and size.
+    """
     selection, test = (records.list_hash(images) for images in (data.train + data.val, data.test))
-    return {"sha256": selection, "test_sha256": test}
+    return {
+        "sha256": selection,
+        "content_sha256": records.content_hash(data.train + data.val),
+        "test_sha256": test,
+        "test_bytes": records.total_size(data.test),
+    }
 
 
 def write_provenance(run: Run) -> None:

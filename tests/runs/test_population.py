@@ -133,7 +133,7 @@ def test_what_was_cut_off_goes_on_where_it_was(together, tmp_path, monkeypatch, 
     caplog.clear()
     monkeypatch.setattr(experiment, "_train_rest", None)
     assert len(population.train_population(members, tmp_path)) == len(members)
-    said = "is finished: nothing to do; its data are as they were, by the names and classes of the images"
+    said = "is finished: nothing to do; its data are as they were: training and validation to the byte"
     assert caplog.text.count(said) == len(members)
 
 

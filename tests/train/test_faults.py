@@ -387,6 +387,27 @@ def test_why_an_image_cannot_be_read_may_be_said_in_other_words(colours, tmp_pat
             experiment.train_and_evaluate(settings, tmp_path / "run")
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_replaced_under_their_names_are_noticed(colours, tmp_path, caplog, split):
+    """A finished run says so, and one that is not finished does not go on."""
+    images = tmp_path / "replaced"
+    shutil.copytree(colours["dataset"].removeprefix("folder:"), images)
+    settings = configs.resolve(colours | {"dataset": f"folder:{images}", "optim": {"epochs": 1}})
+    experiment.train_and_evaluate(settings, tmp_path / "run")
+    written = {
+        "train": run_folder.read_sealed(tmp_path / "run" / "selection.json"),
+        "test": paths.read_object(tmp_path / "run" / "split.json"),
+    }
+    replaced = written[split][split][0][0]
+    Image.new("RGB", (40, 30), "purple").save(images / replaced)
+    caplog.clear()
+    experiment.train_and_evaluate(settings, tmp_path / "run")
+    assert "its data have changed since: another workdir trains on them" in caplog.text
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(InputError, match="the data have changed since"):
+        experiment.train_and_evaluate(settings, tmp_path / "run")
+
+
 def test_the_reason_of_a_failure_may_be_lost(unfinished):
     settings, workdir = unfinished
     (workdir / "failure.json").write_text("{")

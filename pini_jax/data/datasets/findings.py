@@ -149,7 +149,13 @@ def same_names(names: Sequence[str]) -> tuple[str, ...]:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[spoken(name)].append(name)
-    return tuple(" = ".join(map(repr, same[:MOST])) for key, same in groups.items() if key and len(same) > 1)
+    return tuple(_equated(same[:MOST]) for key, same in groups.items() if key and len(same) > 1)
+
+
+def _equated(names: Sequence[str]) -> str:
+    """Names as Python writes them, letter by letter where they look the same: an accent may be its own letter."""
+    look = {unicodedata.normalize("NFC", name) for name in names}
+    return " = ".join(map(repr if len(look) == len(names) else ascii, names))
 
 
 def suffix_counts(ids: Iterable[str]) -> Counter[str]:

@@ -110,7 +110,7 @@ def feature_dataset(
     features, text = packs.as_unit(features), packs.as_unit(text)
     digest = hashlib.sha256(json.dumps([[*class_names], [*labels], logit_scale]).encode())
     digest.update(features.tobytes() + text.tobytes())
-    records = tuple(Record(str(i), Path(), label) for i, label in enumerate(labels))
+    records = tuple(Record(str(i), b"", label) for i, label in enumerate(labels))
     name = f"memory_features:{digest.hexdigest()[:HASH]}"
     dataset = Dataset(name, tuple(class_names), records, (), ())
     images = {record.id: feature for record, feature in zip(records, features, strict=True)}

@@ -88,15 +88,59 @@ def list_hash(records: Sequence[Record]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def content_hash(records: Sequence[Record]) -> str:
+    """SHA-256 over ids, labels and the bytes of every image, in order; a file of many images is read once.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    known: dict[Path, str] = {}
+    lines = []
+    for record in records:
+        digest = known.get(record.source) if isinstance(record.source, Path) else None
+        digest = digest or _digest(record)
+        if isinstance(record.source, Path):
+            known[record.source] = digest
+        lines.append(f"{record.id}\t{record.label}\t{digest}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def total_size(records: Sequence[Record]) -> int:
+    """Bytes of all images, as far as they are known without reading any."""
+    return sum(map(_size, records))
+
+
+def _size(record: Record) -> int:
+    if isinstance(record.source, bytes):
+        return len(record.source)
+    if isinstance(record.source, Path):
+        with contextlib.suppress(OSError):  # reading it will say why
+            return record.source.stat().st_size
+    return 0
+
+
+def _digest(record: Record) -> str:
+    """SHA-256 of an image's file, or of its pixels where it has none."""
+    source = record.source
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(f"{source.size}".encode() + source.tobytes()).hexdigest()
+    try:
+        if isinstance(source, Path):
+            files.check(source)
+            with source.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(source() if callable(source) else source).hexdigest()
+    except (OSError, ValueError) as error:
+        raise InputError(f"image {plain(record.id)} cannot be read ({plain(error)})") from None
+
+
 def stamp(record: Record) -> str | tuple[str, int, int, int]:
     """What changes when an image does: a hash of bytes; place, size and times of a file; or where bytes lie.
 
     Of a copy from a bucket it is the same on every machine.
     """
-    if isinstance(record.source, bytes):
-        return hashlib.sha256(record.source).hexdigest()
-    if isinstance(record.source, Image.Image):
-        return hashlib.sha256(f"{record.source.size}".encode() + record.source.tobytes()).hexdigest()
+    if isinstance(record.source, bytes | Image.Image):
+        return _digest(record)
     if callable(record.source):
         return repr(record.source)
     if name := copies.name_of(record.source):

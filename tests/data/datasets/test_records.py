@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, features
 from pini_jax.clip.preprocessing import Preprocessing
 from pini_jax.core.errors import InputError
 from pini_jax.data import transforms
-from pini_jax.data.datasets.records import Record, list_hash, open_image
+from pini_jax.data.datasets.records import Record, content_hash, list_hash, open_image, total_size
 
 
 def encoded(image, kind="PNG", **options):
@@ -266,3 +266,23 @@ def test_list_hash_is_over_ids_and_labels_in_order():
     hashes = {list_hash(x) for x in ([], [a], [b], [a, b], [b, a], [a, b._replace(label=2)])}
     assert len(hashes) == 6
     assert list_hash([a, b]) == list_hash([a._replace(source=b"elsewhere"), b])
+
+
+def test_content_hash_follows_every_byte_wherever_an_image_is(tmp_path):
+    """A file, bytes, and what reads bytes have one hash; a picture in memory has that of its pixels."""
+    (tmp_path / "a.bmp").write_bytes(b"some bytes")
+    places = (tmp_path / "a.bmp", b"some bytes", lambda: b"some bytes")
+    (same,) = {content_hash([Record("a", place, 0)]) for place in places}
+    others = Record("a", b"some bytez", 0), Record("b", b"some bytes", 0), Record("a", b"some bytes", 1)
+    assert len({same, *(content_hash([record]) for record in others)}) == 4
+    grey, white = (Image.new("RGB", (4, 3), colour) for colour in ("grey", "white"))
+    assert content_hash([Record("a", grey, 0)]) == content_hash([Record("a", grey.copy(), 0)])
+    assert content_hash([Record("a", grey, 0)]) != content_hash([Record("a", white, 0)])
+    with pytest.raises(InputError, match="image b cannot be read"):
+        content_hash([Record("b", tmp_path / "b.bmp", 0)])
+
+
+def test_total_size_reads_nothing(tmp_path):
+    (tmp_path / "a.bmp").write_bytes(b"12345")
+    places = (tmp_path / "a.bmp", tmp_path / "none.bmp", b"123", lambda: 1 / 0, Image.new("RGB", (4, 3)))
+    assert total_size([Record(str(i), place, 0) for i, place in enumerate(places)]) == 8
