@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from samples import sample
 from tiny_clips import run_stage
 
 from pini_jax import config
@@ -272,7 +273,7 @@ def in_precision(case, dtype):
     return case._replace(clip=clip, record=record)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", sample(["float32", "float64"], "float64"))
 @pytest.mark.parametrize("path", cases("pixel"), ids=lambda path: path.stem)
 def test_pixel_noise(path, dtype):
     """Mean and scale, logits, loss, every gradient and the running statistics of every step; and evaluation.

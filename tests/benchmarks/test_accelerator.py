@@ -59,6 +59,7 @@ def test_a_phase_that_fails_costs_no_other(tmp_path, monkeypatch):
     assert {row["phase"] for row in rows[2:]} == {"peak"}
 
 
+@pytest.mark.long
 def test_many_steps_in_a_call_are_steps_that_follow_each_other():
     step = accelerator.text_step("tiny", 10)
     phi, *fixed, key = step.arguments

@@ -95,6 +95,7 @@ def test_the_greatest_difference_is_shown():
     assert published.line(dict(what="x", clip="c", source="s", refused="why"))[3] == "why"
 
 
+@pytest.mark.long
 def test_the_whole_command(hub, picture, tmp_path, monkeypatch, capsys):
     images = f"folder:{folder_of_images(tmp_path / 'images')}"
     (tmp_path / "own.py").write_text(CONFIG)

@@ -74,6 +74,7 @@ def test_the_bias_is_in_the_logits_and_not_in_the_probabilities(clip, text):
     np.testing.assert_allclose(same[0].log_probabilities, same[1].log_probabilities, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_run_trains_it_and_says_what_it_costs(tmp_path, caplog):
     settings = config.Config(
         clip=str(FOLDER),

@@ -82,6 +82,7 @@ def test_the_table_shows_what_was_not_trained(base_to_new):
     assert "new (5 classes)" in table and "harmonic mean" in table
 
 
+@pytest.mark.long
 def test_a_folder_of_images_from_files_to_a_result(tmp_path):
     """The split that was cut is written beside the result; templates may be an ensemble."""
     dataset = f"folder:{folder(tmp_path / 'images')}"

@@ -140,6 +140,7 @@ def stand_in(tmp_path):
     return program
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("signal", ["USR1", "TERM"])
 def test_a_worker_that_was_asked_to_stop_is_put_back(slurm, stand_in, signal):
     """By the signal that comes to the shell alone."""

@@ -37,6 +37,7 @@ def run(tmp_path_factory):
     return workdir / "run"
 
 
+@pytest.mark.long
 def test_every_figure_of_a_run_is_drawn(run, tmp_path):
     drawn = figures.draw_noise(predict.load_classifier(run))
     assert [figure.name for figure in drawn] == ["tokens", "maps"]

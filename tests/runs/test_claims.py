@@ -127,6 +127,7 @@ def test_a_damaged_claim_is_taken_over(store):
     assert worker(store, "b", units=1).take() == Claim(0, 2)
 
 
+@pytest.mark.long
 def test_an_idle_worker_looks_into_few_folders(store):
     one = worker(store, units=10 * SHARD)
     while one.take():

@@ -85,6 +85,7 @@ def test_a_member_is_as_if_it_had_been_alone(together, tmp_path):
         assert json.loads(ours[-1])["learning_rate"] == json.loads(alone[-1])["learning_rate"]
 
 
+@pytest.mark.long
 def test_members_differ(together):
     """By their images and their noise."""
     found = [load_file(folder / "injector.safetensors") for folder in folders(together)]
@@ -93,6 +94,7 @@ def test_members_differ(together):
             assert any(np.abs(value - other[key]).max() > 1e-6 for key, value in one.items())
 
 
+@pytest.mark.long
 def test_one_after_another_where_the_device_is_full(together, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "pini_jax")
     monkeypatch.setattr(memory, "CPU_TOKENS", 0)
@@ -110,6 +112,7 @@ def contents(folder):
     return result(folder), {name: (folder / name).read_bytes() for name in names}
 
 
+@pytest.mark.long
 def test_what_was_cut_off_goes_on_where_it_was(together, tmp_path, monkeypatch, caplog):
     """To the bit, though only some are left; what is finished is not repeated."""
     caplog.set_level(logging.INFO, "pini_jax")

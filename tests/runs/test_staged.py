@@ -78,6 +78,7 @@ def test_a_path_of_this_machine_is_itself(tmp_path):
         assert workdir == tmp_path
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_elsewhere_with_the_same_bits(url, kill, tmp_path):
     """Before the second push, and twice after the first one; the disk's run is the measure."""
     experiment.train_together({tmp_path / "disk": config_of(SETTINGS)})

@@ -55,6 +55,7 @@ def frozen(theta, injector, text, remat="auto"):
     return program.Fixed(MESH, injector, 2, remat, theta, text)
 
 
+@pytest.mark.long
 def test_lanes_are_the_steps_of_runs_alone(clip, injector, text, runs, batches):
     """After three steps; a run changes its lane in between."""
     lanes, batch = program.stack(MESH, runs), program.stack_batches(MESH, batches, 5)
@@ -100,6 +101,7 @@ def never_and_always(bytes_of):
     return bytes_of("never"), bytes_of("always")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("backend", "size", "kept"),
     [("cpu", 1e9, True), ("cpu", 1e4, False), ("gpu", 1e9, True), ("gpu", 1e4, False)],

@@ -24,6 +24,7 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.long
 def test_sigkill_at_any_moment(undisturbed, tmp_path):
     """Killed before the first save, in the middle of saves, and at random: bit-identical in the end."""
     chance = random.Random(0)
@@ -85,6 +86,7 @@ def test_killed_between_training_and_result(undisturbed, tmp_path):
     assert commands.result(tmp_path) == commands.result(undisturbed)
 
 
+@pytest.mark.long
 def test_running_statistics_go_on_with_the_rest(tmp_path, monkeypatch, caplog):
     """Noise of pixels by convolutions, whose norms gather on the way: bit-identical in the end."""
     settings = config.resolve(

@@ -239,17 +239,12 @@ REASONS = {
 }
 
 
-@parametrize_with_checks([Classifier(method="gda")], expected_failed_checks=lambda estimator: REASONS)
-def test_the_checks_of_scikit_learn(estimator, check):
-    check(estimator)
+CHECKED = [Classifier(method="gda"), Classifier(optim={"epochs": 20, "lr": 0.01}, noise=NOISE)]
 
 
 @pytest.mark.long
-@parametrize_with_checks(
-    [Classifier(optim={"epochs": 20, "lr": 0.01}, noise={"image_features": {"generator": "mlp"}})],
-    expected_failed_checks=lambda estimator: REASONS,
-)
-def test_the_checks_of_scikit_learn_with_learned_noise(estimator, check):
+@parametrize_with_checks(CHECKED, expected_failed_checks=lambda estimator: REASONS)
+def test_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 

@@ -13,6 +13,7 @@ import tiny_clips
 from absl import flags
 from PIL import Image
 from safetensors.numpy import load_file
+from samples import sample
 
 import pini_jax
 from pini_jax import config as configs
@@ -122,7 +123,7 @@ def test_a_program_answers_as_the_classifier(tmp_path, photos, kind, noise):
 
 
 @pytest.mark.parametrize("noise", [TEXTS, PATCHES], ids=["features", "patches"])
-@pytest.mark.parametrize("kind", CLIPS)
+@pytest.mark.parametrize("kind", sample(CLIPS, "vit"))
 def test_onnx_runtime_answers_as_the_classifier(tmp_path, photos, kind, noise):
     pytest.importorskip("jax2onnx", reason="the converter is of the extra export")
     runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is of the extra export")
