@@ -33,9 +33,9 @@ def cost(module: str, *arguments: str) -> Cost:
     return timing.cost([sys.executable, "-m", module, *arguments])
 
 
-def write_pack(path: Path) -> None:
+def write_pack(path: Path, seed: int = 0) -> None:
     """Features of noise around a direction for each class."""
-    chance = np.random.default_rng(0)
+    chance = np.random.default_rng(seed)
     centres = chance.standard_normal((CLASSES, WIDTH), np.float32)
     arrays: dict[str, np.ndarray] = {"text": centres, "classnames": np.array([f"c{i}" for i in range(CLASSES)])}
     for split, images in (("train", TRAIN), ("test", TEST)):
