@@ -1,8 +1,10 @@
 """The templates of engines: what they start is a command that there is, with flags that it has."""
 
+import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,30 @@ def test_sky_pilot_starts_again_what_was_stopped():
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [42] and task["resources"]["use_spot"]
     assert set(re.findall(r"\$(\w+)", task["setup"] + task["run"])) - {"extra"} <= set(task["envs"])
+
+
+READ_TASK = """
+import json, sys, sky
+task = sky.Task.from_yaml(sys.argv[1])
+machines = [machine.to_yaml_config() for machine in task.resources]
+print(json.dumps([task.name, task.num_nodes, task.envs, machines]))
+"""
+
+
+@pytest.mark.long
+def test_sky_pilot_reads_its_task(tmp_path):
+    """Of its own kind, in an environment of its own."""
+    python = tmp_path / "sky" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "sky"], check=True)
+    done = subprocess.run([python, "-m", "pip", "install", "-q", "skypilot"], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"SkyPilot cannot be installed: {done.stderr.splitlines()[-1]}")
+    command = [python, "-c", READ_TASK, LAUNCH / "skypilot.yaml"]
+    read = subprocess.run(command, env={"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert read.returncode == 0, read.stderr
+    name, nodes, variables, machines = json.loads(read.stdout.splitlines()[-1])
+    assert (name, nodes, set(variables)) == ("pini", 1, {"NFS", "WORKDIR", "PACKAGE"})
+    assert all(machine["use_spot"] for machine in machines)
+    accelerators = {name for machine in machines for name in machine["accelerators"]}
+    assert accelerators == {"tpu-v6e-1", "tpu-v5litepod-1", "L4"}
+    assert all(machine["job_recovery"]["recover_on_exit_codes"] == [42] for machine in machines)
