@@ -69,12 +69,13 @@ def test_every_run_is_finished_once(tmp_path, processes):
         assert json.loads(path.read_text())["steps"] == [i**2 for i in range(stand_in.STEPS)]
 
 
-def test_every_run_is_finished_once_in_a_bucket(processes):
-    """The same on moto's S3, whose clock has whole seconds."""
+@pytest.mark.parametrize("kind", ["s3", "gs"])
+def test_every_run_is_finished_once_in_a_bucket(processes, kind):
+    """The same on servers that stand in for S3, whose clock has whole seconds, and for GCS."""
     chance, published = random.Random(1), {}
-    with emulators.bucket("s3") as bucket:
+    with emulators.bucket(kind) as bucket:
         url, place = f"{bucket}/sweep", open_bucket(f"{bucket}/sweep")
-        settings = {"population": {"seed": tuple(range(24))}}
+        settings = {"population": {"seed": tuple(range(RUNS))}}
         plan.write_plan(plan.make_plan(settings, together=3), place)
 
         def look():
@@ -89,7 +90,7 @@ def test_every_run_is_finished_once_in_a_bucket(processes):
             return process
 
         workers = [start(), start()]
-        for _ in range(25):
+        for _ in range(MOMENTS):
             time.sleep(chance.uniform(0.2, 2.0))
             look()
             i = chance.randrange(2)
@@ -101,7 +102,7 @@ def test_every_run_is_finished_once_in_a_bucket(processes):
             process.join(300)
         look()
         now = progress.read_progress(plan.read_plan(place), worker.claims_store(url), 2 * LEASE)
-        assert (now.finished, now.failed, len(published)) == (24, {}, 24)
+        assert (now.finished, now.failed, len(published)) == (RUNS, {}, RUNS)
         assert all(json.loads(x)["steps"] == [i**2 for i in range(stand_in.STEPS)] for x in published.values())
         assert not [key for key in place.objects() if "attempts" in key and key.endswith("manifest.json")]
 

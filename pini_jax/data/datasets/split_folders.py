@@ -4,9 +4,10 @@
     train/CLASS/IMAGE.jpg, test/...     splits: the names in `SPLITS`, of several languages, also in seg_train
     data/CLASS/..., data/train/...      one folder around all is looked through
     train/train/CLASS/..., test/test/   so is one within each split, or one that repeats the split's name
-    cat/front/..., dog/front/...        classes, with a note: they hold the same folders
+    cat/1/..., dog/1/...                classes, with a note: they hold the same numbers
 
-What may be either is a problem, never a guess: a wrong one would train the training images against the test's.
+What may be either (north/cat/..., south/cat/...) is a problem, never a guess: a wrong one would train the training
+images against the test's.
 """
 
 from __future__ import annotations
@@ -216,11 +217,13 @@ def _doubts(folders: _Folders, top: str, roles: Mapping[str, str | None]) -> Ite
     trains = [name for name in names if roles[name] == "train" and len(folders.within[below(top, name)]) > 1]
     telling = [name for name in names if roles[name] or _is_piece(name)]
     vague = [name for name in names if _splits_of(name)]
-    advice = "name the splits train/, val/ and test/, or, if these are classes, call them by other names"
-    if same and (telling or len(vague) > 1):
-        yield Problem(f"folders that may be splits, as all hold {listed(same)}: {advice}", tuple(names))
+    advice = "name the splits train/, val/ and test/, or, if these are classes,"
+    if same and (telling or len(vague) > 1 or _are_named(same)):
+        mend = f"{advice} move their images out of the folders within"
+        yield Problem(f"folders that may be splits, as all hold {listed(same)}: {mend}", tuple(names))
     elif trains and not any(below(top, name) in folders.flat for name in trains):
-        yield Problem(f"folders that may be splits, as one is called {trains[0]}: {advice}", tuple(names))
+        mend = f"{advice} call them by other names"
+        yield Problem(f"folders that may be splits, as one is called {trains[0]}: {mend}", tuple(names))
     if pairs := _pairs(vague):
         yield Problem("names that differ in a split only (sort the images into train/CLASS and test/CLASS)", pairs)
     if turned := tuple(name for name in names if _holds_splits(folders.within[below(top, name)])):
@@ -234,6 +237,11 @@ def _same_folders(folders: _Folders, top: str) -> list[str]:
         return []
     common = set.intersection(*inner)
     return sorted(common) if 2 * len(common) >= min(map(len, inner)) else []
+
+
+def _are_named(same: Sequence[str]) -> bool:
+    """Whether they could be classes: two or more, and called by words."""
+    return len(list(filter(_words, same))) > 1
 
 
 def _pairs(names: Iterable[str]) -> tuple[str, ...]:
@@ -253,7 +261,7 @@ def _notes(folders: _Folders, top: str, name: str) -> Iterator[Problem]:
     names = tuple(folders.within[top])
     if not all(_says_nothing(part, name) for part in top.split("/") if part):
         yield Problem(f"all images lie in {top}/, so that its folders are the classes", names)
-    same = [name for name in _same_folders(folders, top) if _words(name)]
+    same = _same_folders(folders, top)
     if len(same) > 1:
         splits = "if they are splits, name them train/, val/ and test/"
         yield Problem(f"classes that all hold {listed(same)} ({splits})", names)

@@ -86,22 +86,25 @@ def test_an_evaluation_is_the_test_unless_there_is_one(tmp_path, tops, val, test
 # Folders with images -> the classes.
 CLASSES = {
     "plain": (["cat", "dog"], ["cat", "dog"]),
-    "the same within": (both(["cat", "dog"], ["front", "back"]), ["cat", "dog"]),
+    "the same numbers within": (both(["cat", "dog"], ["1", "2"]), ["cat", "dog"]),
     "within some": (["cat/front", "cat/back", "dog"], ["cat", "dog"]),
-    "the same and more": (["cat/a", "cat/b", "dog/a", "dog/b", "dog/c"], ["cat", "dog"]),
+    "others within": (["cat/front", "cat/back", "dog/front", "dog/left", "dog/right"], ["cat", "dog"]),
     "one within each": (["cat/images", "dog/images"], ["cat", "dog"]),
     "called like a split": (["train", "bus", "car"], ["bus", "car", "train"]),
     "with a split's word": (["train_station", "bus_station"], ["bus_station", "train_station"]),
     "with it, and the same within": (
-        both(["train_station", "bus_station"], ["day", "night"]),
+        both(["train_station", "bus_station"], ["2024", "2025"]),
         ["bus_station", "train_station"],
     ),
     "valid or not": (["valid", "invalid"], ["invalid", "valid"]),
-    "words that hold a split's": (both(["latest", "trainer", "evaluated"]), ["evaluated", "latest", "trainer"]),
+    "words that hold a split's": (
+        both(["latest", "trainer", "evaluated"], ["1", "2"]),
+        ["evaluated", "latest", "trainer"],
+    ),
     "within one folder": (["images/cat", "images/dog"], ["cat", "dog"]),
     "within the same folder again": (["flowers/flowers/rose", "flowers/flowers/tulip"], ["rose", "tulip"]),
-    "numbers": (both(["1", "2", "10"], ["a", "b"]), ["1", "10", "2"]),
-    "classes by number": (both(["class_1", "class_2"], ["a", "b"]), ["class_1", "class_2"]),
+    "numbers": (both(["1", "2", "10"], ["01", "02"]), ["1", "10", "2"]),
+    "classes by number": (both(["class_1", "class_2"], ["01", "02"]), ["class_1", "class_2"]),
     "a toy": (["toys/train", "toys/car", "birds"], ["birds", "toys"]),
 }
 
@@ -116,10 +119,10 @@ def test_classes_are_read(tmp_path, case):
     assert all(data.class_names[r.label] in r.id.split("/") for r in records)
 
 
-def test_classes_with_the_same_folders_are_a_note(tmp_path, caplog):
-    folders, _ = CLASSES["the same within"]
+def test_classes_with_the_same_numbers_within_are_a_note(tmp_path, caplog):
+    folders, _ = CLASSES["the same numbers within"]
     folder.load_folder(make(tmp_path / "1", *folders), seed=1)
-    assert "classes that all hold back, front (if they are splits, name them train/" in caplog.text
+    assert "classes that all hold 1, 2 (if they are splits, name them train/" in caplog.text
     caplog.clear()
     for case in ("plain", "within some", "one within each", "within one folder"):
         folder.load_folder(make(tmp_path / case, *CLASSES[case][0]), seed=1)
@@ -139,6 +142,8 @@ DOUBTS = {
     "other classes beside train": ([*both(["train"]), "more/x", "more/y"], "as one is called train"),
     "folds": (both(["fold_0", "fold_1", "fold_2"]), "may be splits, as all hold cats, dogs"),
     "sets": (both(["set1", "set2"]), "may be splits"),
+    "other words": (both(["north", "south"]), "if these are classes, move their images out of the folders within"),
+    "the same and more": (["cat/front", "cat/back", "dog/front", "dog/back", "dog/left"], "all hold back, front"),
     "words around": (both(["train_of_ours", "test_of_theirs"]), "may be splits"),
     "turned": (both(["cats", "dogs"], ["train", "test"]), "(turn them round, to train/CLASS and test/CLASS)"),
     "turned, in other words": (both(["cats", "dogs"], ["Training", "Validation"]), "turn them round"),
