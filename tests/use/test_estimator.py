@@ -239,7 +239,7 @@ REASONS = {
 }
 
 
-CHECKED = [Classifier(method="gda"), Classifier(optim={"epochs": 20, "lr": 0.01}, noise=NOISE)]
+CHECKED = [Classifier(method="gda"), Classifier(optim={"epochs": 20, "lr": 0.001}, noise=NOISE)]
 
 
 @pytest.mark.long
