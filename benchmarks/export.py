@@ -1,7 +1,7 @@
 """How large exported files are, and how fast they answer, beside the run itself: python -m benchmarks.export.
 
-Of tiny_clip and of a ViT-B/32 of random weights: a run of ten classes with noise at the classes' texts alone, which
-can be written in every form. `first answer` is a process from its start, imports included, to the answer for one
+Of tiny_clip and of a ViT-B/32 of random weights: a run of ten classes with noise at the classes' texts, which can
+be written in every form. `first answer` is a process from its start, imports included, to the answer for one
 image; `predict` finds its compiled programs in the cache there, and StableHLO is compiled anew. Then the processes
 answer for one image and for 32, by turns. `predict` is given uint8 pictures of the CLIP's size and programs are
 given normalised pixels; embeddings are given the image features of a CLIP that runs already, so that their numbers
