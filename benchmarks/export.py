@@ -169,8 +169,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for name, clip in latency.clips(Path(temporary)).items():
-            folder = Path(temporary, name)
-            folder.mkdir()
+            folder = Path(tempfile.mkdtemp(dir=temporary))
             write(folder, clip)
             rows += [{"clip": name} | row for row in measure(folder, [*FORMS], chosen.processes, chosen.repeats)]
     print(timing.table(COLUMNS, [line(row) for row in rows]))
