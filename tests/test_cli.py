@@ -31,6 +31,14 @@ def test_the_list_does_not_wait_for_jax():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
+def test_an_answer_does_not_wait_for_what_trains_or_serves():
+    slow = "{'orbax', 'pandas', 'pyarrow', 'sklearn', 'starlette'}"
+    program = f"import sys, pini_jax.predict; print({slow} & set(sys.modules))"
+    assert pini(program=program).stdout == "set()\n"
+    program = "import sys, pini_jax.use.estimator; print('orbax' in sys.modules)"
+    assert pini(program=program).stdout == "False\n"
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_row_is_a_command_that_begins_as_its_list_says(name):
     command = importlib.import_module(cli.COMMANDS[name]).COMMAND

@@ -103,6 +103,7 @@ def _scan(block: Block, body: Callable[[Block, Any], Any], carry: Any, remat: bo
         variable_axes={"params": 0},
         split_rngs={"params": True},
         length=block.sizes.layers,
+        check_constancy_invariants=False,  # nothing is broadcast, and to check it every block is traced twice
     )
     return scan(block, carry, None)[0]
 

@@ -68,9 +68,10 @@ def _check(dataset: Dataset, shots: int) -> None:
     empty = [name for label, name in enumerate(dataset.class_names) if label not in counts]
     if empty:
         raise InputError(f"{dataset.name} has no training image of: {listed(empty)}")
-    if shots > max(counts.values()):
+    if shots > (most := max(counts.values())):
         raise InputError(
-            f"shots={shots}, but no class of {dataset.name} has more than {max(counts.values())} training images"
+            f"shots={shots}, but no class of {dataset.name} has more than {most} training images: "
+            f"ask for {most} or fewer"
         )
     short = {dataset.class_names[label]: n for label, n in counts.items() if n < shots}
     if short and dataset.test:  # without one the images are a program's own, and it knows how many

@@ -139,11 +139,16 @@ def draw(
     if mode not in MODES:
         raise InputError(f"mode={mode!r} is none of {', '.join(MODES)}")
     theta = method.adapt(variables, theta)
-    root = rng.stream(rng.root(seed), "predict")
     still = mode == "mean" or not method.traits.is_random
-    text_key, image_key = (None if still else rng.stream(root, x) for x in ("text", "image"))
+    text_key, image_key = (None, None) if still else _keys(seed)
     num_draws = num_draws if mode == "marginal" and method.traits.is_random else 1
     return Drawn(theta, encode_text_draws(method, variables, theta, text, num_draws, text_key), image_key)
+
+
+def _keys(seed: int) -> tuple[Array, Array]:
+    """Of the texts' draws, and of the images'."""
+    root = rng.stream(rng.root(seed), "predict")
+    return rng.stream(root, "text"), rng.stream(root, "image")
 
 
 def predict_drawn(

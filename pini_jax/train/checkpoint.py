@@ -7,11 +7,11 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from pini_jax.core.errors import InputError, last_line
 from pini_jax.train.step import TrainState
@@ -25,6 +25,13 @@ OWNERS = {  # what a checkpoint belongs to, and what another one is called
     "config_hash": "another config",
 }
 LOG = logging.getLogger(__name__)
+
+
+def _orbax() -> ModuleType:
+    """Half a second to import: only what opens a checkpoint waits for it."""
+    from orbax.checkpoint import v1
+
+    return v1
 
 
 def _digest(state: TrainState) -> str:
@@ -54,7 +61,7 @@ def _steps(folder: Path) -> list[int]:
 
 def _metadata(folder: Path, step: int) -> dict[str, str]:
     """What we have written about a checkpoint; damaged files raise whatever their bytes lead to."""
-    metadata = dict(ocp.checkpointables_metadata(folder.absolute() / str(step)).custom_metadata)
+    metadata = dict(_orbax().checkpointables_metadata(folder.absolute() / str(step)).custom_metadata)
     return {key: str(metadata[key]) for key in (*OWNERS, "sha256", "metrics_sha256")}
 
 
@@ -94,15 +101,17 @@ class Checkpoints:
         self._newest = 0
         self.metrics_sha256 = ""
         try:
-            self._orbax = self._open(folder)
+            self._checkpointer = self._open(folder)
         except Exception:  # as above
             _set_aside(folder)
-            self._orbax = self._open(folder)
+            self._checkpointer = self._open(folder)
 
-    def _open(self, folder: Path) -> ocp.training.Checkpointer:
+    def _open(self, folder: Path) -> Any:
         # A thread of Orbax's clears. In a new folder there is nothing to do, and the folder may be gone before it.
         left = folder.exists() and any(folder.iterdir())
-        return ocp.training.Checkpointer(folder.absolute(), preservation_policy=self, cleanup_tmp_directories=left)
+        return _orbax().training.Checkpointer(
+            folder.absolute(), preservation_policy=self, cleanup_tmp_directories=left
+        )
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -110,7 +119,7 @@ class Checkpoints:
     def __exit__(self, kind: type | None, *_: object) -> None:
         # After a failed save, closing raises the same error once more.
         with contextlib.suppress(*([Exception] if kind else [])):
-            self._orbax.close()
+            self._checkpointer.close()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
         """Which stay, as Orbax asks: the last `KEEP` that are due, and the newest, which may be that of a stop."""
@@ -138,7 +147,9 @@ class Checkpoints:
         content = {STATE: jax.tree.map(np.asarray, self._content(state))}
         metadata = dict(self._owners) | {"sha256": _digest(state), "metrics_sha256": metrics_sha256}
         try:
-            self._orbax.save_checkpointables(step, content, force=True, overwrite=True, custom_metadata=metadata)
+            self._checkpointer.save_checkpointables(
+                step, content, force=True, overwrite=True, custom_metadata=metadata
+            )
         except Exception as error:  # the storage library has errors of its own
             raise OSError(
                 f"checkpoint {step} could not be written, earlier ones are kept ({last_line(error)})"
@@ -152,14 +163,14 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint belongs to other weights or images.
         """
-        for checkpoint in reversed(self._orbax.checkpoints):
+        for checkpoint in reversed(self._checkpointer.checkpoints):
             try:
                 return self._load(checkpoint.step, like)
             except InputError:
                 raise
             except Exception:  # damaged files raise whatever their bytes lead to
                 LOG.warning("checkpoint %d is damaged and is skipped", checkpoint.step)
-        if self._orbax.checkpoints:
+        if self._checkpointer.checkpoints:
             LOG.warning("no checkpoint could be read: training starts again")
         return None
 
@@ -167,8 +178,8 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._content(like)
         )
-        content = self._orbax.load_checkpointables(step, {STATE: abstract})[STATE]
-        saved = _metadata(Path(self._orbax.directory), step)
+        content = self._checkpointer.load_checkpointables(step, {STATE: abstract})[STATE]
+        saved = _metadata(Path(self._checkpointer.directory), step)
         for key, other in OWNERS.items():
             if saved[key] != self._owners[key]:
                 raise InputError(f"checkpoint {step} belongs to {other}; choose another workdir")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from pini_jax.core import runtime
 from pini_jax.core.errors import InputError
 from pini_jax.data.datasets.records import Record
 from pini_jax.use import classifier, inputs, outputs
@@ -35,7 +34,6 @@ class BatchClassifier:
         Raises:
             InputError: it cannot be used.
         """
-        runtime.keep_programs()
         self.trained = classifier.load_classifier(run, clip)
         self.columns, self.mode = outputs.columns_of(self.trained, mode, topk), mode
 

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from pini_jax import config as configs
 from pini_jax.config import Config
-from pini_jax.core import mesh, stop
+from pini_jax.core import mesh, runtime, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.shapes import Parameters
 from pini_jax.data.datasets import packs
@@ -254,7 +254,7 @@ def _numbered(images: Iterable[Picture]) -> Iterator[tuple[int, Record]]:
 
 
 def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
-    """Loads what a run exported, and the CLIP that it names.
+    """Loads what a run exported, and the CLIP that it names; compiled programs are kept in the cache folder.
 
     Args:
         path: the run's folder, here or in a bucket, its injector.safetensors, or `hub:owner/name`, as in
@@ -264,6 +264,7 @@ def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
     Raises:
         InputError: there is no such injector, or the CLIP is missing or another than it was trained on.
     """
+    runtime.keep_programs()
     return assemble(injector.load_run(path), str(path), clip)
 
 

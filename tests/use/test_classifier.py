@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import commands
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from pini_jax.core.errors import InputError
+from pini_jax.core.paths import cache_folder
 from pini_jax.data.datasets import digits
 from pini_jax.evaluate import metrics
 from pini_jax.evaluate import prediction as evaluate
@@ -26,6 +28,18 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def classifier(workdir):
     return predict.load_classifier(workdir)
+
+
+def test_programs_are_kept_unless_the_process_keeps_them_elsewhere(workdir, tmp_path):
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    try:
+        for chosen, kept in ((None, cache_folder() / "programs"), (tmp_path, tmp_path)):
+            jax.config.update("jax_compilation_cache_dir", chosen and str(chosen))
+            predict.load_classifier(workdir)
+            assert jax.config.jax_compilation_cache_dir == str(kept)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before[0])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,8 @@ def parameter_shapes(sizes: Architecture) -> dict[str, Shape]:
     side = sizes.image.image_size
     pixels = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     ids, end = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, sizes.text.context_length), (1,)))
-    tree = jax.eval_shape(towers.ClipModel(sizes).init, jax.random.key(0), pixels, ids, end)["params"]
+    key = jax.eval_shape(jax.random.key, 0)
+    tree = jax.eval_shape(towers.ClipModel(sizes).init, key, pixels, ids, end)["params"]
     return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
