@@ -66,8 +66,8 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
             num_samples, batch_size, views, augment, optim, num_draws, plugins: settings of a run, as in
             `pini_jax.Config`; mappings change what they name, but for `noise`, which is taken whole. None leaves
             what belongs to the method. With features those of images say nothing. A method of None is the recipe
-            of `configs/best.py`, which sets itself; or `pini`, where a setting is given that only training by steps
-            has: noise, objective, optim, num_samples or batch_size.
+            of `configs/best.py`, which sets itself; or `pini`, where a setting is given that only training by
+            steps has: noise, objective, optim, num_samples or batch_size.
         class_names: what prompts call the classes: {class: name}; or a sequence, of which a class that is a whole
             number takes its own, and any other is one. None takes the classes as they are.
         text_features: with features, those of the classes' texts [c e], in the order of `class_names`, or else of
