@@ -177,6 +177,14 @@ def with_method(config: ml_collections.ConfigDict, name: str) -> ml_collections.
     return config
 
 
+def with_recipe(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The same data and towers with the recipe that sets itself; of images eight mild views besides their own."""
+    config = with_method(config, "empirical_bayes")
+    if config.clip:
+        config.update({"views": 8, "augment": {"scale": (0.7, 1.0), "flip": 0.0}})
+    return config
+
+
 def with_arguments(config: ml_collections.ConfigDict, arguments: str) -> ml_collections.ConfigDict:
     """Applies the `shots=4,optim.lr=0.01` of --config=configs/NAME.py:shots=4,optim.lr=0.01.
 

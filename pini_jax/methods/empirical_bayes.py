@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
 from pini_jax.core.shapes import Parameters
+from pini_jax.core.threads import side_by_side
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods import gaussian_classes, held_out
 from pini_jax.methods.gaussian_classes import Covariance, Head
@@ -125,18 +126,11 @@ def fit(support: Support, text: Float[np.ndarray, "c e"]) -> Fitted:
     """The steps above; `text` of unit length."""
     parts = held_out.parts(support)
     labels = np.concatenate([part.labels for part in parts])
-    known = [gaussian_classes.means(part.shots, text) for part in parts]
-    within = [_covariances(part, means) for part, means in zip(parts, known, strict=True)]
-    candidates = [
-        [gaussian_classes.posterior_head(means, s, k) for (k, _), s in zip(GRID, of_part, strict=True)]
-        for means, of_part in zip(known, within, strict=True)
-    ]
+    made = side_by_side(lambda part: _discriminants(part, text), parts)
+    within, candidates = zip(*made, strict=True)
     starts, evidence = _averages(parts, labels, candidates, [_text_head(text)] * len(parts))
     noises = [_average_covariance(of_part, evidence) for of_part in within]
-    learned = [
-        [start, *gaussian_classes.learned_heads(part.shots, start, noise)]
-        for part, start, noise in zip(parts, starts, noises, strict=True)
-    ]
+    learned = side_by_side(_learned, parts, starts, noises)
     heads, _ = _averages(parts, labels, learned, starts)
     factors = [noise.whitener().T / np.sqrt(len(noise.values)) for noise in noises]
     lengths = np.concatenate(
@@ -155,10 +149,18 @@ def _text_head(embeddings: Float[np.ndarray, "c e"]) -> Head:
     return Head(np.zeros(width), embeddings.T, np.zeros(classes))
 
 
-def _covariances(part: Part, means: gaussian_classes.Means) -> list[Covariance]:
-    """S_r for every pair of the grid."""
+def _discriminants(part: Part, text: Float[np.ndarray, "c e"]) -> tuple[list[Covariance], list[Head]]:
+    """S_r and the head of every pair of the grid."""
+    means = gaussian_classes.means(part.shots, text)
     plain = {k: gaussian_classes.covariance(part.shots, means, k) for k in dict(GRID)}
-    return [plain[k].shrunk(r) for k, r in GRID]
+    within = [plain[k].shrunk(r) for k, r in GRID]
+    heads = [gaussian_classes.posterior_head(means, s, k) for (k, _), s in zip(GRID, within, strict=True)]
+    return within, heads
+
+
+def _learned(part: Part, start: Head, noise: Covariance) -> list[Head]:
+    """The start, and what is learned from there."""
+    return [start, *gaussian_classes.learned_heads(part.shots, start, noise)]
 
 
 def _average_covariance(covariances: Sequence[Covariance], weights: Float[np.ndarray, "g"]) -> Covariance:

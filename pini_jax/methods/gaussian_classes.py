@@ -187,19 +187,20 @@ def _noisy_loss(
 ) -> tuple[float, Float[np.ndarray, "w"]]:
     """What `learned_heads` minimises and its gradient, in coordinates where S = I / e."""
     weights, variance = flat.reshape(start.shape), 1 / start.shape[1]
-    true = np.eye(len(start))[shots.labels]
+    rank, images = np.arange(len(rows)), shots.weights
     gram = weights @ weights.T
     lengths = np.diag(gram)
-    logits = rows @ weights.T + bias
-    logits += (variance / 2 * (lengths[:, None] + lengths - 2 * gram))[shots.labels]
-    logits -= logits.max(1, keepdims=True)
-    p = np.exp(logits)
-    total = p.sum(1)
-    value = (shots.weights * (np.log(total) - (logits * true).sum(1))).sum()
-    p *= (shots.weights / total)[:, None]
-    confused = true.T @ p
+    apart = variance / 2 * (lengths[:, None] + lengths - 2 * gram)
+    p = rows @ weights.T  # logits until they are probabilities, in place: many classes are large
+    p += (apart + bias)[shots.labels]
+    p -= p.max(1, keepdims=True)
+    true = p[rank, shots.labels]
+    total = np.exp(p, out=p).sum(1)
+    value = (images * (np.log(total) - true)).sum()
+    p *= (images / total)[:, None]
+    confused = scipy.sparse.csr_array((np.ones(len(rows)), (shots.labels, rank)), (len(start), len(rows))) @ p
     confused += confused.T
-    p -= shots.weights[:, None] * true
+    p[rank, shots.labels] -= images
     moved = weights - start
     gradient = p.T @ rows + variance * (confused.sum(1)[:, None] * weights - confused @ weights) + strength * moved
     return float(value + strength / 2 * np.square(moved).sum()), gradient.ravel()

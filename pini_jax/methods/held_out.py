@@ -124,6 +124,11 @@ def _blend(
     return solution.x / sizes, float(solution.fun)
 
 
+def with_error(x: Float[np.ndarray, "n"]) -> float:
+    """Mean plus standard error s / sqrt(n), s^2 = sum_i (x_i - mean)^2 / (n - 1); infinite for n = 1."""
+    return float(x.mean() + x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else np.inf
+
+
 def draw_size(
     logits: Float[np.ndarray, "n c"], lengths: Float[np.ndarray, "n"], labels: Int[np.ndarray, "n"]
 ) -> tuple[float, float]:
@@ -143,7 +148,7 @@ def draw_size(
 
     def cost(size: float) -> float:
         lost = np.mean([p.max(1) - p[own, (logits + size * noise).argmax(1)] for noise in noises()], 0)
-        return lost.mean() + lost.std() / np.sqrt(len(lost))
+        return with_error(lost)
 
     low, high = 0.0, 10 * logits.std(1).mean() / max(lengths.mean(), TINY)
     for _ in range(HALVINGS):

@@ -39,6 +39,7 @@ SETTINGS = (
     *("clip", "tokenizer", "image_size", "dtype", "template", "zero_shot_template", "shots", "seed", "options"),
     *("noise", "objective", "num_samples", "batch_size", "views", "augment", "optim", "num_draws", "plugins"),
 )
+OF_STEPS = ("noise", "objective", "optim", "num_samples", "batch_size")  # the recipe has no steps
 OF_IMAGES = {"clip", "tokenizer", "image_size", "template", "zero_shot_template", "views", "augment"}
 
 
@@ -64,7 +65,9 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         clip, tokenizer, image_size, dtype, template, zero_shot_template, seed, method, options, noise, objective,
             num_samples, batch_size, views, augment, optim, num_draws, plugins: settings of a run, as in
             `pini_jax.Config`; mappings change what they name, but for `noise`, which is taken whole. None leaves
-            what belongs to the method. With features those of images say nothing.
+            what belongs to the method. With features those of images say nothing. A method of None is the recipe
+            of `configs/best.py`, which sets itself; or `pini`, where a setting is given that only training by
+            steps has: noise, objective, optim, num_samples or batch_size.
         class_names: what prompts call the classes: {class: name}; or a sequence, of which a class that is a whole
             number takes its own, and any other is one. None takes the classes as they are.
         text_features: with features, those of the classes' texts [c e], in the order of `class_names`, or else of
@@ -86,7 +89,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
     def __init__(
         self,
         clip: str = Config.clip,
-        method: str = "pini",
+        method: str | None = None,
         *,
         class_names: Sequence[str] | Mapping[Any, str] | None = None,
         template: str | None = None,
@@ -240,12 +243,17 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
             text = text[rows.places]
         return memory.feature_dataset(X, labels.tolist(), rows.names, text, self.logit_scale)
 
+    def _method_settings(self) -> dict[str, Any]:
+        """Settings of a run as the method has them."""
+        default = configs.default()
+        if self.method not in (None, "pini"):
+            return configs.with_method(default, self.method).to_dict()
+        takes_steps = self.method == "pini" or any(getattr(self, key) is not None for key in OF_STEPS)
+        return (default if takes_steps else configs.with_recipe(default)).to_dict()
+
     def _config(self, dataset: str, most: int, has_images: bool) -> Config:
         """The run's; `most` images there are of a class."""
-        if self.method == "pini":
-            settings = configs.default().to_dict()
-        else:
-            settings = configs.with_method(configs.default(), self.method).to_dict()
+        settings = self._method_settings()
         settings |= {"dataset": dataset, "shots": most}
         if not has_images:
             settings |= {"clip": "", "views": 1}

@@ -245,6 +245,17 @@ def test_a_draw_may_cost_what_is_said():
     assert 0.9 < temperature < 1.2
 
 
+def test_the_error_of_a_mean_is_that_of_a_sample():
+    assert held_out.with_error(np.array([0.0, 2.0])) == 1 + 1  # s = sqrt(2), of two
+    assert held_out.with_error(np.arange(5.0)) == pytest.approx(2 + np.sqrt(2.5 / 5))
+
+
+def test_one_image_allows_no_noise():
+    """Nobody knows what draws cost on another one."""
+    size, temperature = held_out.draw_size(np.array([[3.0, 0.0, 1.0]]), np.ones(1), np.zeros(1, int))
+    assert size == 0 and np.isfinite(temperature)
+
+
 # ------------------------------------------------------------------------------------------------ whole runs
 
 

@@ -23,6 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pini_jax
 from pini_jax import Classifier, InputError
 from pini_jax import config as configs
+from pini_jax.configs import best
 from pini_jax.data.datasets import digits
 from pini_jax.runs import experiment, injector
 from pini_jax.use import estimator
@@ -30,6 +31,7 @@ from pini_jax.use.classifier import BATCH_SIZES
 
 QUICK = {"epochs": 1, "lr": 0.005}
 NOISE = {"image_features": {"generator": "mlp"}}
+OF_STEPS = {"noise": NOISE, "optim": QUICK, "objective": {"kl_weight": 1.0}, "num_samples": 2, "batch_size": 8}
 CLASSES = ("zero", "one", "two")
 
 
@@ -85,6 +87,26 @@ def test_same_bits_as_the_command_line(photos, tmp_path, settings):
     found = pini_jax.load_classifier(tmp_path)(photos["test"])
     assert fitted.classes_.tolist() == sorted(CLASSES)
     np.testing.assert_array_equal(fitted.predict_proba(photos["test"]), found)
+
+
+def test_what_sets_itself_is_the_default_of_images(photos, tmp_path):
+    """With the same views as the config of that name."""
+    config = best.get_config(f"dataset=folder:{photos['all']},clip=tiny_clip,shots=8,num_draws=2")
+    experiment.train_and_evaluate(configs.resolve(config), tmp_path)
+    alone = injector.load_injector(tmp_path / "injector.safetensors").variables
+    fitted = Classifier("tiny_clip", num_draws=2).fit(photos["train"], names_of(photos["train"]))
+    assert fitted.exported_.config.method == "empirical_bayes"
+    jax.tree.map(np.testing.assert_array_equal, fitted.exported_.variables, alone)
+
+
+@pytest.mark.parametrize("given", [{}, *({key: value} for key, value in OF_STEPS.items())], ids=str)
+def test_a_setting_of_steps_says_which_method_is_meant(given, monkeypatch):
+    seen = []
+    monkeypatch.setattr(estimator, "_train", lambda data, name, config, *_: seen.append(config.method))
+    monkeypatch.setattr(estimator.classifiers, "assemble", lambda *_: None)
+    Classifier(**given).fit(*features())
+    Classifier(method="gda", **given).fit(*features())
+    assert seen == ["pini" if given else "empirical_bayes", "gda"]
 
 
 @pytest.mark.parametrize("kind", ("pictures", "arrays", "one array", "bytes", "texts"))
@@ -227,9 +249,10 @@ def test_features_with_those_of_texts(tmp_path):
     np.testing.assert_array_equal(pini_jax.load_classifier(tmp_path / "c")(X), classifier.predict_proba(X))
 
 
-def test_learned_noise_on_features():
+@pytest.mark.parametrize("settings", [{}, {"optim": {"epochs": 5, "lr": 0.01}}], ids=str)
+def test_learned_noise_on_features(settings):
     X, y = features()
-    assert Classifier(optim={"epochs": 5, "lr": 0.01}).fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.9
+    assert Classifier(**settings).fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.9
 
 
 # ------------------------------------------------------------------------------------------------ scikit-learn
