@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.data.datasets import records
 from pini_jax.task.run import Run
 from pini_jax.train.checkpoint import Checkpoints
+from pini_jax.train.saves import Write
 from pini_jax.train.step import TrainState
 from pini_jax.train.writers import open_writers
 
@@ -92,12 +94,15 @@ class Recorder:
         """Whether a checkpoint is due after so many steps."""
         return done % self._run.config.checkpoint_every == 0 or done == self._run.num_steps
 
-    def save(self, done: int, state: TrainState) -> None:
-        """A checkpoint, unless something in it is no number."""
+    def prepare(self, done: int, state: TrainState) -> list[Write]:
+        """What writes a checkpoint, in any thread; nothing where something in it is no number."""
         if not is_finite(state):
             self.fail(f"after step {done} not all parameters are finite")
-            return
-        self._checkpoints.save(state, self._lines.flush())
+            return []
+        return [functools.partial(self._save, state, self._lines.flush())]
+
+    def _save(self, state: TrainState, metrics_sha256: str) -> None:
+        self._checkpoints.save(state, metrics_sha256)
         self.state, self.seconds = state, time.perf_counter() - self._begun
 
     def fail(self, how: str) -> None:
