@@ -154,7 +154,7 @@ def record(
     # What is written of several lanes comes from the device at once.
     fetched = functools.cache(lambda: (meshes.fetch(parts.loss), meshes.fetch(parts.accuracy)))
     states = functools.cache(lambda: lanes_of_runs.fetch_state(lanes))
-    writes = []
+    writes: list[Write] = []
     for lane, turn in enumerate(turns):
         if turn is None or (recorder := group.trainees[turn.run].recorder).problem:
             continue
@@ -166,7 +166,8 @@ def record(
             progress.say(loss, accuracy)
             recorder.write(done, loss, accuracy)
         if recorder.problem is None and (recorder.saves(done) or save_all):
-            writes += recorder.prepare(done, states()[lane])
+            recorder.save(done, states()[lane])
+            writes += recorder.due
     return writes
 
 
