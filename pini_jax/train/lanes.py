@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -103,20 +104,26 @@ def compile_step(fixed: Fixed, lanes: Lanes, batch: Batch) -> Step:
         image_tower=_with_remat(fixed.method.image_tower, remat),
     )
 
-    def step_of_lane(lane: Lanes, theta: Parameters, text: Text, batch: Batch) -> tuple[Lanes, Parts]:
-        state, parts = train_step(method, fixed.num_samples, lane.states, theta, text, batch, lane.constants)
-        return Lanes(state, lane.constants), parts
-
-    def step(lanes: Lanes, theta: Parameters, text: Text, batch: Batch) -> tuple[Lanes, Parts]:
-        if len(batch.labels) > 1:
-            return jax.vmap(step_of_lane, in_axes=(0, None, None, 0))(lanes, theta, text, batch)
-        # A run alone has no lanes to compute over.
-        lane, first = jax.tree.map(lambda x: x[0], (lanes, batch))
-        return jax.tree.map(lambda x: x[None], step_of_lane(lane, theta, text, first))
-
     # Left to itself the compiler may split the new states as it likes, and the next call wants them as they were.
+    step = functools.partial(take_step, method, fixed.num_samples)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(fixed.mesh))
     return Step(fixed, jitted.lower(lanes, fixed.theta, fixed.text, batch).compile())
+
+
+def take_step(
+    method: Method, num_samples: int, lanes: Lanes, theta: Parameters, text: Text, batch: Batch
+) -> tuple[Lanes, Parts]:
+    """A step of the run in every lane, with its batch."""
+
+    def step_of_lane(lane: Lanes, batch: Batch) -> tuple[Lanes, Parts]:
+        state, parts = train_step(method, num_samples, lane.states, theta, text, batch, lane.constants)
+        return Lanes(state, lane.constants), parts
+
+    if len(batch.labels) > 1:
+        return jax.vmap(step_of_lane)(lanes, batch)
+    # A run alone has no lanes to compute over.
+    lane, first = jax.tree.map(lambda x: x[0], (lanes, batch))
+    return jax.tree.map(lambda x: x[None], step_of_lane(lane, first))
 
 
 def _with_remat(tower: Any, remat: bool) -> Any:

@@ -28,6 +28,7 @@ from pini_jax.train import memory
 from pini_jax.train.lanes import Fixed, Lanes, Step
 from pini_jax.train.progress import StepCounter
 from pini_jax.train.recorder import Recorder
+from pini_jax.train.saves import Saves, Write
 from pini_jax.train.schedule import Turn, num_busy_lanes, timetable
 from pini_jax.train.step import Constants, TrainState, constants_of
 
@@ -116,16 +117,18 @@ def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> N
     Raises:
         Stopped: somebody asked for it; everything is saved.
     """
-    with StepCounter(sum(group.lengths), done=sum(group.starts)) as progress:
+    counter = StepCounter(sum(group.lengths), done=sum(group.starts))
+    with counter as progress, Saves(_after_saving.get()) as saves:
         for turns, batch in ticks(group):
+            saves.look()
             lanes = enter(group, lanes, turns)
             lanes, parts = step(lanes, batch)
             progress.queue(parts.loss, sum(turn is not None for turn in turns))
             watch(progress.done, progress.total)
             stopping = stop.requested()
-            if record(group, lanes, turns, parts, progress, save_all=stopping):
-                _after_saving.get()()
+            saves.begin(record(group, lanes, turns, parts, progress, save_all=stopping))
             if stopping:
+                saves.finish()
                 raise stop.Stopped
 
 
@@ -140,8 +143,10 @@ def enter(group: Group, lanes: Lanes, turns: Turns) -> Lanes:
     return lanes
 
 
-def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: StepCounter, save_all: bool) -> bool:
-    """Writes what is due after a step: lines of metrics.jsonl, checkpoints; whether there were any of these.
+def record(
+    group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: StepCounter, save_all: bool
+) -> list[Write]:
+    """Writes the lines of metrics.jsonl that are due after a step, and returns what writes the checkpoints.
 
     Args:
         save_all: whether a checkpoint of every run is due, since there will be no other step.
@@ -149,7 +154,7 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: Ste
     # What is written of several lanes comes from the device at once.
     fetched = functools.cache(lambda: (meshes.fetch(parts.loss), meshes.fetch(parts.accuracy)))
     states = functools.cache(lambda: lanes_of_runs.fetch_state(lanes))
-    saved = False
+    writes: list[Write] = []
     for lane, turn in enumerate(turns):
         if turn is None or (recorder := group.trainees[turn.run].recorder).problem:
             continue
@@ -162,8 +167,8 @@ def record(group: Group, lanes: Lanes, turns: Turns, parts: Parts, progress: Ste
             recorder.write(done, loss, accuracy)
         if recorder.problem is None and (recorder.saves(done) or save_all):
             recorder.save(done, states()[lane])
-            saved = True
-    return saved
+            writes += recorder.due
+    return writes
 
 
 # ----------------------------------------------------------------------------------------------- runs side by side

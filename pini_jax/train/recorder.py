@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.data.datasets import records
 from pini_jax.task.run import Run
 from pini_jax.train.checkpoint import Checkpoints
+from pini_jax.train.saves import Write
 from pini_jax.train.step import TrainState
 from pini_jax.train.writers import open_writers
 
@@ -37,6 +39,7 @@ class Recorder:
         seconds: from the first step to the last checkpoint.
         first_loss: of the first step since then, on the device.
         problem: why there can be no result.
+        due: what is left to do of the last `save`, in any thread.
     """
 
     def __init__(self, run: Run, fresh: TrainState):
@@ -56,6 +59,7 @@ class Recorder:
         self.seconds = 0.0
         self.first_loss: jax.Array | None = None
         self.problem: str | None = None
+        self.due: list[Write] = []
         if self.start:
             LOG.info("going on from step %d of %d", self.start, run.num_steps)
         self._lines = self._files.enter_context(
@@ -93,11 +97,15 @@ class Recorder:
         return done % self._run.config.checkpoint_every == 0 or done == self._run.num_steps
 
     def save(self, done: int, state: TrainState) -> None:
-        """A checkpoint, unless something in it is no number."""
+        """A checkpoint is due, unless something in it is no number."""
+        self.due = []
         if not is_finite(state):
             self.fail(f"after step {done} not all parameters are finite")
             return
-        self._checkpoints.save(state, self._lines.flush())
+        self.due = [functools.partial(self._write_checkpoint, state, self._lines.flush())]
+
+    def _write_checkpoint(self, state: TrainState, metrics_sha256: str) -> None:
+        self._checkpoints.save(state, metrics_sha256)
         self.state, self.seconds = state, time.perf_counter() - self._begun
 
     def fail(self, how: str) -> None:

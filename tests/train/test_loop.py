@@ -1,13 +1,16 @@
 """A whole run: what it writes for others, and what it says of its noise."""
 
+import itertools
 import json
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.special
 import tiny_clips
+from commands import content, steps_saved
 from safetensors import safe_open
 from test_protocols import folder
 
@@ -15,6 +18,7 @@ from pini_jax import config
 from pini_jax.data.datasets.records import Record
 from pini_jax.runs import experiment
 from pini_jax.runs import injector as export
+from pini_jax.train.checkpoint import Checkpoints
 from pini_jax.use import classifier as predict
 
 NOISE = {
@@ -91,3 +95,38 @@ def test_fixed_noise_takes_no_steps(settings, tmp_path):
     result = experiment.train_and_evaluate(config.resolve(settings | {"noise": noise}), tmp_path)
     assert (result["steps"], result["trainable_parameters"]) == (0, 0)
     assert result["test"]["sample"]["nll"] != result["test"]["mean"]["nll"]
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(settings, tmp_path, monkeypatch):
+    """That of the second step is held up until the third has been taken."""
+    calls, third, save = itertools.count(1), threading.Event(), Checkpoints.save
+
+    def late(self, state, metrics_sha256):
+        assert third.wait(300), "the loop waits for the checkpoint"
+        save(self, state, metrics_sha256)
+
+    monkeypatch.setattr(Checkpoints, "save", late)
+    run = config.resolve(settings | {"noise": NOISE, "log_every": 2, "checkpoint_every": 2})
+    experiment.train_together({tmp_path: run}, lambda done, total: next(calls) == 3 and third.set())
+    assert steps_saved(tmp_path) == [2, 3]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_earlier_ones_stay(settings, tmp_path, monkeypatch):
+    """And the same command goes on from there."""
+    run, save = (
+        config.resolve(settings | {"noise": NOISE, "checkpoint_every": 1, "log_every": 1}),
+        Checkpoints.save,
+    )
+
+    def full(self, state, metrics_sha256):
+        if state.step == 2:
+            raise OSError("disk full")
+        save(self, state, metrics_sha256)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(Checkpoints, "save", full)
+        experiment.train_and_evaluate(run, tmp_path / "run")
+    assert steps_saved(tmp_path / "run") == [1]
+    experiment.train_and_evaluate(run, tmp_path / "run")
+    experiment.train_and_evaluate(run, tmp_path / "whole")
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
