@@ -12,6 +12,7 @@ from pini_jax.report import style
 from pini_jax.runs import experiment
 from pini_jax.use import classifier as predict
 
+pytestmark = pytest.mark.long  # a run with noise on pixels is trained
 NOISE = {
     "prompt_tokens": {"generator": "table"},
     "pixels": {"generator": "cross_attention"},
@@ -37,7 +38,6 @@ def run(tmp_path_factory):
     return workdir / "run"
 
 
-@pytest.mark.long
 def test_every_figure_of_a_run_is_drawn(run, tmp_path):
     drawn = figures.draw_noise(predict.load_classifier(run))
     assert [figure.name for figure in drawn] == ["tokens", "maps"]

@@ -140,6 +140,7 @@ def test_what_was_cut_off_goes_on_where_it_was(together, tmp_path, monkeypatch, 
     assert caplog.text.count(said) == len(members)
 
 
+@pytest.mark.long
 def test_a_member_that_diverges_stops_no_other(tmp_path):
     """Its failure is recorded, and its folder takes the corrected command."""
     settings = SETTINGS | {"population": {"optim.lr": (0.002, 1e18, 0.02)}, "shots": 4}

@@ -116,6 +116,7 @@ def test_layers_are_kept_where_memory_holds_them(bytes_of, never_and_always, mon
     assert bytes_of("auto") == (never if kept else always)
 
 
+@pytest.mark.long
 def test_what_is_kept_is_about_what_the_compiler_keeps(deep, text, never_and_always):
     never, always = never_and_always
     assert 0.5 < memory.kept_bytes(deep[0], text, images=10) / (never - always) < 2

@@ -89,6 +89,7 @@ def test_same_bits_as_the_command_line(photos, tmp_path, settings):
     np.testing.assert_array_equal(fitted.predict_proba(photos["test"]), found)
 
 
+@pytest.mark.long
 def test_what_sets_itself_is_the_default_of_images(photos, tmp_path):
     """With the same views as the config of that name."""
     config = best.get_config(f"dataset=folder:{photos['all']},clip=tiny_clip,shots=8,num_draws=2")
