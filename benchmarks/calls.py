@@ -10,11 +10,8 @@ same bits. With --save the line of JSON is also kept in results/calls.json.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import io
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,7 +25,6 @@ from jaxtyping import Array, Float, Int
 
 from benchmarks import parts, population, share, timing
 from benchmarks.timing import Cost
-from pini_jax.core import runtime
 from pini_jax.methods.method import Batch
 from pini_jax.task import run as runs
 from pini_jax.task.run import Run
@@ -150,10 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--save", action="store_true", help=f"keep the result in {RESULT.name}")
     chosen = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stderr(io.StringIO()):  # bars
-        os.environ["XDG_CACHE_HOME"] = cache
-        runtime.prepare()
-        logging.getLogger("pini_jax").setLevel(logging.ERROR)
+    with share.fresh_process():
         ways = [(name, members) for name in chosen.configs for members in chosen.members]
         rows = [measure(*way, chosen.steps, chosen.rounds) for way in ways]
     print(timing.table(COLUMNS, [line(row) for row in rows]))

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -88,6 +88,16 @@ def line(row: dict) -> list[str]:
     return [f"{row['members']} x {row['name']}", f"{row['ticks']:,}", *cells, "{wall} ({cpu})".format(**rest)]
 
 
+@contextlib.contextmanager
+def fresh_process() -> Iterator[None]:
+    """A process as a command has it, with a cache of its own, and without bars and lines."""
+    with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stderr(io.StringIO()):
+        os.environ["XDG_CACHE_HOME"] = cache
+        runtime.prepare()
+        logging.getLogger("pini_jax").setLevel(logging.ERROR)
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,10 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--members", nargs="+", type=int, default=list(MEMBERS))
     parser.add_argument("--save", action="store_true", help=f"keep the result in {RESULT.name}")
     chosen = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stderr(io.StringIO()):  # bars
-        os.environ["XDG_CACHE_HOME"] = cache
-        runtime.prepare()
-        logging.getLogger("pini_jax").setLevel(logging.ERROR)
+    with fresh_process():
         rows = [measure(name, members) for name in chosen.configs for members in chosen.members]
     print(timing.table(COLUMNS, [line(row) for row in rows]))
     found = timing.machine() | dict(rows=rows)
