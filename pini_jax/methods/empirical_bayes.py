@@ -21,7 +21,7 @@ from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
-GRID = [(k, r) for k in (1.0, 2.0, 4.0, 8.0, 16.0) for r in (0.1, 0.3, 0.6, 0.9)]
+GRID = [(k, r) for k in (1.0, 4.0, 16.0) for r in (0.3, 0.6, 0.9, 0.99)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class EmpiricalBayes(Method):
     3. eta is the largest at which one draw is expected to lose half a point of accuracy, and the temperature is
        that of the lowest held-out NLL of the marginal: noise is large in training and small in prediction.
 
-    Held out are the validation images, and the selection's own in turn: five folds over shots, or, where every
-    class has one image and there is no validation, two over classes. All candidates are linear in f, and so are
+    Held out are the validation images, and the selection's own in turn: five folds over shots. Where every class
+    has one image, validation images and selection change places, or, without validation, two folds go over classes. All candidates are linear in f, and so are
     their averages. Solved on the host in float64, by SciPy.
 
     Source: this project, for noise as in https://arxiv.org/abs/2412.10817; the bound under image noise has the
