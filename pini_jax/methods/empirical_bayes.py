@@ -38,12 +38,12 @@ class EmpiricalBayes(Method):
        are averaged with weights exp(-held-out NLL in nats).
     2. From there W is learned under image noise N(0, S), exactly as large as images of a class vary, and a pull to
        the start; the strengths of the pull are candidates, beside which the start stands, as in 1.
-    3. eta is the largest at which one draw is expected to lose half a point of accuracy, and the temperature is
+    3. eta is the largest at which one draw is expected to lose 0.3 points of accuracy, and the temperature is
        that of the lowest held-out NLL of the marginal: noise is large in training and small in prediction.
 
     Held out are the validation images, and the selection's own in turn: five folds over shots. Where every class
-    has one image, validation images and selection change places, or, without validation, two folds go over classes. All candidates are linear in f, and so are
-    their averages. Solved on the host in float64, by SciPy.
+    has one image, validation images and selection change places, or, without validation, two folds go over
+    classes. All candidates are linear in f, and so are their averages. Solved on the host in float64, by SciPy.
 
     Source: this project, for noise as in https://arxiv.org/abs/2412.10817; the bound under image noise has the
     form of Wang et al. 2019, https://arxiv.org/abs/1909.12220.
