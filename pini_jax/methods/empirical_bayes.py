@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -21,7 +22,7 @@ from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
-GRID = [(k, r) for k in (1.0, 4.0, 16.0) for r in (0.3, 0.6, 0.9, 0.99)]
+GRID = [*itertools.product((1.0, 4.0, 16.0), (0.3, 0.6, 0.9, 0.99))]  # k, r
 
 
 @dataclasses.dataclass(frozen=True)
