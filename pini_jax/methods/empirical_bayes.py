@@ -22,7 +22,7 @@ from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
-GRID = [*itertools.product((1.0, 4.0, 16.0), (0.01, 0.1, 0.5, 0.9, 0.99))]  # k, r
+GRID = [*itertools.product((1.0, 4.0, 16.0), (0.01, 0.1, 0.3, 0.6, 0.9, 0.99))]  # k, r
 
 
 @dataclasses.dataclass(frozen=True)
