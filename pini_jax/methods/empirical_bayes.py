@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -21,7 +22,7 @@ from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
-GRID = [(k, r) for k in (1.0, 2.0, 4.0, 8.0, 16.0) for r in (0.1, 0.3, 0.6, 0.9)]
+GRID = [*itertools.product((1.0, 4.0, 16.0), (0.01, 0.1, 0.3, 0.6, 0.9, 0.99))]  # k, r
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +39,12 @@ class EmpiricalBayes(Method):
        are averaged with weights exp(-held-out NLL in nats).
     2. From there W is learned under image noise N(0, S), exactly as large as images of a class vary, and a pull to
        the start; the strengths of the pull are candidates, beside which the start stands, as in 1.
-    3. eta is the largest at which one draw is expected to lose half a point of accuracy, and the temperature is
+    3. eta is the largest at which one draw is expected to lose 0.3 points of accuracy, and the temperature is
        that of the lowest held-out NLL of the marginal: noise is large in training and small in prediction.
 
-    Held out are the validation images, and the selection's own in turn: five folds over shots, or, where every
-    class has one image and there is no validation, two over classes. All candidates are linear in f, and so are
-    their averages. Solved on the host in float64, by SciPy.
+    Held out are the validation images, and the selection's own in turn: five folds over shots. Where every class
+    has one image, validation images and selection change places, or, without validation, two folds go over
+    classes. All candidates are linear in f, and so are their averages. Solved on the host in float64, by SciPy.
 
     Source: this project, for noise as in https://arxiv.org/abs/2412.10817; the bound under image noise has the
     form of Wang et al. 2019, https://arxiv.org/abs/1909.12220.

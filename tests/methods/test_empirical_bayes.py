@@ -179,7 +179,11 @@ def test_every_image_is_held_out_once_and_its_views_with_it(world):
 
 
 def test_one_shot_is_judged_by_validation_or_else_by_classes(world):
-    assert len(held_out.parts(world.support([1] * 6, [1] * 6))) == 1
+    support = world.support([1] * 6, [1, 3, 2, 0, 1, 1])
+    whole, swapped = held_out.parts(support)
+    assert len(whole.labels) == 8 and swapped.shots.labels.tolist() == [0, 1, 2, 4, 5]
+    assert np.isin(swapped.shots.features[:, 0], whole.features[:, 0]).all()
+    np.testing.assert_array_equal(swapped.features, whole.shots.features)
     whole, *rest = held_out.parts(world.support([1] * 6))
     assert not len(whole.labels) and [len(part.labels) for part in rest] == [3, 3]
 
