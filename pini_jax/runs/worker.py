@@ -29,7 +29,7 @@ from pini_jax.runs.lease import Lease, Lost
 from pini_jax.runs.plan import Plan, read_plan
 from pini_jax.train.loop import after_saving
 
-PAUSES = (1.0, 30.0)  # seconds that an idle worker waits, first and at most
+PAUSES = (0.1, 30.0)  # seconds that an idle worker waits, first and at most: units may be as short as a second
 LOG = logging.getLogger(__name__)
 
 
