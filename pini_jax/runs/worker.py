@@ -145,9 +145,9 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
     except Exception as error:  # whatever happened to this unit stops no other
         names = [run.name for run in plan.units[claim.unit]]
         reasons = {name: _reason(error) for name in names if not attempts.is_published(name)}
-    claims.end(claim, "failed" if reasons else "finished", {"failed": reasons})
     if not reasons:
-        attempts.discard(claim)
+        attempts.discard(claim)  # before it is told: nobody comes after that
+    claims.end(claim, "failed" if reasons else "finished", {"failed": reasons})
     return reasons
 
 

@@ -224,6 +224,25 @@ def test_published_runs_of_a_unit_are_known_to_who_goes_on(sweep, monkeypatch):
     assert (sweep / first / "result.json").read_text() == "published" and status(sweep).finished == 4
 
 
+def test_killed_before_the_end_is_told(sweep, monkeypatch):
+    """Nothing is left behind that nobody would delete, and what is published stays."""
+
+    class Killed(BaseException):
+        pass
+
+    def end(claims, claim, how, content):
+        raise Killed
+
+    Training(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Claims, "end", end)
+        worker.work(sweep, ONCE)
+    assert not list((sweep / worker.OWN / "attempts").iterdir()) and len(results(sweep)) == 2
+    published = results(sweep)
+    worker.work(sweep, Options(retries=0, lease=0.01))
+    assert results(sweep).items() >= published.items() and status(sweep).finished == 4
+
+
 def test_somebody_elses_folder_is_a_failure(sweep, monkeypatch):
     Training(monkeypatch)
     whole = plan.read_plan(Folder(sweep))
