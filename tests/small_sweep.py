@@ -8,7 +8,7 @@ import numpy as np
 
 from pini_jax.core import runtime, stop
 from pini_jax.core.store import open_store
-from pini_jax.runs import plan, progress, worker
+from pini_jax.runs import claims, plan, progress, worker
 from pini_jax.runs.worker import Options
 
 RUNS, TOGETHER = 24, 2
@@ -49,6 +49,7 @@ def make_plan(pack):
 
 def work(workdir, lease, environment=()):
     """A worker, in a process of its own."""
+    claims.MOST_LOST = math.inf  # whoever is killed here, no unit is the cause of it
     os.environ.update(environment)
     stop.listen()
     runtime.prepare()
@@ -56,16 +57,6 @@ def work(workdir, lease, environment=()):
         worker.work(workdir, Options(lease=lease))
     except stop.Stopped:
         os._exit(stop.STATUS)
-
-
-def computed(pid):
-    """Seconds that a process has computed, which a busy machine makes no longer; of one that is gone without end."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            user, system = file.read().rpartition(")")[2].split()[11:13]
-    except (FileNotFoundError, ProcessLookupError):
-        return math.inf
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def contents(workdir):

@@ -6,6 +6,7 @@ import os
 import time
 
 from pini_jax.core import stop
+from pini_jax.launch import ray_workers
 from pini_jax.runs import experiment, worker
 from pini_jax.runs.worker import Options
 from pini_jax.train import loop
@@ -42,3 +43,9 @@ def work(workdir, lease, environment=(), step=0.01):
         worker.work(workdir, Options(lease=lease))
     except stop.Stopped:
         os._exit(stop.STATUS)
+
+
+def work_on_ray(workdir, options):
+    """As a task of Ray, in whose processes nothing else is replaced."""
+    experiment.train_together = functools.partial(train_together, step=0.05)
+    return ray_workers.work(workdir, options)

@@ -1,5 +1,6 @@
 """Ray on this machine alone, in a network and processes of its own: workers of a sweep, and batches of Parquet."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import emulators
 import numpy as np
 import pytest
+import stand_in
 
 from pini_jax.core.store import Folder
 from pini_jax.data.datasets import digits
@@ -32,7 +34,7 @@ pytestmark = [
 ]
 
 
-def alone(*words):
+def alone(*words, limit=LIMIT):
     """Runs a Python program so; Ray and what it starts find what this process has."""
     emulators.needed("ray")
     environment = os.environ | {
@@ -41,9 +43,8 @@ def alone(*words):
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     }
-    subprocess.run(
-        [*ALONE, *LOOPBACK, sys.executable, *map(str, words)], env=environment, check=True, timeout=LIMIT
-    )
+    program = [*ALONE, *LOOPBACK, sys.executable, *map(str, words)]
+    subprocess.run(program, env=environment, check=True, timeout=limit)
 
 
 KILLING = """
@@ -77,6 +78,56 @@ def test_a_sweep_goes_on_though_a_worker_is_killed(tmp_path):
     assert any(
         name.endswith(".002.claim") for name in worker.claims_store(tmp_path / "sweep").times("claims/0000")
     )
+
+
+RUNS, MOMENTS = 240, 100
+KILLING_OFTEN = """
+import contextlib, os, random, signal, sys, threading, time
+from pathlib import Path
+import stand_in
+from pini_jax.core import command
+from pini_jax.launch import ray_workers
+
+def workers():
+    "Processes that work, or begin to."
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b"ray::work"):
+                yield int(path.parent.name)
+
+def kill_often(workdir, runs, moments):
+    "At random, spread over the whole sweep."
+    chance, done = random.Random(0), 0
+    while done < moments:
+        while len(list(workdir.glob("*/result.json"))) < runs * done / (moments + 10):
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 3))
+        end = chance.choice((signal.SIGKILL, signal.SIGTERM))
+        with contextlib.suppress(IndexError, ProcessLookupError):
+            os.kill(chance.choice([*workers()]), end)
+            done += 1
+            (workdir / "moments").write_text(str(done))
+
+workdir = Path(sys.argv[-1].partition("=")[2])
+several = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+threading.Thread(target=kill_often, args=(workdir, *several), daemon=True).start()
+ray_workers.work = stand_in.work_on_ray
+command.run(ray_workers.COMMAND)
+"""
+
+
+def test_every_run_is_finished_once_though_workers_are_killed_at_a_hundred_moments(tmp_path):
+    """Runs are stand-ins."""
+    (tmp_path / "killing.py").write_text(KILLING_OFTEN)
+    store = Folder(tmp_path / "sweep")
+    plan.write_plan(plan.make_plan({"population": {"seed": tuple(range(RUNS))}}, together=2), store)
+    words = ["--address=local", "--workers=4", "--cpus=0.5", "--lease=10", f"--workdir={tmp_path / 'sweep'}"]
+    alone(tmp_path / "killing.py", RUNS, MOMENTS, *words, limit=None)
+    now = progress.read_progress(plan.read_plan(store), worker.claims_store(tmp_path / "sweep"))
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/result.json")]
+    assert (now.finished, now.failed) == (RUNS, {})
+    assert [result["steps"] for result in results] == [[i**2 for i in range(stand_in.STEPS)]] * RUNS
+    assert (tmp_path / "sweep" / "moments").read_text() == str(MOMENTS)
 
 
 MORTAL = """

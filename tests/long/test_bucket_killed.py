@@ -1,4 +1,4 @@
-"""Runs and sweeps in a bucket that are killed, and go on in other processes: the bits of undisturbed ones on a disk."""
+"""Runs and sweeps in a bucket that are killed, and go on elsewhere: the bits of undisturbed ones on a disk."""
 
 import itertools
 import multiprocessing
@@ -10,6 +10,7 @@ import sys
 import time
 from typing import NamedTuple
 
+import commands
 import emulators
 import pytest
 import small_sweep
@@ -50,7 +51,7 @@ def test_killed_and_started_again(tmp_path):
 def start(workdir):
     """A worker, forked from a process that has imported everything, and started nothing."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["small_sweep", "s3fs", "gcsfs"])
+    processes.set_forkserver_preload(["small_sweep", "scipy.optimize", "s3fs", "gcsfs"])
     process = processes.Process(target=small_sweep.work, args=(str(workdir), LEASE, dict(os.environ)))
     process.start()
     return process
@@ -70,7 +71,7 @@ def undisturbed(tmp_path_factory):
     whole, used = small_sweep.make_plan(folder / "pack.npz"), 0.0
     plan.write_plan(whole, Folder(folder / "sweep"))
     process = start(folder / "sweep")
-    while (now := small_sweep.computed(process.pid)) < float("inf"):
+    while (now := commands.computed(process.pid)) < float("inf"):
         used = now
         time.sleep(0.05)
     process.join()
@@ -83,8 +84,8 @@ def disturb(url, chance, seconds, most):
     workers, published, ended = [start(url), start(url)], {}, 0
     while ended < most:
         i = chance.randrange(2)
-        moment = small_sweep.computed(workers[i].pid) + chance.uniform(0.0, seconds)
-        while small_sweep.computed(workers[i].pid) < moment:
+        moment = commands.computed(workers[i].pid) + chance.uniform(0.0, seconds)
+        while commands.computed(workers[i].pid) < moment:
             time.sleep(0.01)
         if not workers[i].is_alive():  # all is over
             break

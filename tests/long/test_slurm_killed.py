@@ -120,7 +120,7 @@ def disturb(sweep, chance, most):
             sweep.submit(0)  # one that was stopped before it listened is not put back
         time.sleep(chance.uniform(0.0, starting))
         running = [(i, task) for i, task in sweep.tasks().items() if task.state == "RUNNING" and sweep.process(i)]
-        if running and ended < most:
+        if running and ended < most and not sweep.is_over():
             chance.choice(ENDS)(sweep, *chance.choice(running))
             ended += 1
     assert sweep.is_over()
