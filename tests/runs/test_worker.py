@@ -270,6 +270,18 @@ def test_a_lease_says_how_far_the_unit_is_and_ends_who_has_lost_it(sweep):
             lease.report(6, 10)
 
 
+def test_a_first_step_is_told_at_once(sweep):
+    """So that a worker that is lost soon after it is none that its unit has killed."""
+    claims = Claims(worker.claims_store(sweep), 2, "one", lease=3600.0)
+    claim = claims.take()
+    renewed = threading.Event()
+    renew = claims.renew
+    claims.renew = lambda *said: (renew(*said), renewed.set())
+    with worker.Lease(claims, claim) as lease:
+        lease.report(5, 10)
+        assert renewed.wait(60) and json.loads(claims.store.read(claim.key()))["step"] == 5
+
+
 def test_two_workers_at_once_share_the_work(sweep, monkeypatch):
     """Both are in a unit at the same time; none is trained twice."""
     together = threading.Barrier(2, timeout=60)
