@@ -68,7 +68,7 @@ class Undisturbed(NamedTuple):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    whole, used = small_sweep.make_plan(folder / "pack.npz"), 0.0
+    whole, used = small_sweep.make_plan(folder / "pack.npz", runs=24), 0.0
     plan.write_plan(whole, Folder(folder / "sweep"))
     process = start(folder / "sweep")
     while (now := commands.computed(process.pid)) < float("inf"):

@@ -1,10 +1,11 @@
-"""Workers on a real SLURM of four nodes that end at a hundred random moments: every run is finished once."""
+"""Workers on a real SLURM of four nodes that end at random moments: every run is finished once, with its bits."""
 
 import itertools
 import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import slurm as engine
+import small_sweep
 import stand_in
 
 from pini_jax.core.store import Folder
@@ -19,18 +21,21 @@ from pini_jax.runs import plan, progress, worker
 
 pytestmark = [pytest.mark.long, *engine.needed]
 RUNS, MOMENTS, LEASE, NODES = 120, 100, 8.0, "abcd"
-# `pini`, but that steps of its training sleep; it says which process it is.
+# `pini`, which says what process it is.
 PINI = """#!/bin/sh
 echo $$ > {folder}/worker-$SLURM_ARRAY_TASK_ID
-cd {root} && PYTHONPATH=tests exec {python} -c '
+cd {root} && PYTHONPATH=tests exec {python} {program} "$@"
+"""
+REAL = "-m pini_jax.cli"
+# The same, but that steps of its training sleep.
+STAND_IN = """-c '
 from pini_jax.core import stop
 stop.listen()
 import functools, stand_in
 from pini_jax import cli
 from pini_jax.runs import experiment
 experiment.train_together = functools.partial(stand_in.train_together, step=0.1)
-cli.main()' "$@"
-"""
+cli.main()'"""
 
 
 class Task(NamedTuple):
@@ -42,16 +47,16 @@ class Task(NamedTuple):
 
 
 class Sweep:
-    """A sweep of stand-ins in a folder of its own, on which a worker on every node works."""
+    """A sweep in a folder of its own, on which a worker on every node works."""
 
-    def __init__(self, slurm, folder):
+    def __init__(self, slurm, folder, whole, program):
         self.slurm, self.folder, self.workdir, self.published = slurm, folder, folder / "sweep", {}
         folder.mkdir(mode=0o755)
-        self.pini = folder / "pini"
-        self.pini.write_text(PINI.format(folder=folder, root=Path(__file__).parents[2], python=sys.executable))
+        self.pini, root = folder / "pini", Path(__file__).parents[2]
+        self.pini.write_text(PINI.format(folder=folder, root=root, python=sys.executable, program=program))
         self.pini.chmod(0o755)
-        self.plan = plan.make_plan({"population": {"seed": tuple(range(RUNS))}}, together=3)
-        plan.write_plan(self.plan, Folder(self.workdir))
+        self.plan = whole
+        plan.write_plan(whole, Folder(self.workdir))
 
     def submit(self, tasks):
         """Workers of these numbers, as a user does."""
@@ -78,7 +83,7 @@ class Sweep:
             assert self.published.setdefault(path.parent.name, path.stat().st_ino) == path.stat().st_ino
         now = progress.read_progress(self.plan, worker.claims_store(self.workdir), LEASE)
         assert not now.failed
-        return now.finished == RUNS
+        return now.finished == len(self.plan.runs)
 
     # -------------------------------------------------------------------------------- how a worker ends
 
@@ -127,17 +132,35 @@ def disturb(sweep, chance, most):
     return ended
 
 
-def test_every_run_is_finished_once(tmp_path):
+@pytest.fixture(scope="module")
+def slurm():
+    with engine.cluster(*NODES) as slurm:
+        yield slurm
+
+
+def test_every_run_is_finished_once(slurm, tmp_path):
     """Killed, asked to stop, warned, preempted, or on a node that is lost."""
+    whole = plan.make_plan({"population": {"seed": tuple(range(RUNS))}}, together=3)
     chance, ended = random.Random(0), 0
     os.chmod(tmp_path, 0o755)
-    with engine.cluster(*NODES) as slurm:
-        for number in itertools.count(1):
-            sweep = Sweep(slurm, tmp_path / str(number))
-            ended += disturb(sweep, chance, MOMENTS - ended)
-            results = [json.loads(path.read_text()) for path in sweep.workdir.glob("*/result.json")]
-            assert [result["steps"] for result in results] == [[i**2 for i in range(stand_in.STEPS)]] * RUNS
-            assert not list(sweep.workdir.glob(f"{worker.OWN}/attempts/*/*"))
-            print(f"{ended} of {MOMENTS} moments in {number} sweeps", flush=True)
-            if ended == MOMENTS:
-                return
+    for number in itertools.count(1):
+        sweep = Sweep(slurm, tmp_path / str(number), whole, STAND_IN)
+        ended += disturb(sweep, chance, MOMENTS - ended)
+        results = [json.loads(path.read_text()) for path in sweep.workdir.glob("*/result.json")]
+        assert [result["steps"] for result in results] == [[i**2 for i in range(stand_in.STEPS)]] * RUNS
+        assert not list(sweep.workdir.glob(f"{worker.OWN}/attempts/*/*"))
+        print(f"{ended} of {MOMENTS} moments in {number} sweeps", flush=True)
+        if ended == MOMENTS:
+            return
+
+
+def test_what_was_trained_has_the_bits_of_an_undisturbed_sweep(slurm, tmp_path):
+    """By `pini sweep run` in one process."""
+    whole = small_sweep.make_plan(tmp_path / "pack.npz", runs=8)
+    plan.write_plan(whole, Folder(tmp_path / "alone"))
+    subprocess.run([sys.executable, *REAL.split(), "sweep", "run", f"--workdir={tmp_path / 'alone'}"], check=True)
+    os.chmod(tmp_path, 0o755)
+    sweep = Sweep(slurm, tmp_path / "slurm", whole, REAL)
+    ended = disturb(sweep, random.Random(1), 10)
+    print(f"{ended} moments", flush=True)
+    assert ended and small_sweep.contents(sweep.workdir) == small_sweep.contents(tmp_path / "alone")
