@@ -10,6 +10,7 @@ from pathlib import Path
 import emulators
 import numpy as np
 import pytest
+import small_sweep
 import stand_in
 
 from pini_jax.core.store import Folder
@@ -68,20 +69,23 @@ command.run(ray_workers.COMMAND)
 
 
 def test_a_sweep_goes_on_though_a_worker_is_killed(tmp_path):
+    """With the bits of one that was not disturbed."""
     (tmp_path / "killing.py").write_text(KILLING)
-    store = Folder(tmp_path / "sweep")
-    settings = {"clip": "tiny_clip", "method": "zero_shot", "population": {"seed": (1, 2, 3)}}
-    plan.write_plan(plan.make_plan(settings, together=1), store)
+    whole = small_sweep.make_plan(tmp_path / "pack.npz", runs=6)
+    for name in ("sweep", "alone"):
+        plan.write_plan(whole, Folder(tmp_path / name))
+    own = [sys.executable, "-m", "pini_jax.cli", "sweep", "run", f"--workdir={tmp_path / 'alone'}"]
+    subprocess.run(own, check=True)
     words = ["--address=local", "--workers=2", "--lease=10", f"--workdir={tmp_path / 'sweep'}"]
     alone(tmp_path / "killing.py", *words)
-    now = progress.read_progress(plan.read_plan(store), worker.claims_store(tmp_path / "sweep"))
-    assert now.finished == 3 == len(list((tmp_path / "sweep").glob("*/result.json")))
+    assert small_sweep.is_finished(tmp_path / "sweep")
+    assert small_sweep.contents(tmp_path / "sweep") == small_sweep.contents(tmp_path / "alone")
     assert any(
         name.endswith(".002.claim") for name in worker.claims_store(tmp_path / "sweep").times("claims/0000")
     )
 
 
-RUNS, MOMENTS = 480, 100
+RUNS, MOMENTS = 720, 100  # six workers end at most six runs a second; a moment takes one second, on average
 KILLING_OFTEN = """
 import contextlib, os, random, signal, sys, threading, time
 from pathlib import Path
