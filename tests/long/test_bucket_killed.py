@@ -52,7 +52,8 @@ def start(workdir):
     """A worker, forked from a process that has imported everything, and started nothing."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["small_sweep", "scipy.optimize", "s3fs", "gcsfs"])
-    process = processes.Process(target=small_sweep.work, args=(str(workdir), LEASE, dict(os.environ)))
+    asked = (str(workdir), LEASE, dict(os.environ))
+    process = processes.Process(target=small_sweep.work, args=asked, daemon=True)  # ends with the tests
     process.start()
     return process
 

@@ -85,25 +85,29 @@ class Sweep:
         assert not now.failed
         return now.finished == len(self.plan.runs)
 
-    # -------------------------------------------------------------------------------- how a worker ends
+    # ---------------------------------------------------- how a worker ends, unless it has ended a moment ago
+
+    def _send(self, number, which):
+        if pid := self.process(number):
+            os.kill(pid, which)
 
     def kill(self, number, task):
         """As for its memory: the task has failed, and the user submits another one."""
-        os.kill(self.process(number), signal.SIGKILL)
+        self._send(number, signal.SIGKILL)
         self.slurm.wait(lambda: number not in self.tasks())
         self.submit(number)
 
     def stop(self, number, task):
         """The worker alone: its script puts it back."""
-        os.kill(self.process(number), signal.SIGTERM)
+        self._send(number, signal.SIGTERM)
 
     def warn(self, number, task):
         """As before the time limit: the shell alone."""
-        self.slurm("scancel", "--batch", "--signal=USR1", task.job)
+        self.slurm("scancel", "--batch", "--signal=USR1", task.job, check=False)
 
     def preempt(self, number, task):
         """SIGTERM for all of its processes; SLURM itself puts it back."""
-        self.slurm("scontrol", "requeue", task.job)
+        self.slurm("scontrol", "requeue", task.job, check=False)
 
     def lose(self, number, task):
         """Its node is gone, and comes back: SLURM itself puts it back."""
