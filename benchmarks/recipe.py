@@ -41,7 +41,7 @@ def judge(shared: runs.Shared, config: configs.Config) -> tuple[float, float, fl
     chosen = {record.id for record in (*run.data.train, *run.data.val)}
     rest = [record for record in shared.whole.train if record.id not in chosen]
     text = held_out.unit(np.asarray(shared.task.text.features)[0])
-    head = empirical_bayes.fit(runs.support(run), text).head
+    head = empirical_bayes.fit(held_out.parts(runs.support(run), text)).head
     log_p = log_softmax(head(held_out.unit(np.asarray(shared.frozen.images(rest, "features")))), axis=1)
     measured = metrics.metrics(log_p, runs.labels_of(rest))
     return measured.accuracy, measured.nll, measured.ece

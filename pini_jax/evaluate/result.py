@@ -137,7 +137,7 @@ def _cross_fitted(run: Run, trained: Trained) -> list[Predicted]:
         LOG.warning("the selection calibrates nothing: %s", error)
         return []
     return [
-        predict_split(trained._replace(variables=fold.variables), run.shared.task, [train[i] for i in fold.images])
+        predict_split(trained._replace(variables=fold.variables), fold.task, [train[i] for i in fold.images])
         for fold in folds
     ]
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
 from pini_jax.core import stop
-from pini_jax.data.support import Support
+from pini_jax.data.support import Support, stand_ins
 from pini_jax.methods.gaussian_classes import TINY, Shots
 
 FOLDS = 5
@@ -27,18 +27,20 @@ HALVINGS = 12
 
 
 class Part(NamedTuple):
-    """Shots that heads are made of, and unit features of images beside them, which judge."""
+    """Shots and unit texts that heads are made of, and unit features of images beside them, which judge."""
 
     shots: Shots
+    text: Float[np.ndarray, "c e"]
     features: Float[np.ndarray, "n e"]
     labels: Int[np.ndarray, "n"]
 
 
-def parts(support: Support) -> list[Part]:
+def parts(support: Support, text: Float[np.ndarray, "c e"]) -> list[Part]:
     """First the whole selection with the validation images; then it without each fold, which its images judge.
 
     Folds go over the shots of every class. Where every class has one image they leave out classes, and are taken
-    only if there is no validation image.
+    only if there is no validation image. Where images stand for the texts, it is those of the part alone, and
+    the only image of a class is never left out.
     """
     features, labels = (np.asarray(x) for x in (support.features, support.labels))
     views, images, width = features.shape
@@ -49,14 +51,16 @@ def parts(support: Support) -> list[Part]:
         np.tile(np.arange(images), views),
     )
     val = unit(np.asarray(support.val_features)).reshape(-1, width)
-    parts = [Part(shots, val, np.asarray(support.val_labels))]
-    most = np.bincount(labels).max()
-    if most == 1 and len(val):
+    parts = [Part(shots, text, val, np.asarray(support.val_labels))]
+    counts, number = np.bincount(labels), np.arange(images)
+    if counts.max() == 1 and len(val):
         return parts
-    fold, number = folds(labels, max(2, min(FOLDS, most))), np.arange(images)
-    for out in (number[fold == i] for i in np.unique(fold)):
+    fold = folds(labels, max(2, min(FOLDS, counts.max())))
+    may_go = np.full(images, True) if support.has_texts else counts[labels] > 1
+    for out in (number[may_go & (fold == i)] for i in np.unique(fold[may_go])):
         rest = shots.take(~np.isin(shots.images, out))
-        parts.append(Part(rest, shots.features[out], labels[out]))  # the first view of an image judges
+        own = text if support.has_texts else stand_ins(rest.features, rest.labels, len(text))
+        parts.append(Part(rest, own, shots.features[out], labels[out]))  # the first view of an image judges
     return parts
 
 

@@ -46,13 +46,14 @@ class Pack(NamedTuple):
 
     Attributes:
         images: features by the ids of the records.
+        text: None where nobody knows the texts of the classes.
         logit_scale: exp(s), the inverse temperature.
         sha256: of the file.
     """
 
     findings: Findings
     images: Mapping[str, Float[np.ndarray, "e"]]
-    text: Float[np.ndarray, "c e"]
+    text: Float[np.ndarray, "c e"] | None
     logit_scale: float
     sha256: str
 
