@@ -33,8 +33,9 @@ from pini_jax.data.views import batches, view_pixels
 BATCH = 64
 CHUNK = 32  # batches: what an interrupted run computes twice at most
 LOG = logging.getLogger(__name__)
-# Is told all files of some features, and how that of a number is made: it may fetch some, or make them.
-Share = Callable[[Sequence[Path], Callable[[int], None]], None]
+# Is told all files of some features, and how that of a number is made: it may fetch some, or make them; None where
+# those that are there already are all that is wanted.
+Share = Callable[[Sequence[Path], Callable[[int], None] | None], None]
 _share: ContextVar[Share] = ContextVar("share", default=lambda files, make: None)
 Encode = Callable[[Float[np.ndarray, "b h w 3"]], Float[Array, "b e"]]
 
@@ -140,8 +141,11 @@ def _naming_unreadable(records: Sequence[Record]) -> Iterator[None]:
 
 
 def cached(records: Sequence[Record], clip: Pretrained) -> bool:
-    """Whether the features of all evaluation views are in the cache."""
-    return all(chunk.path.exists() for chunk in _chunks(records, clip, None))
+    """Whether the features of all evaluation views are in the cache, or others have them: these are fetched."""
+    files = [chunk.path for chunk in _chunks(records, clip, None)]
+    if files:
+        _share.get()(files, None)
+    return all(file.exists() for file in files)
 
 
 class _Chunk(NamedTuple):
