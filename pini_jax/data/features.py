@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 import pini_jax
 from pini_jax.clip.pretrained import Pretrained
@@ -26,6 +26,7 @@ from pini_jax.core.paths import cache_folder
 from pini_jax.core.wording import listed
 from pini_jax.data import cache, npz, transforms
 from pini_jax.data.datasets import formats
+from pini_jax.data.datasets.packs import has_direction
 from pini_jax.data.datasets.records import Record, stamp
 from pini_jax.data.datasets.unreadable import refuse_unreadable as refuse_unreadable
 from pini_jax.data.views import batches, view_pixels
@@ -100,7 +101,7 @@ def features(
 
     def make(number: int) -> None:
         for chunk, array in _compute([chunks[number]], batch, pixels, encode):
-            if np.isfinite(array).all():
+            if has_direction(array).all():
                 _write(chunk, array)
 
     with _naming_unreadable(records):
@@ -123,11 +124,6 @@ def features(
     if bad := [record.id for record, good in zip(records, has_direction(whole), strict=True) if not good]:
         raise InputError(f"the image tower's features are zero or not finite, of: {listed(bad)}")
     return whole
-
-
-def has_direction(features: Float[np.ndarray, "*b e"]) -> Bool[np.ndarray, "*b"]:
-    """Which features can be brought to unit length: all numbers are finite, and not all are zero."""
-    return np.isfinite(features).all(axis=-1) & features.any(axis=-1)
 
 
 @contextlib.contextmanager
