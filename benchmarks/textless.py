@@ -20,7 +20,7 @@ from pini_jax.core import runtime
 from pini_jax.data import selection
 from pini_jax.data.datasets import packs
 from pini_jax.data.datasets.packs import Pack
-from pini_jax.evaluate import metrics
+from pini_jax.evaluate import metrics, prediction
 from pini_jax.task.run import labels_of
 
 METHODS = ("empirical_bayes", "gda", "tip_adapter", "task_res")
@@ -43,13 +43,12 @@ def measure(pack: Pack, method: str, shots: int, seed: int) -> Measured:
     train = selection.select_from_pack(data, shots, seed).train
     fitted = Classifier(method=method, seed=seed).fit(*_arrays(pack, train))
     features, labels = _arrays(pack, data.test)
-    calibrated = np.log(fitted.predict_proba(features).astype(np.float64) + 1e-30)
-    doubt = fitted.trained_.doubt()
-    raw, own = (
-        metrics.metrics(log_softmax(x, axis=1), labels) for x in (doubt.temperature * calibrated, calibrated)
-    )
-    plausible = doubt.plausible(np.exp(calibrated))
-    covered = plausible[np.arange(len(labels)), labels].mean()
+    trained = fitted.trained_
+    given = trained.method, trained.variables, trained.frozen.theta, trained.text, features
+    log_p = prediction.predict(*given, "mean", num_draws=1, seed=0).log_probabilities
+    doubt = trained.doubt()
+    raw, own = (metrics.metrics(log_softmax(log_p / t, axis=1), labels) for t in (1.0, doubt.temperature))
+    covered = doubt.plausible(doubt.calibrated(log_p))[np.arange(len(labels)), labels].mean()
     return Measured(own.accuracy, raw.nll, own.nll, raw.ece, own.ece, float(covered))
 
 

@@ -283,6 +283,11 @@ def test_class_means_that_stand_for_texts_have_not_seen_what_judges(method, monk
             np.testing.assert_allclose(text, expected, atol=1e-6)
 
 
+def test_what_sets_itself_without_texts_has_limits_of_its_folds_and_no_other_temperature():
+    found = Classifier(num_draws=2).fit(*features()).trained_.doubt()
+    assert found.images == 90 and found.temperature == 1 and np.isfinite(found.lac)
+
+
 def test_only_images_that_are_trained_on_stand_for_texts(tmp_path):
     """Those that the draw of `shots` leaves over, some of which validate, do not."""
     X, y = features()
