@@ -118,7 +118,7 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     written, wanted = paths.read_object(file, OTHER), json.loads(json.dumps(configs.to_dict(config)))
     if written != wanted and not _clear_failure(workdir):
         differ = listed(_differences(written, wanted), "; ")
-        raise InputError(f"{workdir} holds a run of another config ({differ}){OTHER}")
+        raise InputError(f"{workdir} holds a run of another config ({differ}); choose another workdir")
     if not (workdir / "result.json").exists():
         return None
     try:
