@@ -29,9 +29,9 @@ from pini_jax.methods.held_out import Part, parts
 from pini_jax.task import run as runs
 
 
-def validation_alone(support: Support) -> list[Part]:
+def validation_alone(support: Support, text: Float[np.ndarray, "c e"]) -> list[Part]:
     """What judges where the selection does not, unless there is nothing else."""
-    return parts(support)[:1] if len(support.val_labels) else parts(support)
+    return parts(support, text)[: 1 if len(support.val_labels) else None]
 
 
 # {what is different: the constants that say so}
@@ -81,7 +81,7 @@ def problem(shared: runs.Shared, config: configs.Config) -> Problem:
 
 def judge(given: Problem) -> tuple[float, float, float]:
     """Accuracy, NLL and ECE."""
-    head = empirical_bayes.fit(given.support, given.text).head
+    head = empirical_bayes.fit(held_out.parts(given.support, given.text)).head
     measured = metrics.metrics(log_softmax(head(given.features), axis=1), given.labels)
     return measured.accuracy, measured.nll, measured.ece
 
