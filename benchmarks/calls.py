@@ -2,8 +2,8 @@
 
 The trainings are those of benchmarks.share, from the first step to the last checkpoint. `one` is a call of the
 compiled program for each step, `several` is as training has it, beside the number of steps that a call may have.
-Seconds of the clock, and of all cores in brackets, medians of rounds in turn; and whether the lines of metrics.jsonl
-are the same to the byte. With --save the line of JSON is also kept in results/calls.json.
+Seconds of the clock, and of all cores in brackets, medians of rounds in turn; and whether all of metrics.jsonl is
+the same to the byte. With --save the line of JSON is also kept in results/calls.json.
 """
 
 from __future__ import annotations

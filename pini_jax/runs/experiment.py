@@ -58,7 +58,7 @@ def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> 
     follows from all of them, finished or not, so that it ends with the same bits whenever it is trained.
 
     Args:
-        watch: is told after every step how far they are; what it raises ends them where they are.
+        watch: is told after every call of the steps how far they are; what it raises ends them where they are.
 
     Raises:
         InputError: as above, for any of them, before one is begun; or some diverged, and the others are evaluated.
