@@ -1,9 +1,10 @@
 """How much of a training is not its steps: python -m benchmarks.share.
 
 `digits` is configs/digits.py, `features` configs/features.py on a pack of noise of DTD's shape; each as one run,
-and as 15 side by side. `steps` is the compiled step called so often, with one batch; `batches` is making the
-others, which a thread does beside the steps; `checkpoints` is writing so many on their own. Seconds of the clock,
-and of all cores in brackets. With --save the line of JSON is also kept in results/share.json.
+and as 15 side by side. `steps` is so many, as many in a call as there may be, with the same batches in all calls;
+`batches` is reading those of every step, which a thread does beside; `checkpoints` is writing so many on their
+own. Seconds of the clock, and of all cores in brackets. With --save the line of JSON is also kept in
+results/share.json.
 """
 
 from __future__ import annotations
