@@ -2,7 +2,8 @@
 
 Every variant is fitted to selections of seeds that no table of results uses (101 to 104), and judged by the
 training images that a selection leaves over; it sets itself by the selection's own validation images. No test
-image is read. One line for each: accuracy, NLL and ECE in the mean over seeds, and seconds of a fit.
+image is read. With --classes it is so many of the classes, other ones for each seed. One line for each: accuracy,
+NLL and ECE in the mean over seeds, and seconds of a fit.
 """
 
 from __future__ import annotations
@@ -12,17 +13,26 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
 from pini_jax import config as configs
 from pini_jax.core import config_file, runtime
+from pini_jax.data.support import Support
 from pini_jax.evaluate import metrics
 from pini_jax.methods import empirical_bayes, gaussian_classes, held_out
+from pini_jax.methods.held_out import Part, parts
 from pini_jax.task import run as runs
+
+
+def validation_alone(support: Support, text: Float[np.ndarray, "c e"]) -> list[Part]:
+    """What judges where the selection does not, unless there is nothing else."""
+    return parts(support, text)[: 1 if len(support.val_labels) else None]
+
 
 # {what is different: the constants that say so}
 VARIANTS: dict[str, dict[Any, dict[str, Any]]] = {
@@ -32,33 +42,68 @@ VARIANTS: dict[str, dict[Any, dict[str, Any]]] = {
     "a fifth of an unknown image": {held_out: {"UNKNOWN": 0.2}},
     "a whole unknown image": {held_out: {"UNKNOWN": 1.0}},
     "one k, one r": {empirical_bayes: {"GRID": [(4.0, 0.6)]}},
+    "more k": {empirical_bayes: {"GRID": [(2.0**i, r) for i in range(5) for _, r in empirical_bayes.GRID[:6]]}},
+    "no extreme r": {empirical_bayes: {"GRID": [(k, r) for k, r in empirical_bayes.GRID if 0.1 <= r <= 0.9]}},
+    "validation alone": {held_out: {"parts": validation_alone}},
 }
 
 
-def judge(shared: runs.Shared, config: configs.Config) -> tuple[float, float, float]:
-    """Accuracy, NLL and ECE on the training images that the selection leaves over."""
+class Problem(NamedTuple):
+    """What a fit sees, and what judges it."""
+
+    support: Support
+    text: Float[np.ndarray, "c e"]
+    features: Float[np.ndarray, "n e"]
+    labels: Int[np.ndarray, "n"]
+
+    def among(self, classes: Int[np.ndarray, "d"]) -> Problem:
+        """The same with some of the classes."""
+        known = self.support
+        train, val, rest = (np.isin(labels, classes) for labels in (known.labels, known.val_labels, self.labels))
+        number = np.searchsorted(classes, np.arange(len(self.text)))
+        support = Support(
+            *(known.features[:, train], number[known.labels[train]]),
+            *(known.val_features[val], number[known.val_labels[val]]),
+        )
+        return Problem(support, self.text[classes], self.features[rest], number[self.labels[rest]])
+
+
+def problem(shared: runs.Shared, config: configs.Config) -> Problem:
+    """A selection, and the training images that it leaves over."""
     run = runs.plan(config, Path(), shared)
     chosen = {record.id for record in (*run.data.train, *run.data.val)}
     rest = [record for record in shared.whole.train if record.id not in chosen]
     text = held_out.unit(np.asarray(shared.task.text.features)[0])
-    head = empirical_bayes.fit(runs.support(run), text).head
-    log_p = log_softmax(head(held_out.unit(np.asarray(shared.frozen.images(rest, "features")))), axis=1)
-    measured = metrics.metrics(log_p, runs.labels_of(rest))
+    support = Support(*map(np.asarray, runs.support(run)))
+    features = held_out.unit(np.asarray(shared.frozen.images(rest, "features")))
+    return Problem(support, text, features, runs.labels_of(rest))
+
+
+def judge(given: Problem) -> tuple[float, float, float]:
+    """Accuracy, NLL and ECE."""
+    head = empirical_bayes.fit(held_out.parts(given.support, given.text)).head
+    measured = metrics.metrics(log_softmax(head(given.features), axis=1), given.labels)
     return measured.accuracy, measured.nll, measured.ece
 
 
-def compare(source: str, shots: Sequence[int], seeds: Sequence[int]) -> None:
+def compare(source: str, shots: Sequence[int], seeds: Sequence[int], num_classes: int | None) -> None:
     """Prints a line for every number of shots and variant."""
     settings = config_file.load_config(source)
     shared = runs.share(configs.resolve(settings))
+
+    def of_seed(k: int, seed: int) -> Problem:
+        whole = problem(shared, configs.resolve(settings.to_dict() | {"shots": k, "seed": seed}))
+        chance, size = np.random.default_rng(seed), num_classes or len(whole.text)
+        return whole.among(np.sort(chance.choice(len(whole.text), size, replace=False)))
+
     for k in shots:
+        problems = [of_seed(k, seed) for seed in seeds]
         for name, changes in VARIANTS.items():
             with contextlib.ExitStack() as stack:
                 for module, constants in changes.items():
                     stack.enter_context(mock.patch.multiple(module, **constants))
                 start = time.perf_counter()
-                members = [configs.resolve(settings.to_dict() | {"shots": k, "seed": s}) for s in seeds]
-                found = [judge(shared, member) for member in members]
+                found = [judge(each) for each in problems]
                 seconds = (time.perf_counter() - start) / len(seeds)
             accuracy, nll, ece = np.mean(found, axis=0)
             print(f"{k:3} shots  {name:28} {accuracy:.1%}  {nll:.3f}  {ece:.3f}  {seconds:.0f} s", flush=True)
@@ -69,6 +114,7 @@ if __name__ == "__main__":
     parser.add_argument("config", help="as --config of `pini train`: best:path=PACK.npz")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104])
+    parser.add_argument("--classes", type=int, help="how many of them")
     given = parser.parse_args()
     runtime.prepare()
-    compare(given.config, given.shots, given.seeds)
+    compare(given.config, given.shots, given.seeds, given.classes)

@@ -6,9 +6,9 @@
 A contender is a method with its paper's settings on the data and towers of the config, or noise of a kind. Each is
 trained with every combination of its search space (`search` of its class, or `NOISE` here), at most `BUDGET` of
 them; for every number of shots and every seed the combination with the best validation accuracy is chosen, and of
-equals the one with the lowest validation NLL. Test data choose nothing. comparison.json lists what was chosen, and
-what is still below zero-shot CLIP on validation images is warned of. With --nosearch every contender keeps its own
-settings, and nothing is chosen.
+equals the one with the lowest validation NLL. Test data choose nothing. comparison.json lists what was chosen, by
+earlier calls too, until the same contender, shots and seed come again; and what is still below zero-shot CLIP on
+validation images is warned of. With --nosearch every contender keeps its own settings, and nothing is chosen.
 
 Beside the accuracies stand NLL and ECE, raw and at a temperature that is fitted for every method in the same way
 (`evaluate.calibration`), and what a chosen run has taken: seconds from loading to evaluation, and the most memory
@@ -28,7 +28,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -129,6 +129,22 @@ def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path)
     return [chosen(results_of) for results_of in by_seed.values()]
 
 
+def chosen_before(workdir: Path) -> dict[str, Any]:
+    """What earlier calls have chosen, of runs that are still there: it stands until its contender comes again."""
+    file = workdir / "comparison.json"
+    known = paths.read_object(file) if file.exists() else {}
+    return {run: about for run, about in known.items() if (workdir / run / "result.json").exists()}
+
+
+def takes_its_place(old: Path, folders: Sequence[Path]) -> bool:
+    """Whether one of the chosen runs is of the contender, shots and seed of an old one."""
+
+    def seed(run: Path) -> int:
+        return collection.read_settings(run)["seed"]
+
+    return any(run.parent == old.parent and seed(run) == seed(old) for run in folders)
+
+
 def warn_of_worse(what: str, folders: Sequence[Path]) -> None:
     """Says which chosen runs are below zero-shot CLIP on validation images."""
     for run in folders:
@@ -177,7 +193,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
 
 def compare(values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds: Sequence[int]) -> str:
     """Trains all contenders, and makes the table."""
-    chosen_runs: dict[str, dict] = {}
+    chosen_runs = chosen_before(workdir)
     contesting = taken(values.methods, contenders(values.config))
     if not values.search:
         contesting = untuned(contesting)
@@ -190,6 +206,9 @@ def compare(values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds
             LOG.warning("%s has no result with %d shots: %s", name, k, error)
             continue
         warn_of_worse(f"{name} with {k} shots", folders)
+        chosen_runs = {
+            run: about for run, about in chosen_runs.items() if not takes_its_place(workdir / run, folders)
+        }
         chosen_runs |= {str(run.relative_to(workdir)): {"contender": name} for run in folders}
         paths.write_json(workdir / "comparison.json", chosen_runs)
     return terminal.comparison(collection.read_runs([workdir]))

@@ -1,6 +1,7 @@
 """Runs of the command line in processes of their own, as a user starts them."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -62,6 +63,16 @@ def wait_for(process, condition):
     """Until something is so, or the process has ended."""
     while process.poll() is None and not condition():
         time.sleep(0.001)
+
+
+def computed(pid):
+    """Seconds that a process has computed, which a busy machine makes no longer; endless if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+    except (FileNotFoundError, ProcessLookupError):
+        return math.inf
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def steps_saved(workdir):

@@ -9,10 +9,8 @@ class Memory:
 
     def create(self, key, content):
         self.requests += 1
-        if key in self.objects:
-            return False
-        self.objects[key] = (content, self.now)
-        return True
+        entry = (content, self.now)
+        return self.objects.setdefault(key, entry) is entry  # at once, whatever other threads do
 
     def put(self, key, content):
         self.requests += 1

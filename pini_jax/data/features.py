@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 import pini_jax
 from pini_jax.clip.pretrained import Pretrained
@@ -26,6 +26,7 @@ from pini_jax.core.paths import cache_folder
 from pini_jax.core.wording import listed
 from pini_jax.data import cache, npz, transforms
 from pini_jax.data.datasets import formats
+from pini_jax.data.datasets.packs import has_direction
 from pini_jax.data.datasets.records import Record, stamp
 from pini_jax.data.datasets.unreadable import refuse_unreadable as refuse_unreadable
 from pini_jax.data.views import batches, view_pixels
@@ -33,8 +34,9 @@ from pini_jax.data.views import batches, view_pixels
 BATCH = 64
 CHUNK = 32  # batches: what an interrupted run computes twice at most
 LOG = logging.getLogger(__name__)
-# Is told all files of some features, and how that of a number is made: it may fetch some, or make them.
-Share = Callable[[Sequence[Path], Callable[[int], None]], None]
+# Is told all files of some features, and how that of a number is made: it may fetch some, or make them; None where
+# those that are there already are all that is wanted.
+Share = Callable[[Sequence[Path], Callable[[int], None] | None], None]
 _share: ContextVar[Share] = ContextVar("share", default=lambda files, make: None)
 Encode = Callable[[Float[np.ndarray, "b h w 3"]], Float[Array, "b e"]]
 
@@ -99,7 +101,7 @@ def features(
 
     def make(number: int) -> None:
         for chunk, array in _compute([chunks[number]], batch, pixels, encode):
-            if np.isfinite(array).all():
+            if has_direction(array).all():
                 _write(chunk, array)
 
     with _naming_unreadable(records):
@@ -124,11 +126,6 @@ def features(
     return whole
 
 
-def has_direction(features: Float[np.ndarray, "*b e"]) -> Bool[np.ndarray, "*b"]:
-    """Which features can be brought to unit length: all numbers are finite, and not all are zero."""
-    return np.isfinite(features).all(axis=-1) & features.any(axis=-1)
-
-
 @contextlib.contextmanager
 def _naming_unreadable(records: Sequence[Record]) -> Iterator[None]:
     """An error within the block names all images that cannot be read, not the first alone."""
@@ -140,8 +137,11 @@ def _naming_unreadable(records: Sequence[Record]) -> Iterator[None]:
 
 
 def cached(records: Sequence[Record], clip: Pretrained) -> bool:
-    """Whether the features of all evaluation views are in the cache."""
-    return all(chunk.path.exists() for chunk in _chunks(records, clip, None))
+    """Whether the features of all evaluation views are in the cache, or others have them: these are fetched."""
+    files = [chunk.path for chunk in _chunks(records, clip, None)]
+    if files:
+        _share.get()(files, None)
+    return all(file.exists() for file in files)
 
 
 class _Chunk(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.core.errors import InputError
 from pini_jax.core.shapes import Numbers
 
 
@@ -18,12 +19,14 @@ class Support(NamedTuple):
 
     Attributes:
         val_features, val_labels: of the validation images, where a method sets itself by them.
+        has_texts: whether the classes' texts are known, or else `stand_ins` of these images are taken for them.
     """
 
     features: Float[Numbers, "v m e"]
     labels: Int[Numbers, "m"]
     val_features: Float[Numbers, "n e"] = np.zeros((0, 0), np.float32)
     val_labels: Int[Numbers, "n"] = np.zeros(0, np.int32)
+    has_texts: bool = True
 
     def rows(self) -> tuple[Float[Array, "i e"], Int[Array, "i"]]:
         """Every view of every image, of unit length, with its label."""
@@ -35,6 +38,24 @@ class Support(NamedTuple):
         one_hot = jax.nn.one_hot(self.rows()[1], num_classes)
         sums = jnp.matmul(one_hot.T, values, precision=HIGHEST)
         return sums / jnp.maximum(one_hot.sum(0), 1)[:, None]
+
+
+def stand_ins(
+    features: Float[np.ndarray, "m e"], labels: Int[np.ndarray, "m"], num_classes: int
+) -> Float[np.ndarray, "c e"]:
+    """What stands for texts that nobody knows: the mean of each class's unit features, of unit length.
+
+    Raises:
+        InputError: the features of a class add up to nothing.
+    """
+    sums = np.zeros((num_classes, features.shape[1]), features.dtype)
+    np.add.at(sums, labels, features)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    if not lengths.all():
+        raise InputError(
+            "features of a class cancel out, and no mean stands for its text: give those of the texts"
+        )
+    return sums / lengths
 
 
 NO_SUPPORT = Support(np.zeros((1, 0, 0), np.float32), np.zeros(0, np.int32))

@@ -23,8 +23,8 @@ def resamples(images: int, count: int = COUNT, seed: int = 0) -> Iterator[Float[
     chance, block = np.random.default_rng(seed), max(1, AT_ONCE // max(images, 1))
     for start in range(0, count, block):
         rows = min(block, count - start)
-        drawn = chance.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float32)
+        drawn = chance.integers(images, size=(rows, images))
+        yield np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.float32)
 
 
 def intervals(answers: Answers, level: float = LEVEL) -> dict[str, list[float]]:
@@ -60,6 +60,4 @@ def _sums(
     counts: Float[np.ndarray, "r b"], groups: np.ndarray, number: int, weights: np.ndarray | float = 1.0
 ) -> Float[np.ndarray, "r g"]:
     """Of weights over each group of images, in every resample."""
-    members = np.zeros((counts.shape[1], number), np.float32)
-    members[np.arange(len(members)), groups] = weights
-    return counts @ members
+    return np.stack([np.bincount(groups, weights=row * weights, minlength=number) for row in counts])

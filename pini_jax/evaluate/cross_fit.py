@@ -13,7 +13,9 @@ from pini_jax.core import stop
 from pini_jax.data.batches import Batches
 from pini_jax.methods import held_out
 from pini_jax.methods.method import Variables
+from pini_jax.task import task as tasks
 from pini_jax.task.run import Run, batch_reader, labels_of
+from pini_jax.task.task import Task
 from pini_jax.train.step import constants_of, initial_state, train_step
 
 ENOUGH = 100  # validation images: for most of them sets at 90 % then cover within 5 points of it
@@ -22,9 +24,10 @@ _step = jax.jit(train_step, static_argnums=(0, 1))  # compiled once for all fold
 
 
 class Fold(NamedTuple):
-    """Images of the selection, by their numbers, and what is learned without them."""
+    """Images of the selection, by their numbers, and what is known and learned without them."""
 
     images: Int[np.ndarray, "i"]
+    task: Task
     variables: Variables
 
 
@@ -43,15 +46,21 @@ def fits(run: Run) -> Iterator[Fold]:
     most = held_out.FOLDS if run.shared.method.traits.is_fitted else TRAININGS
     folds = held_out.folds(labels, min(most, np.bincount(labels).max()))
     for fold in np.unique(folds):
-        yield Fold(np.flatnonzero(folds == fold), train_fold(without(run, folds == fold)))
+        rest = without(run, folds == fold)
+        yield Fold(np.flatnonzero(folds == fold), rest.shared.task, train_fold(rest))
 
 
 def without(run: Run, fold: Bool[np.ndarray, "m"]) -> Run:
-    """The run with the rest of its selection."""
+    """The run with the rest of its selection, which alone stands for texts that are not known."""
     rest = tuple(record for record, out in zip(run.data.train, fold, strict=True) if not out)
     size = min(run.batches.batch_size, len(rest))
     batches = Batches(len(rest), size, run.config.views, run.config.seed)
-    return run._replace(data=run.data._replace(train=rest), batches=batches)
+    data, shared = run.data._replace(train=rest), run.shared
+    if not shared.frozen.has_texts:
+        frozen = shared.frozen.trained_on(rest)
+        task = tasks.make_task(run.config, frozen, shared.task.data, run.config.dataset)
+        shared = shared._replace(frozen=frozen, task=task)
+    return run._replace(data=data, shared=shared, batches=batches)
 
 
 def train_fold(run: Run) -> Variables:

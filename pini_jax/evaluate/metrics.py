@@ -137,17 +137,23 @@ def by_class(confusion: Int[np.ndarray, "c c"]) -> ByClass:
 
 def macro_f1(predicted: Int[np.ndarray, "b"], labels: Int[np.ndarray, "b"]) -> float:
     """mean_c 2 tp_c / (2 tp_c + fp_c + fn_c), over the classes that occur in `labels`."""
-    scores = []
-    for c in np.unique(labels):
-        hits = np.sum((predicted == c) & (labels == c))
-        scores.append(2 * hits / (np.sum(predicted == c) + np.sum(labels == c)))
-    return float(np.mean(scores))
+    images, hits = _counts(predicted, labels)
+    taken = np.bincount(predicted, minlength=len(images))[: len(images)]
+    return float((2 * hits / np.maximum(images + taken, 1))[images > 0].mean())
 
 
 def balanced_accuracy(predicted: Int[np.ndarray, "b"], labels: Int[np.ndarray, "b"]) -> float:
     """The mean recall of the classes that occur in `labels`."""
-    images, hits = np.bincount(labels), np.bincount(labels[predicted == labels], minlength=labels.max() + 1)
+    images, hits = _counts(predicted, labels)
     return float((hits[images > 0] / images[images > 0]).mean())
+
+
+def _counts(
+    predicted: Int[np.ndarray, "b"], labels: Int[np.ndarray, "b"]
+) -> tuple[Int[np.ndarray, "c"], Int[np.ndarray, "c"]]:
+    """Of each class up to the largest label: its images, and those that are right."""
+    images = np.bincount(labels)
+    return images, np.bincount(labels[predicted == labels], minlength=len(images))
 
 
 # ----------------------------------------------------------------------------------------------- of probabilities

@@ -37,13 +37,13 @@ import numpy as np
 from arro3.core import Array, ChunkedArray, DataType, Table, list_array, list_flatten, list_offsets
 from arro3.io import read_parquet, write_parquet
 from jaxtyping import Bool, Float, Int
-from scipy.special import logsumexp
 
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
 from pini_jax.evaluate.prediction import MODES, Predictions
 
 KEPT = 64  # classes of an image whose log-probabilities are kept: all of most datasets
+AT_ONCE = 1024  # images
 ALL_MODES = ("zero_shot", *MODES)
 KEY = b"pini_jax"
 LISTS = ("classes", "log_probabilities")
@@ -120,12 +120,22 @@ def answers(
     paths: Sequence[str], labels: Int[np.ndarray, "b"], predicted: Predictions, temperature: float
 ) -> Answers:
     """What is kept of predictions."""
+    starts = range(0, max(len(labels), 1), AT_ONCE)
+    blocks = [slice(start, start + AT_ONCE) for start in starts]
+    parts = [_answers(labels[rows], Predictions(*(x[rows] for x in predicted)), temperature) for rows in blocks]
+    return Answers(paths, *map(np.concatenate, zip(*(part[1:] for part in parts), strict=True)))
+
+
+def _answers(labels: Int[np.ndarray, "b"], predicted: Predictions, temperature: float) -> Answers:
+    """Of some images, without their paths."""
     log_p = predicted.log_probabilities
     wide = log_p.astype(np.float64)
-    classes = np.argsort(-log_p, axis=-1, kind="stable")[:, :KEPT].astype(np.int32)
-    normaliser = logsumexp(wide / temperature, axis=-1)
+    classes = likeliest(log_p)
+    calibrated = wide / temperature
+    top = calibrated.max(-1)
+    normaliser = top + np.log(np.exp(calibrated - top[:, None]).sum(-1))
     return Answers(
-        path=paths,
+        path=(),
         label=labels.astype(np.int32),
         classes=classes,
         log_probabilities=np.take_along_axis(log_p, classes, axis=-1),
@@ -137,8 +147,22 @@ def answers(
         energy=predicted.energy.astype(np.float64),
         match=predicted.match.astype(np.float64),
         normaliser=normaliser,
-        calibrated_squares=np.exp(2 * (wide / temperature - normaliser[:, None])).sum(-1),
+        calibrated_squares=np.exp(2 * (calibrated - normaliser[:, None])).sum(-1),
     )
+
+
+def likeliest(log_probabilities: Float[np.ndarray, "b c"]) -> Int[np.ndarray, "b k"]:
+    """The KEPT classes of each image with the largest ones, the largest first; of equal ones the first."""
+    falling = -log_probabilities
+    if falling.shape[1] <= KEPT:
+        return np.argsort(falling, axis=-1, kind="stable").astype(np.int32)
+    some = np.sort(np.argpartition(falling, KEPT - 1, axis=-1)[:, :KEPT], axis=-1)
+    values = np.take_along_axis(falling, some, axis=-1)
+    found = np.take_along_axis(some, np.argsort(values, axis=-1, kind="stable"), axis=-1)
+    # Of classes that are equal to the last one kept, a partition takes any.
+    tied = (falling <= values.max(-1, keepdims=True)).sum(-1) > KEPT
+    found[tied] = np.argsort(falling[tied], axis=-1, kind="stable")[:, :KEPT]
+    return found.astype(np.int32)
 
 
 def without_draws(log_probabilities: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Answers:

@@ -100,6 +100,9 @@ def predict_splits(run: Run, variables: Variables, common: Mapping[str, Split]) 
     if cross_fit.is_due(run) and (folds := _cross_fitted(run, trained)):
         found["held_out"] = _joined([*folds, *(found[name] for name in found if name == "val")])
     temperatures = _temperatures(found.get("held_out", found.get("val")))
+    if shared.method.traits.sets_itself and not shared.frozen.has_texts:
+        # Fitted to held-out images already; and a fit of fewer shots, whose texts they are too, is less sure.
+        temperatures |= dict.fromkeys(MODES, 1.0)
     names = {name: _task(run, name).data.class_names for name in found}
     answers = {name: answers_of(x, temperatures) for name, x in found.items()}
     return Kept(answers, names, temperatures)
@@ -137,7 +140,7 @@ def _cross_fitted(run: Run, trained: Trained) -> list[Predicted]:
         LOG.warning("the selection calibrates nothing: %s", error)
         return []
     return [
-        predict_split(trained._replace(variables=fold.variables), run.shared.task, [train[i] for i in fold.images])
+        predict_split(trained._replace(variables=fold.variables), fold.task, [train[i] for i in fold.images])
         for fold in folds
     ]
 

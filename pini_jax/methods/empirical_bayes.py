@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -21,7 +22,7 @@ from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
-GRID = [(k, r) for k in (1.0, 2.0, 4.0, 8.0, 16.0) for r in (0.1, 0.3, 0.6, 0.9)]
+GRID = [*itertools.product((1.0, 4.0, 16.0), (0.01, 0.1, 0.3, 0.6, 0.9, 0.99))]  # k, r
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +39,13 @@ class EmpiricalBayes(Method):
        are averaged with weights exp(-held-out NLL in nats).
     2. From there W is learned under image noise N(0, S), exactly as large as images of a class vary, and a pull to
        the start; the strengths of the pull are candidates, beside which the start stands, as in 1.
-    3. eta is the largest at which one draw is expected to lose half a point of accuracy, and the temperature is
+    3. eta is the largest at which one draw is expected to lose 0.3 points of accuracy, and the temperature is
        that of the lowest held-out NLL of the marginal: noise is large in training and small in prediction.
 
-    Held out are the validation images, and the selection's own in turn: five folds over shots, or, where every
-    class has one image and there is no validation, two over classes. All candidates are linear in f, and so are
-    their averages. Solved on the host in float64, by SciPy.
+    Held out are the validation images, and the selection's own in turn: five folds over shots. Where every class
+    has one image, validation images and selection change places, or, without validation, two folds go over
+    classes. Nothing is where these images are all that is known of the classes (`gaussian_classes.lone_head`). All
+    candidates are linear in f, and so are their averages. Solved on the host in float64, by SciPy.
 
     Source: this project, for noise as in https://arxiv.org/abs/2412.10817; the bound under image noise has the
     form of Wang et al. 2019, https://arxiv.org/abs/1909.12220.
@@ -64,7 +66,7 @@ class EmpiricalBayes(Method):
         """Solves for the noise; without images it is none, and the logits are zero-shot CLIP's."""
         own = held_out.unit(np.asarray(text.features)[0])
         scale = np.exp(np.asarray(theta["logit_scale"], np.float64))
-        fitted = fit(support, own) if len(support.labels) else zero_shot(own, float(scale))
+        fitted = fit(held_out.parts(support, own)) if len(support.labels) else zero_shot(own, float(scale))
         arrays = {
             "mean": fitted.head.weights.T - own,
             "scale": np.full_like(own, fitted.eta),
@@ -119,16 +121,20 @@ class Fitted(NamedTuple):
 
 def zero_shot(text: Float[np.ndarray, "c e"], scale: float) -> Fitted:
     """Plain CLIP: no noise."""
-    return Fitted(_text_head(scale * text), 0.0, np.zeros((text.shape[1],) * 2))
+    return _without_noise(_text_head(scale * text))
 
 
-def fit(support: Support, text: Float[np.ndarray, "c e"]) -> Fitted:
-    """The steps above; `text` of unit length."""
-    parts = held_out.parts(support)
+def _without_noise(head: Head) -> Fitted:
+    return Fitted(head, 0.0, np.zeros((len(head.middle),) * 2))
+
+
+def fit(parts: Sequence[Part]) -> Fitted:
+    """The steps above, of `held_out.parts`; `lone_head` where none of them has an image that judges."""
     labels = np.concatenate([part.labels for part in parts])
-    made = side_by_side(lambda part: _discriminants(part, text), parts)
-    within, candidates = zip(*made, strict=True)
-    starts, evidence = _averages(parts, labels, candidates, [_text_head(text)] * len(parts))
+    if not len(labels):
+        return _without_noise(gaussian_classes.lone_head(parts[0].text))
+    within, candidates = zip(*side_by_side(_discriminants, parts), strict=True)
+    starts, evidence = _averages(parts, labels, candidates, [_text_head(part.text) for part in parts])
     noises = [_average_covariance(of_part, evidence) for of_part in within]
     learned = side_by_side(_learned, parts, starts, noises)
     heads, _ = _averages(parts, labels, learned, starts)
@@ -149,9 +155,9 @@ def _text_head(embeddings: Float[np.ndarray, "c e"]) -> Head:
     return Head(np.zeros(width), embeddings.T, np.zeros(classes))
 
 
-def _discriminants(part: Part, text: Float[np.ndarray, "c e"]) -> tuple[list[Covariance], list[Head]]:
+def _discriminants(part: Part) -> tuple[list[Covariance], list[Head]]:
     """S_r and the head of every pair of the grid."""
-    means = gaussian_classes.means(part.shots, text)
+    means = gaussian_classes.means(part.shots, part.text)
     plain = {k: gaussian_classes.covariance(part.shots, means, k) for k in dict(GRID)}
     within = [plain[k].shrunk(r) for k, r in GRID]
     heads = [gaussian_classes.posterior_head(means, s, k) for (k, _), s in zip(GRID, within, strict=True)]

@@ -148,6 +148,19 @@ def posterior_head(means: Means, within: Covariance, k: float) -> Head:
     return Head(means.middle, white @ classes.T, -0.5 * np.square(classes).sum(1))
 
 
+def lone_head(images: Float[np.ndarray, "c e"]) -> Head:
+    """Of one image f_c of each class and nothing else, as if images of a class varied as much as classes do.
+
+    V is the variance of the f_c along each of (tr C)^2 / tr C^2 directions, C their covariance; half of it is
+    taken for noise. So m_c = g + (f_c - g) / 2, up to V / 4: W_c = (f_c - g) / 1.5 V, b_c = -|f_c - g|^2 / 6 V.
+    """
+    middle = images.mean(0)
+    apart = images - middle
+    lengths, gram = np.square(apart).sum(1), apart @ apart.T
+    variance = max(np.square(gram).sum() / max(lengths.sum(), TINY) / max(len(images) - 1, 1), TINY)
+    return Head(middle, apart.T / (1.5 * variance), -lengths / (6 * variance))
+
+
 def learned_heads(shots: Shots, start: Head, noise: Covariance) -> list[Head]:
     """Heads learned under image noise N(0, S), one for each strength of the pull to the start; in nats:
 

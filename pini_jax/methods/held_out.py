@@ -15,49 +15,61 @@ from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
 from pini_jax.core import stop
-from pini_jax.data.support import Support
+from pini_jax.data.support import Support, stand_ins
 from pini_jax.methods.gaussian_classes import TINY, Shots
 
 FOLDS = 5
 UNKNOWN = 0.5  # images of no known class beside those held out, as Jeffreys has it: no weight is infinite
 NEGLIGIBLE = 1e-3  # weight of a candidate that is left out
-COST_OF_A_DRAW = 0.005  # accuracy
+COST_OF_A_DRAW = 0.003  # accuracy that is expected to be lost: a third of the point that it may cost
 PAIRS = 4  # of antithetic draws that estimate it
 HALVINGS = 12
 
 
 class Part(NamedTuple):
-    """Shots that heads are made of, and unit features of images beside them, which judge."""
+    """Shots and unit texts that heads are made of, and unit features of images beside them, which judge."""
 
     shots: Shots
+    text: Float[np.ndarray, "c e"]
     features: Float[np.ndarray, "n e"]
     labels: Int[np.ndarray, "n"]
 
 
-def parts(support: Support) -> list[Part]:
+def parts(support: Support, text: Float[np.ndarray, "c e"]) -> list[Part]:
     """First the whole selection with the validation images; then it without each fold, which its images judge.
 
-    Folds go over the shots of every class. Where every class has one image they leave out classes, and are taken
-    only if there is no validation image.
+    Folds go over the shots of every class. Where every class has one image, validation images take the selection's
+    place, one of each class, and it judges; without validation images, folds leave out classes. Where images stand
+    for the texts, it is those of the part alone, and no class is left out.
     """
     features, labels = (np.asarray(x) for x in (support.features, support.labels))
-    views, images, width = features.shape
-    shots = Shots(
-        unit(features).reshape(-1, width),
-        np.tile(labels, views),
-        np.full(views * images, 1 / views),
-        np.tile(np.arange(images), views),
-    )
-    val = unit(np.asarray(support.val_features)).reshape(-1, width)
-    parts = [Part(shots, val, np.asarray(support.val_labels))]
-    most = np.bincount(labels).max()
-    if most == 1 and len(val):
+    val_features, val_labels = np.asarray(support.val_features), np.asarray(support.val_labels)
+    shots = _shots(features, labels)
+    own = shots.features[: len(labels)]  # the first view of an image judges
+    parts = [Part(shots, text, unit(val_features).reshape(-1, features.shape[-1]), val_labels)]
+
+    def part(shots: Shots, judges: np.ndarray) -> Part:
+        texts = text if support.has_texts else stand_ins(shots.features, shots.labels, len(text))
+        return Part(shots, texts, own[judges], labels[judges])
+
+    counts = np.bincount(labels)
+    if counts.max() == 1 and len(val_labels):
+        first = np.unique(val_labels, return_index=True)[1]
+        if support.has_texts or len(first) == len(text):
+            parts.append(part(_shots(val_features[None, first], val_labels[first]), np.argsort(labels)))
         return parts
-    fold, number = folds(labels, max(2, min(FOLDS, most))), np.arange(images)
-    for out in (number[fold == i] for i in np.unique(fold)):
-        rest = shots.take(~np.isin(shots.images, out))
-        parts.append(Part(rest, shots.features[out], labels[out]))  # the first view of an image judges
+    fold, number = folds(labels, max(2, min(FOLDS, counts.max()))), np.arange(len(labels))
+    may_go = np.full(len(labels), True) if support.has_texts else counts[labels] > 1
+    for out in (number[may_go & (fold == i)] for i in np.unique(fold[may_go])):
+        parts.append(part(shots.take(~np.isin(shots.images, out)), out))
     return parts
+
+
+def _shots(features: Float[np.ndarray, "v m e"], labels: Int[np.ndarray, "m"]) -> Shots:
+    """Every view of every image."""
+    views, images, width = features.shape
+    weights, number = np.full(views * images, 1 / views), np.tile(np.arange(images), views)
+    return Shots(unit(features).reshape(-1, width), np.tile(labels, views), weights, number)
 
 
 def unit(x: np.ndarray) -> Float[np.ndarray, "*b e"]:

@@ -16,10 +16,9 @@ import pandas as pd
 from PIL import Image
 
 import pini_jax
-from pini_jax.report.style import Captioned
+from pini_jax.report.style import DOTS, Captioned
 
 FOLDER = Path(__file__).parent / "templates"
-DOTS = 300  # of a figure, per inch
 CSS_DOTS = 96 * 1.5  # figures are drawn for print, and read at one and a half times their size
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 matplotlib.use("Agg")  # no window
 
 COLUMN = 3.4  # inches
+DOTS = 300  # of a PNG, per inch
 GREY = "#b0b0b0"
 # Okabe and Ito's colours without yellow, each with a marker and a dash of its own: they survive a grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -66,7 +67,7 @@ def styled() -> Iterator[None]:
 def save(drawn: Captioned, folder: Path, prefix: str = "") -> Path:
     """Writes PNG and PDF, closes the figure, and returns the PNG."""
     path = folder / f"{prefix}{drawn.name}.png"
-    drawn.figure.savefig(path, dpi=300, bbox_inches="tight", pad_inches=0.03)
+    drawn.figure.savefig(path, dpi=DOTS, bbox_inches="tight", pad_inches=0.03)
     # Without the time: equal figures make equal files.
     metadata = {"CreationDate": None, "Title": drawn.title}
     drawn.figure.savefig(path.with_suffix(".pdf"), bbox_inches="tight", pad_inches=0.03, metadata=metadata)

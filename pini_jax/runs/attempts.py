@@ -125,16 +125,10 @@ class InBucket:
                 break
         for name in self._published(names):
             shutil.rmtree(attempt / name, ignore_errors=True)
-            self._copy(name, attempt / name)
+            published = self._place.below(name)
+            published.get_all(published.objects(), attempt / name)
         self._mirror = Mirror(self._place.below(key_of(claim)), attempt)
         return attempt
-
-    def _copy(self, name: str, folder: Path) -> None:
-        place = self._place.below(name)
-        keys = list(place.objects())
-        for key in keys:
-            (folder / key).parent.mkdir(parents=True, exist_ok=True)
-        at_once(lambda key: place.get(key, folder / key), keys)
 
     def save(self) -> None:
         """Pushes what is new, while training goes on."""

@@ -79,7 +79,7 @@ def _with_images(frozen: Frozen, config: Config, name: str) -> Frozen:
         return frozen
     other = frozen_halves.load_frozen(dataclasses.replace(config, dataset=name), frozen.mesh)
     assert isinstance(other, FrozenPack)
-    if other.pack.text.shape[1] != frozen.pack.text.shape[1]:
+    if other.text.shape[1] != frozen.text.shape[1]:
         raise InputError(f"{name} has features of another width: they are not of the run's CLIP")
     return dataclasses.replace(frozen, pack=frozen.pack._replace(images=other.pack.images))
 

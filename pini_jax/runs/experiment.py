@@ -18,8 +18,8 @@ from pini_jax.core import mesh as meshes
 from pini_jax.core import peak, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed
+from pini_jax.data.datasets.packs import has_direction
 from pini_jax.data.datasets.records import Dataset, Record
-from pini_jax.data.features import has_direction
 from pini_jax.evaluate import doubt, prediction, predictions
 from pini_jax.evaluate import result as measured
 from pini_jax.evaluate.doubt import Doubt

@@ -20,6 +20,7 @@ from pini_jax.config import Config
 from pini_jax.core import copies, hub_client, paths
 from pini_jax.core.bucket import is_url
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import listed
 from pini_jax.evaluate import doubt
 from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
@@ -28,7 +29,6 @@ FILE = "injector.safetensors"  # in the folder of a run
 HUB = "hub:"  # before the name of a run that was pushed
 KEY = "pini_jax"  # of the file's metadata
 FORMAT = 2  # 1 had no hash
-SHOWN = 10
 NONE: Mapping[str, Doubt] = {}
 
 
@@ -134,7 +134,7 @@ def load_injector(path: Path) -> Exported:
     if described.pop("sha256") != digest(described, tensors):
         raise InputError(f"{path} does not match its hash: it was changed, or is damaged")
     if broken := [name for name, x in tensors.items() if not np.isfinite(x.astype(np.float64)).all()]:
-        raise InputError(f"{path} holds numbers that are not finite, in {', '.join(broken[:SHOWN])}")
+        raise InputError(f"{path} holds numbers that are not finite, in {listed(broken)}")
     try:
         config, names, clip_sha256 = (described[key] for key in ("config", "class_names", "clip_sha256"))
     except KeyError as error:

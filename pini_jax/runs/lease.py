@@ -21,7 +21,8 @@ class Lease:
 
     def __init__(self, claims: Claims, claim: Claim):
         self._claims, self._claim = claims, claim
-        self._over, self._lost = threading.Event(), False
+        self._over, self._lost = False, False
+        self._due = threading.Event()
         self._progress: dict[str, float] = {}
         self._begun: tuple[float, int] | None = None
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -31,7 +32,8 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._over = True
+        self._due.set()
         self._thread.join()
 
     def check(self) -> None:
@@ -46,14 +48,20 @@ class Lease:
             Lost: another worker has taken the unit over.
         """
         self.check()
-        now = time.monotonic()
+        now, first = time.monotonic(), self._begun is None
         begun, start = self._begun = self._begun or (now, done - 1)
         rate = (done - start) / (now - begun) if now > begun else 0.0
         self._progress = {"start": start, "step": done, "steps": total, "rate": rate}
+        if first:
+            self._due.set()  # of workers that are lost it counts whether they have taken a step
 
     def _renew(self) -> None:
         renewed = time.monotonic()
-        while not self._over.wait(self._claims.lease / RENEWALS):
+        while True:
+            self._due.wait(self._claims.lease / RENEWALS)
+            self._due.clear()
+            if self._over:
+                return
             try:
                 if time.monotonic() - renewed > self._claims.lease and not self._claims.holds(self._claim):
                     self._lost = True

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from pini_jax import config as configs
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
+from pini_jax.core.wording import MOST, listed
 from pini_jax.runs import experiment, folder
 
 MEASURED = ("zero_shot", "val", "test", "unseen", "information")
@@ -44,7 +45,7 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterato
     }
     if not apart and first.keys() == second.keys():
         yield "all that was measured is the same to the bit"
-    for key in sorted(apart, key=lambda key: -apart[key])[:10]:
+    for key in sorted(apart, key=lambda key: -apart[key])[:MOST]:
         yield f"{'.'.join(key)} was {first[key]}, and is {second[key]}"
 
 
@@ -59,4 +60,4 @@ def _causes(run: Path, workdir: Path, before: Mapping[str, Any], after: Mapping[
             if then.get(key) != now.get(key):
                 yield f"{key}: {then.get(key)} then, {now.get(key)} now"
         if changed := sorted(set(then.get("packages", [])) ^ set(now.get("packages", []))):
-            yield f"packages that differ: {', '.join(changed[:10])}" + (" ..." if len(changed) > 10 else "")
+            yield f"packages that differ: {listed(changed)}"

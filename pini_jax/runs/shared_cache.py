@@ -39,13 +39,13 @@ CPU_INFO = Path("/proc/cpuinfo")
 # ------------------------------------------------------------------------------------------------ features
 
 
-def share_features(place: Bucket, files: Sequence[Path], make: Callable[[int], None], lease: float) -> None:
+def share_features(place: Bucket, files: Sequence[Path], make: Callable[[int], None] | None, lease: float) -> None:
     """Sees to it that files of the cache are there: fetches those that are in the bucket, and makes others.
 
     Args:
         files: the chunks of one folder, all of them.
         make: writes the file of a number; none where its features cannot be made, for a reason that whoever needs
-            them finds out again.
+            them finds out again. None makes no file, and waits for none.
     """
     own = place.below(f"features/{files[0].parent.name}")
     claims = Claims(own, len(files), worker_name(), lease=lease, retries=ALWAYS)
@@ -53,7 +53,7 @@ def share_features(place: Bucket, files: Sequence[Path], make: Callable[[int], N
         stop.raise_if_requested()
         there = own.times("")
         at_once(lambda file: _fetch(own, file), [file for file in missing if file.name in there])
-        if all(file.exists() for file in missing):
+        if make is None or all(file.exists() for file in missing):
             return
         if claim := claims.take():
             file, kept = files[claim.unit], False

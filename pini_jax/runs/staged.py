@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pini_jax.core import mirror, stop
-from pini_jax.core.bucket import Bucket, at_once, is_url, open_bucket
+from pini_jax.core.bucket import Bucket, is_url, open_bucket
 from pini_jax.core.errors import InputError
 from pini_jax.core.mirror import Manifest, Mirror
 from pini_jax.runs.claims import LEASE, RENEWALS, Claim, Claims, parse_object, worker_name
@@ -106,10 +106,7 @@ def _pull(place: Bucket, folder: Path, older: Iterable[str]) -> Manifest:
             return state
     if not set(BEGUN) & place.times("").keys():
         return mirror.EMPTY
-    names = [key for key in place.objects() if not key.startswith(".")]
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    at_once(lambda name: place.get(name, folder / name), names)
+    place.get_all((key for key in place.objects() if not key.startswith(".")), folder)
     return mirror.EMPTY
 
 

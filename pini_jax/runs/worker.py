@@ -29,7 +29,7 @@ from pini_jax.runs.lease import Lease, Lost
 from pini_jax.runs.plan import Plan, read_plan
 from pini_jax.train.loop import after_saving
 
-PAUSES = (1.0, 30.0)  # seconds that an idle worker waits, first and at most
+PAUSES = (0.1, 30.0)  # seconds that an idle worker waits, first and at most: units may be as short as a second
 LOG = logging.getLogger(__name__)
 
 
@@ -145,9 +145,9 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
     except Exception as error:  # whatever happened to this unit stops no other
         names = [run.name for run in plan.units[claim.unit]]
         reasons = {name: _reason(error) for name in names if not attempts.is_published(name)}
-    claims.end(claim, "failed" if reasons else "finished", {"failed": reasons})
     if not reasons:
-        attempts.discard(claim)
+        attempts.discard(claim)  # before it is told: nobody comes after that
+    claims.end(claim, "failed" if reasons else "finished", {"failed": reasons})
     return reasons
 
 

@@ -29,6 +29,7 @@ from pini_jax.data.datasets.packs import Pack
 from pini_jax.data.datasets.records import Record
 from pini_jax.data.datasets.unreadable import refuse_unreadable
 from pini_jax.data.features import Encode
+from pini_jax.data.support import stand_ins
 from pini_jax.data.transforms import Augment
 from pini_jax.data.views import Views
 from pini_jax.methods.method import Reads
@@ -64,6 +65,7 @@ class Frozen(Protocol):
         fingerprint: names all of it, the weights or the file.
         source: what the weights were loaded from, as in `Pretrained`; "" where there are none.
         mesh: the devices that hold it.
+        has_texts: whether the classes' texts are known, or else `stand_ins` of images are taken for them.
     """
 
     @property
@@ -76,6 +78,11 @@ class Frozen(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def source(self) -> str: ...
+    @property
+    def has_texts(self) -> bool: ...
+
+    def trained_on(self, records: Records) -> Frozen:
+        """The same for a selection, whose images stand for the texts where these are not known."""
 
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
         """Of the classes, by a template or by the templates of that name for a dataset."""
@@ -167,6 +174,15 @@ class FrozenTowers:
         """Of the weights."""
         return self.clip.source
 
+    @property
+    def has_texts(self) -> bool:
+        """A text tower reads them."""
+        return True
+
+    def trained_on(self, records: Records) -> FrozenTowers:
+        """The same, whatever the selection."""
+        return self
+
     @functools.cached_property
     def encode(self) -> Encode:
         """Pixels to features; compiled once for every size of a batch."""
@@ -224,10 +240,15 @@ class FrozenTowers:
 
 @dataclasses.dataclass(frozen=True)
 class FrozenPack:
-    """Features that were made elsewhere: one view of every image, and no towers."""
+    """Features that were made elsewhere: one view of every image, and no towers.
+
+    Attributes:
+        selection: the images that stand for the texts of the classes, where the pack has none.
+    """
 
     pack: Pack
     mesh: jax.sharding.Mesh
+    selection: Records = ()
 
     @functools.cached_property
     def theta(self) -> Parameters:
@@ -249,15 +270,38 @@ class FrozenPack:
         """None: there are no weights."""
         return ""
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether the pack has them."""
+        return self.pack.text is not None
+
+    def trained_on(self, records: Records) -> FrozenPack:
+        """As in `Frozen`."""
+        return self if self.has_texts else dataclasses.replace(self, selection=records)
+
+    @functools.cached_property
+    def text(self) -> Float[np.ndarray, "c e"]:
+        """Of all classes: the pack's, or what stands for them.
+
+        Raises:
+            InputError: as in `stand_ins`.
+        """
+        if self.pack.text is not None:
+            return self.pack.text
+        labels = np.array([record.label for record in self.selection])
+        classes = len(self.pack.findings.dataset.class_names)
+        return stand_ins(np.asarray(self.images(self.selection, "features")), labels, classes)
+
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
         """As the pack has them, whatever the template."""
         return meshes.replicate(self.mesh, self.given(class_names)["text"][None])
 
     def given(self, class_names: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """The text features of these classes, and exp(s)."""
+        """The text features of these classes, and exp(s); and `stands_in`, where images stand for the texts."""
         labels = {name: label for label, name in enumerate(self.pack.findings.dataset.class_names)}
-        chosen = self.pack.text[np.array([labels[name] for name in class_names])]
-        return {"text": chosen, "logit_scale": np.float64(self.pack.logit_scale)}
+        chosen = self.text[np.array([labels[name] for name in class_names])]
+        found = {"text": chosen, "logit_scale": np.float64(self.pack.logit_scale)}
+        return found if self.has_texts else found | {"stands_in": np.True_}
 
     def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
         """Raises InputError: a pack has no text tower."""

@@ -98,6 +98,7 @@ def share(config: Config, clip: str = "") -> Shared:
     check_alike("another config", config.hash)
     check_alike("other images", *(records.list_hash(images) for images in data[config.dataset][2:]))
     frozen = frozen_halves.load_frozen(dataclasses.replace(config, clip=clip or config.clip), mesh)
+    frozen = frozen.trained_on(trained.train)
     check_alike("another CLIP", frozen.fingerprint)
     unseen = {name: tasks.make_task(config, frozen, data[name], name) for name in config.transfer}
     if new is not None:
@@ -183,7 +184,8 @@ def support(run: Run) -> Support:
     def read(images: Sequence[Record], view: View | None) -> np.ndarray:
         return np.asarray(run.shared.frozen.images(images, "features", view))
 
-    known = Support(np.stack([read(data.train, view) for view in views]), labels_of(data.train))
+    features = np.stack([read(data.train, view) for view in views])
+    known = Support(features, labels_of(data.train), has_texts=run.shared.frozen.has_texts)
     if not (traits.sets_itself and data.val):
         return known
     return known._replace(val_features=read(data.val, None), val_labels=labels_of(data.val))

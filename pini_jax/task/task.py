@@ -36,12 +36,21 @@ def make_task(config: Config, frozen: Frozen, data: Dataset, name: str) -> Task:
 
 
 def texts(config: Config, frozen: Frozen, class_names: Sequence[str], name: str) -> tuple[Text, Text]:
-    """What the method reads of the classes, and what plain CLIP does.
+    """What the method reads of the classes, and what plain CLIP does."""
+    text = method_text(config, frozen, class_names, name)
+    plain = config.zero_shot_template, name
+    if text.prompts is not None or plain == (config.template, config.dataset):
+        return text, Text(text.features)
+    return text, Text(frozen.text_features(*plain, class_names))
 
-    A method keeps the template that it was trained with, since its noise belongs to those tokens. Texts that it
-    does not encode itself are encoded once and for all.
+
+def method_text(config: Config, frozen: Frozen, class_names: Sequence[str], name: str) -> Text:
+    """What the method reads of the classes.
+
+    It keeps the template that it was trained with, since its noise belongs to those tokens. Texts that it does not
+    encode itself are encoded once and for all; where it does, the features are plain CLIP's.
     """
-    zero_shot = Text(frozen.text_features(config.zero_shot_template, name, class_names))
     if configs.make_method(config).traits.encodes_prompts:
-        return Text(zero_shot.features, frozen.prompts(config.template, config.dataset, class_names)), zero_shot
-    return Text(frozen.text_features(config.template, config.dataset, class_names)), zero_shot
+        features = frozen.text_features(config.zero_shot_template, name, class_names)
+        return Text(features, frozen.prompts(config.template, config.dataset, class_names))
+    return Text(frozen.text_features(config.template, config.dataset, class_names))

@@ -44,7 +44,8 @@ class Recorder:
 
     def __init__(self, run: Run, fresh: TrainState):
         self._run, self._num_steps = run, run.num_steps
-        self._rate = run.shared.method.schedule(run.config.optim, run.batches.per_epoch)
+        rate = run.shared.method.schedule(run.config.optim, run.batches.per_epoch)
+        self._rates = np.asarray(rate(jnp.arange(run.num_steps)))
         self._files = ExitStack()
         self._begun = 0.0
         self._checkpoints = self._files.enter_context(
@@ -86,8 +87,7 @@ class Recorder:
         if not math.isfinite(loss):
             self.fail(f"the loss of step {done} is {loss}")
         else:
-            rate = float(self._rate(done - 1))
-            values = {"loss": loss, "accuracy": accuracy, "learning_rate": rate}
+            values = {"loss": loss, "accuracy": accuracy, "learning_rate": float(self._rates[done - 1])}
             self._lines.write(step=done, **values)
             for writer in self._writers:
                 writer.write(done, values)

@@ -28,6 +28,7 @@ from pini_jax.config import Config
 from pini_jax.core import mesh, runtime, stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.shapes import Parameters
+from pini_jax.core.wording import listed
 from pini_jax.data.datasets import packs
 from pini_jax.data.datasets.memory import Picture, make_record
 from pini_jax.data.datasets.records import Record
@@ -43,7 +44,6 @@ from pini_jax.task import frozen as frozen_halves
 from pini_jax.task import task as tasks
 from pini_jax.task.frozen import Frozen, FrozenPack, FrozenTowers
 
-SHOWN = 10  # names in an error
 BATCH_SIZES = prediction.BATCHES["pixels"]
 AHEAD = 2  # batches of images that are read while one is classified
 Pixels = UInt8[np.ndarray, "h w 3"] | InputError
@@ -114,7 +114,8 @@ class TrainedClassifier:
                 where the method was trained on features.
 
         Raises:
-            InputError: images are missing or cannot be decoded; all of them are named.
+            InputError: images are missing or cannot be decoded; all of them are named. Features are of another
+                width, or zero, or not finite.
         """
         answers = self._answer(images, mode)
         return np.array([x.probabilities for x in answers], np.float32).reshape(-1, len(self.class_names))
@@ -138,16 +139,8 @@ class TrainedClassifier:
             raise InputError("; ".join(errors))
         return [answer for answer in answers if not isinstance(answer, InputError)]
 
-    def classify_features(self, features: Num[np.ndarray, "b e"], mode: str = "mean") -> Float[np.ndarray, "b c"]:
-        """The same of image features, whatever their norm.
-
-        Raises:
-            InputError: they have another number of channels, or are zero or not finite.
-        """
-        answers = self._answer_features(features, mode)
-        return np.array([x.probabilities for x in answers], np.float32).reshape(-1, len(self.class_names))
-
     def _answer_features(self, features: Num[np.ndarray, "b e"], mode: str) -> list[Answer]:
+        """Of features of any norm."""
         width = self.text.features.shape[-1]
         if features.ndim != 2 or features.shape[1] != width:
             raise InputError(
@@ -281,7 +274,7 @@ def assemble(exported: Exported, name: str, clip: str = "") -> TrainedClassifier
     if frozen.fingerprint != exported.clip_sha256:
         raise InputError(f"{name} was trained on other weights than {config.clip} holds")
     method = configs.make_method(config, frozen.towers)
-    text, _ = tasks.texts(config, frozen, exported.class_names, config.dataset)
+    text = tasks.method_text(config, frozen, exported.class_names, config.dataset)
     check_variables(method, frozen.theta, text, exported.variables)
     return TrainedClassifier(
         exported.class_names, config, frozen, method, exported.variables, text, exported.doubts
@@ -311,7 +304,7 @@ def check_variables(method: Method, theta: Parameters, text: Text, variables: Va
     expected = jax.eval_shape(lambda key: method.init(key, theta, text, support), jax.random.key(0))
     wanted, given = (flatten_dict(dict(tree._asdict()), sep="/") for tree in (expected, variables))
     if unlike := sorted(wanted.keys() ^ given.keys()):
-        raise InputError(f"the injector is not one of this method: {', '.join(unlike[:SHOWN])}")
+        raise InputError(f"the injector is not one of this method: {listed(unlike)}")
     for name, x in wanted.items():
         fits = method.traits.keeps_support or x.shape == given[name].shape
         if not fits or x.dtype != given[name].dtype:

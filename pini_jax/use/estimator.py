@@ -25,7 +25,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.wording import listed
 from pini_jax.data.datasets import memory
 from pini_jax.data.datasets.memory import Picture
-from pini_jax.data.datasets.packs import LOGIT_SCALE, Pack, as_unit
+from pini_jax.data.datasets.packs import LOGIT_SCALE, Pack
 from pini_jax.data.datasets.records import Dataset
 from pini_jax.runs import experiment, injector
 from pini_jax.use import classifier as classifiers
@@ -71,7 +71,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         class_names: what prompts call the classes: {class: name}; or a sequence, of which a class that is a whole
             number takes its own, and any other is one. None takes the classes as they are.
         text_features: with features, those of the classes' texts [c e], in the order of `class_names`, or else of
-            the sorted classes. None takes the mean of each class's features.
+            the sorted classes. None takes the mean of each class's features that are trained on.
         logit_scale: with features, exp(s), the inverse temperature.
         shots: images of each class that are drawn by `seed` and trained on; None for all of them.
         mode: how noise is used in prediction: `mean`, `sample` or `marginal`.
@@ -214,8 +214,9 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         self = cls(method=config.method, **{key: getattr(config, key) for key in SETTINGS})
         self.class_names = dict(zip(labels, exported.class_names, strict=True))
         if exported.given:
-            self.text_features, self.logit_scale = exported.given["text"], float(exported.given["logit_scale"])
-            self.n_features_in_ = self.text_features.shape[1]
+            text, self.logit_scale = exported.given["text"], float(exported.given["logit_scale"])
+            self.text_features = None if "stands_in" in exported.given else text
+            self.n_features_in_ = text.shape[1]
         self.classes_, self.exported_ = np.array(labels), exported
         self.trained_ = classifiers.assemble(exported, str(path), clip)
         return self
@@ -229,14 +230,11 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
             self.trained_ = classifiers.assemble(self.exported_, type(self).__name__)
 
     def _pack(self, X: np.ndarray, labels: Int[np.ndarray, "b"], rows: Rows) -> Pack:
-        """The features, with those of the classes' texts."""
+        """The features, with those of the classes' texts where they are given."""
         if X.shape[1] == 1:
             raise InputError("X has 1 feature(s): features are directions, which takes two or more")
-        if self.text_features is None:
-            features = as_unit(np.asarray(X))
-            text = np.stack([features[labels == label].mean(0) for label in range(len(rows.names))])
-        else:
-            text = np.asarray(self.text_features)
+        text = None if self.text_features is None else np.asarray(self.text_features)
+        if text is not None:
             if text.ndim != 2 or len(text) <= max(rows.places) or text.shape[1] != X.shape[1]:
                 wanted = f"[{max(rows.places) + 1} or more, {X.shape[1]}]"
                 raise InputError(f"text_features has shape {list(text.shape)}, where {wanted} is needed")

@@ -21,13 +21,24 @@ def settings(tmp_path):
 def test_no_test_image_is_read(settings):
     resolved = config.resolve(settings)
     shared = run.share(resolved)
-    accuracy, nll, ece = recipe.judge(shared, resolved)
+    accuracy, nll, ece = recipe.judge(recipe.problem(shared, resolved))
     assert 0 < accuracy <= 1 and nll > 0 and 0 <= ece <= 1
     tests = {record.id for record in shared.whole.test}
     without = {name: x for name, x in shared.frozen.pack.images.items() if name not in tests}
     pack = shared.frozen.pack._replace(images=without)
     shared = shared._replace(frozen=dataclasses.replace(shared.frozen, pack=pack))
-    assert recipe.judge(shared, resolved) == (accuracy, nll, ece)
+    assert recipe.judge(recipe.problem(shared, resolved)) == (accuracy, nll, ece)
+
+
+def test_some_of_the_classes_are_numbered_anew(settings):
+    resolved = config.resolve(settings)
+    whole = recipe.problem(run.share(resolved), resolved)
+    some = whole.among(np.array([0, 2]))
+    assert set(some.labels) == set(some.support.labels) == {0, 1} and len(some.text) == 2
+    np.testing.assert_array_equal(some.features[some.labels == 1], whole.features[whole.labels == 2])
+    np.testing.assert_array_equal(
+        some.support.features[:, some.support.labels == 1], whole.support.features[:, whole.support.labels == 2]
+    )
 
 
 def test_every_variant_changes_what_there_is():

@@ -1,8 +1,6 @@
-"""Buckets: objects are whole or not there, whatever becomes of requests and their answers."""
+"""Buckets: what they do beyond a store, and what becomes of requests and their answers."""
 
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import emulators
 import pytest
@@ -10,8 +8,6 @@ import pytest
 from pini_jax.core import bucket as buckets
 from pini_jax.core.bucket import check_key, is_url, open_bucket
 from pini_jax.core.errors import InputError
-from pini_jax.core.store import open_store
-from pini_jax.runs.claims import Claims
 
 
 @pytest.fixture(params=emulators.KINDS, scope="module")
@@ -22,7 +18,7 @@ def url(request):
 
 @pytest.fixture
 def store(url, request):
-    return open_store(f"{url}/{request.node.originalname}")
+    return open_bucket(f"{url}/{request.node.originalname}")
 
 
 @pytest.fixture
@@ -32,27 +28,17 @@ def memory(monkeypatch):
         yield open_bucket(url)
 
 
-def test_one_creates(store):
-    with ThreadPoolExecutor(16) as pool:
-        told = list(pool.map(lambda i: store.create("a/b/key", b"%d" % i), range(32)))
-    assert told.count(True) == 1
-    assert store.read("a/b/key") == b"%d" % told.index(True)
-
-
-def test_what_is_written_is_read(store):
-    assert store.read("a/key") is None and store.times("a") == {}
+def test_an_object_has_a_size_a_tag_and_a_time(store):
     before = store.write("a/key", b"one")
-    assert store.read("a/key") == b"one" and store.times("a") == {"key": before}
     assert abs(before - time.time()) < 3600
     first = store.stat("a/key")
-    assert store.write("a/key", b"another") >= before and store.read("a/key") == b"another"
+    store.put("a/key", b"another")
     assert store.stat("a/key") != first and store.stat("a/key").size == 7
 
 
-def test_folders_are_listed(store):
+def test_folders_are_listed_and_copied(store, tmp_path):
     for key in ("a/one", "a/two", "a/b/three", "four", "ab/five"):
         store.put(key, key.encode())
-    assert set(store.times("a")) == {"one", "two"} and set(store.times("a/b")) == {"three"}
     assert store.names() == {"a", "ab", "four"}
     assert {key: stat.size for key, stat in store.objects().items()} == {
         "a/one": 5,
@@ -61,7 +47,12 @@ def test_folders_are_listed(store):
         "four": 4,
         "ab/five": 7,
     }
-    assert set(store.below("a").objects()) == {"one", "two", "b/three"}
+    below = store.below("a")
+    assert set(below.objects()) == {"one", "two", "b/three"}
+    below.get_all(below.objects(), tmp_path / "a")
+    assert {x.relative_to(tmp_path).as_posix(): x.read_text() for x in tmp_path.rglob("*") if x.is_file()} == {
+        key: key for key in ("a/one", "a/two", "a/b/three")
+    }
     assert store.objects("nothing") == {} and store.below("nothing").names() == set()
     assert store.stat("a") is None and store.stat("nothing") is None
 
@@ -74,24 +65,6 @@ def test_what_is_deleted_is_gone(store, tmp_path):
     assert store.read("a/one") is None
     with pytest.raises(FileNotFoundError):
         store.get("a/one", tmp_path / "copy")
-
-
-def test_workers_share_units(store):
-    """Each is claimed once, by the precondition of the store itself."""
-    barrier, taken = threading.Barrier(4), []
-
-    def work(name):
-        claims = Claims(store, 8, name)
-        barrier.wait()
-        while claim := claims.take():
-            taken.append(claim)
-
-    threads = [threading.Thread(target=work, args=(f"worker {i}",)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(taken) == [(unit, 1) for unit in range(8)]
 
 
 def test_a_bucket_that_is_not_there_is_named(url):

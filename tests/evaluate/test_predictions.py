@@ -94,6 +94,21 @@ def test_of_equal_classes_the_first_is_predicted():
     assert found.predicted.tolist() == [0]
 
 
+@pytest.mark.parametrize("values", (2, 30, 10**6), ids="{} values".format)
+def test_those_kept_are_the_first_of_a_whole_sort(values):
+    """Where many are equal to the last one kept, and where none is."""
+    log_p = np.random.default_rng(0).integers(values, size=(50, 3 * KEPT)).astype(np.float32)
+    whole = np.argsort(-log_p, axis=-1, kind="stable")
+    np.testing.assert_array_equal(predictions.likeliest(log_p), whole[:, :KEPT])
+
+
+def test_images_that_are_summed_up_in_blocks_stay_in_order(monkeypatch):
+    whole = answers_of(CLASSES)
+    monkeypatch.setattr(predictions, "AT_ONCE", 2)
+    for x, y in zip(answers_of(CLASSES), whole, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 def test_draws_disagree_by_their_mutual_information():
     """0 where they say the same; all of log 2 where each is sure of another class."""
     same = summary(np.tile(np.log([[0.9, 0.1]]), (3, 1, 1)).astype(np.float32), 1.0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from test_packs import arrays
 
 from pini_jax import config
 from pini_jax.configs import ablation, best, digits, features
+from pini_jax.core import paths
 from pini_jax.core.errors import InputError, UsageError
 from pini_jax.launch import compare
 from pini_jax.methods import registry
@@ -87,6 +89,42 @@ def test_every_seed_has_its_own_choice(pack, tmp_path):
         assert len(tried) == 3
         chosen = json.loads((folder / "result.json").read_text())
         assert chosen["val"]["mean"]["accuracy"] == max(x["val"]["mean"]["accuracy"] for x in tried)
+
+
+def started(pack, workdir, methods, seeds=(1,)):
+    given = types.SimpleNamespace(config=pack, methods=methods, search=True)
+    return compare.compare(given, workdir, (2,), seeds)
+
+
+def test_what_an_earlier_call_has_chosen_is_listed_until_it_is_chosen_again(pack, tmp_path, monkeypatch):
+    pack.optim.epochs = 1
+    started(pack, tmp_path, ["gda", "tip_adapter"], (1, 2))
+    listed = json.loads((tmp_path / "comparison.json").read_text())
+    meanwhile = []
+
+    def watched(workdir_of_runs, *_):
+        meanwhile.append(json.loads((tmp_path / "comparison.json").read_text()))
+        raise InputError("it has diverged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compare, "train", watched)
+        assert "gda" in started(pack, tmp_path, ["gda", "tip_adapter"], (1, 2))
+    assert meanwhile == [listed, listed]
+
+    other = next(
+        path
+        for path in (tmp_path / "tip_adapter" / "shots_2").glob("*seed_1")
+        if str(path.relative_to(tmp_path)) not in listed
+    )
+    monkeypatch.setattr(compare, "train", lambda *_: [other])
+    started(pack, tmp_path, ["tip_adapter"])
+    now = json.loads((tmp_path / "comparison.json").read_text())
+    assert set(now) - set(listed) == {str(other.relative_to(tmp_path))} and len(now) == len(listed) == 4
+
+
+def test_a_run_that_is_gone_is_not_listed(pack, tmp_path):
+    paths.write_json(tmp_path / "comparison.json", {"gda/shots_2/seed_1": {"contender": "gda"}})
+    assert compare.chosen_before(tmp_path) == {} == compare.chosen_before(tmp_path / "nothing")
 
 
 def test_what_is_below_zero_shot_clip_is_warned_of(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """Ray on this machine alone, in a network and processes of its own: workers of a sweep, and batches of Parquet."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 import emulators
 import numpy as np
 import pytest
+import small_sweep
+import stand_in
 
 from pini_jax.core.store import Folder
 from pini_jax.data.datasets import digits
@@ -32,7 +35,7 @@ pytestmark = [
 ]
 
 
-def alone(*words):
+def alone(*words, limit=LIMIT):
     """Runs a Python program so; Ray and what it starts find what this process has."""
     emulators.needed("ray")
     environment = os.environ | {
@@ -40,10 +43,10 @@ def alone(*words):
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+        "RAY_worker_niceness": "0",  # or else everything else that a busy machine does comes first
     }
-    subprocess.run(
-        [*ALONE, *LOOPBACK, sys.executable, *map(str, words)], env=environment, check=True, timeout=LIMIT
-    )
+    program = [*ALONE, *LOOPBACK, sys.executable, *map(str, words)]
+    subprocess.run(program, env=environment, check=True, timeout=limit)
 
 
 KILLING = """
@@ -66,17 +69,73 @@ command.run(ray_workers.COMMAND)
 
 
 def test_a_sweep_goes_on_though_a_worker_is_killed(tmp_path):
+    """With the bits of one that was not disturbed."""
     (tmp_path / "killing.py").write_text(KILLING)
-    store = Folder(tmp_path / "sweep")
-    settings = {"clip": "tiny_clip", "method": "zero_shot", "population": {"seed": (1, 2, 3)}}
-    plan.write_plan(plan.make_plan(settings, together=1), store)
+    whole = small_sweep.make_plan(tmp_path / "pack.npz", runs=6)
+    for name in ("sweep", "alone"):
+        plan.write_plan(whole, Folder(tmp_path / name))
+    own = [sys.executable, "-m", "pini_jax.cli", "sweep", "run", f"--workdir={tmp_path / 'alone'}"]
+    subprocess.run(own, check=True)
     words = ["--address=local", "--workers=2", "--lease=10", f"--workdir={tmp_path / 'sweep'}"]
     alone(tmp_path / "killing.py", *words)
-    now = progress.read_progress(plan.read_plan(store), worker.claims_store(tmp_path / "sweep"))
-    assert now.finished == 3 == len(list((tmp_path / "sweep").glob("*/result.json")))
+    assert small_sweep.is_finished(tmp_path / "sweep")
+    assert small_sweep.contents(tmp_path / "sweep") == small_sweep.contents(tmp_path / "alone")
     assert any(
         name.endswith(".002.claim") for name in worker.claims_store(tmp_path / "sweep").times("claims/0000")
     )
+
+
+RUNS, MOMENTS = 720, 100  # six workers end at most six runs a second; a moment takes one second, on average
+KILLING_OFTEN = """
+import contextlib, os, random, signal, sys, threading, time
+from pathlib import Path
+import stand_in
+from pini_jax.core import command
+from pini_jax.core.store import Folder
+from pini_jax.launch import ray_workers
+from pini_jax.runs import plan, progress, worker
+
+def at_work(whole, store):
+    "Processes that hold a claim; the names of workers tell them."
+    running = progress.read_progress(whole, store).running
+    return [pid for pid in (int(own.worker.split("-")[-2]) for own in running) if lives(pid)]
+
+def lives(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::")
+    return False
+
+def kill_often(workdir, moments):
+    whole, store, chance = plan.read_plan(Folder(workdir)), worker.claims_store(workdir), random.Random(0)
+    while moments:
+        while not (found := at_work(whole, store)):
+            time.sleep(0.1)
+        victim = chance.choice(found)
+        time.sleep(chance.uniform(0, 2))
+        if lives(victim):
+            os.kill(victim, chance.choice((signal.SIGKILL, signal.SIGTERM)))
+            moments -= 1
+            (workdir / "moments").write_text(f"{moments} are left")
+
+workdir = Path(sys.argv[-1].partition("=")[2])
+threading.Thread(target=kill_often, args=(workdir, int(sys.argv.pop(1))), daemon=True).start()
+ray_workers.work = stand_in.work_on_ray
+command.run(ray_workers.COMMAND)
+"""
+
+
+def test_every_run_is_finished_once_though_workers_are_killed_at_a_hundred_moments(tmp_path):
+    """Runs are stand-ins; Ray itself starts the workers again."""
+    (tmp_path / "killing.py").write_text(KILLING_OFTEN)
+    store = Folder(tmp_path / "sweep")
+    plan.write_plan(plan.make_plan({"population": {"seed": tuple(range(RUNS))}}, together=2), store)
+    words = ["--address=local", "--workers=6", "--cpus=0.25", "--lease=10", f"--workdir={tmp_path / 'sweep'}"]
+    alone(tmp_path / "killing.py", MOMENTS, *words, limit=None)
+    now = progress.read_progress(plan.read_plan(store), worker.claims_store(tmp_path / "sweep"))
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/result.json")]
+    assert (now.finished, now.failed) == (RUNS, {})
+    assert [result["steps"] for result in results] == [[i**2 for i in range(stand_in.STEPS)]] * RUNS
+    assert (tmp_path / "sweep" / "moments").read_text() == "0 are left"
 
 
 MORTAL = """

@@ -64,7 +64,7 @@ class Command:
                 processes = self.start(name)
                 victim, moment = chance.choice(processes), chance.uniform(LISTENING, self.seconds)
                 if ended < number:
-                    commands.wait_for(victim, lambda v=victim, m=moment: computed(v) > m)
+                    commands.wait_for(victim, lambda v=victim, m=moment: commands.computed(v.pid) > m)
                 if ended == number or victim.poll() is not None:
                     self.finish(processes)
                     break
@@ -74,13 +74,6 @@ class Command:
             print(f"{ended} of {number} in {name + 1} folders", flush=True)
             if ended == number:
                 return
-
-
-def computed(process):
-    """Seconds that a process has computed, which a busy machine makes no longer."""
-    with open(f"/proc/{process.pid}/stat") as file:
-        user, system = file.read().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def kill(victim, processes):

@@ -10,8 +10,9 @@ import scipy.special
 
 from pini_jax import config
 from pini_jax.configs import best
-from pini_jax.data.support import NO_SUPPORT, Support
-from pini_jax.evaluate import prediction
+from pini_jax.core.errors import InputError
+from pini_jax.data.support import NO_SUPPORT, Support, stand_ins
+from pini_jax.evaluate import calibration, prediction
 from pini_jax.methods import empirical_bayes, gaussian_classes, held_out
 from pini_jax.methods.empirical_bayes import EmpiricalBayes
 from pini_jax.methods.gaussian_classes import Covariance, Head, Shots
@@ -32,6 +33,10 @@ class World:
         self.axes = np.linspace(0.3, 1.5, WIDTH)
         self.gap = 2 * self.chance.standard_normal(WIDTH)
         self.text = (self.centres + 0.8 * self.chance.standard_normal(self.centres.shape) - self.gap)[None]
+
+    @property
+    def unit_text(self):
+        return held_out.unit(self.text[0])
 
     def images(self, counts):
         labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
@@ -169,7 +174,7 @@ def test_what_says_nothing_gets_no_weight():
 def test_every_image_is_held_out_once_and_its_views_with_it(world):
     support = world.support([5, 1, 3], [2, 2, 2])
     support = support._replace(features=np.concatenate([support.features, 2 + support.features]))
-    whole, *rest = held_out.parts(support)
+    whole, *rest = held_out.parts(support, world.unit_text)
     assert len(whole.labels) == 6 and len(whole.shots.labels) == 18 and len(rest) == 5
     held = [round(float(x), 6) for part in rest for x in part.features[:, 0]]
     assert sorted(held) == sorted(round(float(x), 6) for x in whole.shots.features[:9, 0])
@@ -179,9 +184,54 @@ def test_every_image_is_held_out_once_and_its_views_with_it(world):
 
 
 def test_one_shot_is_judged_by_validation_or_else_by_classes(world):
-    assert len(held_out.parts(world.support([1] * 6, [1] * 6))) == 1
-    whole, *rest = held_out.parts(world.support([1] * 6))
+    support = world.support([1] * 6, [1, 3, 2, 0, 1, 1])
+    whole, swapped = held_out.parts(support, world.unit_text)
+    assert len(whole.labels) == 8 and swapped.shots.labels.tolist() == [0, 1, 2, 4, 5]
+    assert np.isin(swapped.shots.features[:, 0], whole.features[:, 0]).all()
+    np.testing.assert_array_equal(swapped.features, whole.shots.features)
+    whole, *rest = held_out.parts(world.support([1] * 6), world.unit_text)
     assert not len(whole.labels) and [len(part.labels) for part in rest] == [3, 3]
+
+
+def test_images_stand_for_texts_where_they_were_not_left_out(world):
+    support = world.support([5, 1, 3], [2, 2, 2])._replace(has_texts=False)
+    given = stand_ins(held_out.unit(support.features[0]), support.labels, 3)
+    whole, *rest = held_out.parts(support, given)
+    np.testing.assert_array_equal(whole.text, given)
+    assert sum(len(part.labels) for part in rest) == 8, "the only image of a class stays"
+    for part in rest:
+        for label in range(3):
+            mean = part.shots.features[part.shots.labels == label].mean(0)
+            np.testing.assert_allclose(part.text[label], held_out.unit(mean))
+
+
+def test_with_one_image_of_each_class_for_its_text_nobody_judges(world):
+    support = world.support([1] * 6)._replace(has_texts=False)
+    text = stand_ins(held_out.unit(support.features[0]), support.labels, 6)
+    (whole,) = held_out.parts(support, text)
+    assert not len(whole.labels)
+    images, labels = world.images([50] * 6)
+    found = predict(fit(text[None], support), text[None], images)
+    nearest = 100 * held_out.unit(images) @ text.T
+    right = [(x.argmax(1) == labels).mean() for x in (found, nearest)]
+    assert right[0] > right[1] - 0.05
+    nll = [-scipy.special.log_softmax(x, axis=1)[np.arange(300), labels].mean() for x in (found, nearest)]
+    assert nll[0] < min(nll[1], np.log(6)), "neither as sure as CLIP is of texts, nor as if nothing were known"
+
+
+def test_one_image_of_each_of_many_classes_is_as_sure_as_it_may_be():
+    """Where images of a class do vary as much as classes do, no temperature helps."""
+    chance = np.random.default_rng(0)
+    centres = chance.standard_normal((300, 8))
+    head = gaussian_classes.lone_head(centres + chance.standard_normal(centres.shape))
+    labels = np.repeat(np.arange(300), 10)
+    logits = head(centres[labels] + chance.standard_normal((3000, 8)))
+    assert 0.85 < calibration.temperature(logits, labels) < 1.15
+
+
+def test_images_that_cancel_out_stand_for_no_text():
+    with pytest.raises(InputError, match="cancel out"):
+        stand_ins(np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]), np.array([0, 0, 1]), 2)
 
 
 @pytest.mark.parametrize(
@@ -293,13 +343,13 @@ def test_a_run_is_exported_and_not_repeated(run):
 def test_a_run_sees_validation_images_and_no_other_ones(run, monkeypatch):
     seen = []
 
-    def watched(support, text):
-        seen.append(support)
-        return empirical_bayes.zero_shot(text, 1.0)
+    def watched(parts):
+        seen.append(parts[0])
+        return empirical_bayes.zero_shot(parts[0].text, 1.0)
 
     monkeypatch.setattr(empirical_bayes, "fit", watched)
     settings, workdir = run
     result = experiment.train_and_evaluate(settings, workdir)
-    support = seen[0]  # others are those of its folds, which calibrate
-    assert support.features.shape == (1, result["num_train"], WIDTH)
-    assert support.val_features.shape == (4, WIDTH)
+    whole = seen[0]  # others are those of its folds, which calibrate
+    assert whole.shots.features.shape == (result["num_train"], WIDTH)
+    assert whole.features.shape == (4, WIDTH)

@@ -17,6 +17,8 @@ from pini_jax.data.datasets import digits
 from pini_jax.data.datasets.records import Record
 from pini_jax.runs import shared_cache
 from pini_jax.runs.claims import Claims
+from pini_jax.task import frozen as frozen_halves
+from pini_jax.task.frozen import FrozenTowers
 
 CHUNKS, LEASE = 6, 60.0
 
@@ -60,6 +62,28 @@ def test_what_one_has_encoded_others_fetch(place, tmp_path):
     before = place.objects()
     two.share(place)
     assert place.objects() == before
+
+
+def test_what_is_there_is_fetched_and_nothing_else_is_made_or_waited_for(place, tmp_path):
+    one, two = Machine(tmp_path / "one"), Machine(tmp_path / "two")
+    one.share(place)
+    own = place.below("features/key")
+    own.delete([key for key in own.objects() if key.endswith("3.npz")])
+    shared_cache.share_features(place, two.files, None, LEASE)
+    assert two.contents == [*WHOLE[:3], *WHOLE[4:]] and not two.made
+
+
+def test_images_whose_features_others_have_are_not_looked_at(place, tmp_path, monkeypatch):
+    records, devices = digits.load_digits().test[:5], mesh.make_mesh()
+    frozen = FrozenTowers(tiny_clips.load(), devices)
+    looked = []
+    monkeypatch.setattr(frozen_halves, "refuse_unreadable", lambda records: looked.append(len(records)))
+    for machine in ("one", "two"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        with features.shared_by(functools.partial(shared_cache.share_features, place, lease=LEASE)):
+            frozen.check([records])
+            frozen.images(records, "features")
+    assert looked == [5, 0]
 
 
 def test_two_at_once_share_the_chunks(place, tmp_path):

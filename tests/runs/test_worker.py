@@ -224,6 +224,25 @@ def test_published_runs_of_a_unit_are_known_to_who_goes_on(sweep, monkeypatch):
     assert (sweep / first / "result.json").read_text() == "published" and status(sweep).finished == 4
 
 
+def test_killed_before_the_end_is_told(sweep, monkeypatch):
+    """Nothing is left behind that nobody would delete, and what is published stays."""
+
+    class Killed(BaseException):
+        pass
+
+    def end(claims, claim, how, content):
+        raise Killed
+
+    Training(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Claims, "end", end)
+        worker.work(sweep, ONCE)
+    assert not list((sweep / worker.OWN / "attempts").iterdir()) and len(results(sweep)) == 2
+    published = results(sweep)
+    worker.work(sweep, Options(retries=0, lease=0.01))
+    assert results(sweep).items() >= published.items() and status(sweep).finished == 4
+
+
 def test_somebody_elses_folder_is_a_failure(sweep, monkeypatch):
     Training(monkeypatch)
     whole = plan.read_plan(Folder(sweep))
@@ -249,6 +268,18 @@ def test_a_lease_says_how_far_the_unit_is_and_ends_who_has_lost_it(sweep):
         lease._lost = True
         with pytest.raises(worker.Lost):
             lease.report(6, 10)
+
+
+def test_a_first_step_is_told_at_once(sweep):
+    """So that a worker that is lost soon after it is none that its unit has killed."""
+    claims = Claims(worker.claims_store(sweep), 2, "one", lease=3600.0)
+    claim = claims.take()
+    renewed = threading.Event()
+    renew = claims.renew
+    claims.renew = lambda *said: (renew(*said), renewed.set())
+    with worker.Lease(claims, claim) as lease:
+        lease.report(5, 10)
+        assert renewed.wait(60) and json.loads(claims.store.read(claim.key()))["step"] == 5
 
 
 def test_two_workers_at_once_share_the_work(sweep, monkeypatch):

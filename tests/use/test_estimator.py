@@ -24,7 +24,10 @@ import pini_jax
 from pini_jax import Classifier, InputError
 from pini_jax import config as configs
 from pini_jax.configs import best
-from pini_jax.data.datasets import digits
+from pini_jax.data import selection
+from pini_jax.data.datasets import digits, packs
+from pini_jax.data.datasets.records import Dataset, Record
+from pini_jax.evaluate import cross_fit
 from pini_jax.runs import experiment, injector
 from pini_jax.use import estimator
 from pini_jax.use.classifier import BATCH_SIZES
@@ -254,6 +257,49 @@ def test_features_with_those_of_texts(tmp_path):
 def test_learned_noise_on_features(settings):
     X, y = features()
     assert Classifier(**settings).fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.9
+
+
+@pytest.mark.parametrize("method", [None, "gda", "zero_shot"])
+def test_class_means_that_stand_for_texts_have_not_seen_what_judges(method, monkeypatch):
+    """Neither the text of a fit, nor of what plain CLIP answers, changes with the images that are left out."""
+    X, y = features()
+    held, texts = [], []
+    wrapped = cross_fit.fits
+
+    def watched(run):
+        for fold in wrapped(run):
+            held.append([run.data.train[i] for i in fold.images])
+            texts.append([np.asarray(text.features[0]) for text in fold.task[1:]])
+            yield fold
+
+    monkeypatch.setattr(cross_fit, "fits", watched)
+    Classifier(method=method).fit(X, y)
+    assert len(held) == 5
+    for records, found in zip(held, texts, strict=True):
+        rest = np.delete(np.arange(len(y)), [int(record.id) for record in records])
+        unit = packs.as_unit(X[rest])
+        expected = packs.as_unit(np.stack([unit[y[rest] == label].mean(0) for label in range(3)]))
+        for text in found:
+            np.testing.assert_allclose(text, expected, atol=1e-6)
+
+
+def test_what_sets_itself_without_texts_has_limits_of_its_folds_and_no_other_temperature():
+    found = Classifier(num_draws=2).fit(*features()).trained_.doubt()
+    assert found.images == 90 and found.temperature == 1 and np.isfinite(found.lac)
+
+
+def test_only_images_that_are_trained_on_stand_for_texts(tmp_path):
+    """Those that the draw of `shots` leaves over, some of which validate, do not."""
+    X, y = features()
+    classifier = Classifier(method="zero_shot", shots=2, seed=3).fit(X, y)
+    data = Dataset("", ("0", "1", "2"), tuple(Record(str(i), b"", label) for i, label in enumerate(y)), (), ())
+    drawn = [int(record.id) for record in selection.select_from_pack(data, 2, 3).train]
+    means = np.stack([packs.as_unit(X[[i for i in drawn if y[i] == label]]).mean(0) for label in range(3)])
+    np.testing.assert_allclose(classifier.exported_.given["text"], packs.as_unit(means), atol=1e-6)
+    classifier.save(tmp_path / "c")
+    again = Classifier.load(tmp_path / "c")
+    np.testing.assert_array_equal(again.predict_proba(X), classifier.predict_proba(X))
+    assert again.text_features is None, "fitted to other images, it takes their means"
 
 
 # ------------------------------------------------------------------------------------------------ scikit-learn

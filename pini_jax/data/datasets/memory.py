@@ -96,27 +96,27 @@ def feature_dataset(
     features: Num[np.ndarray, "b e"],
     labels: Sequence[int],
     class_names: Sequence[str],
-    text: Num[np.ndarray, "c e"],
+    text: Num[np.ndarray, "c e"] | None,
     logit_scale: float,
 ) -> Pack:
-    """A pack of training images alone; the features become of unit norm.
+    """A pack of training images alone; the features become of unit norm. A text of None is not known.
 
     Raises:
         InputError: features are zero or not finite.
     """
-    problems = [*packs.unusable("X", features), *packs.unusable("text_features", text)]
-    if problems:
+    given = {"X": features} | ({} if text is None else {"text_features": text})
+    if problems := [problem for key, x in given.items() for problem in packs.unusable(key, x)]:
         raise InputError("; ".join(problems))
-    features, text = packs.as_unit(features), packs.as_unit(text)
+    unit = {key: packs.as_unit(x) for key, x in given.items()}
     digest = hashlib.sha256(json.dumps([[*class_names], [*labels], logit_scale]).encode())
-    digest.update(features.tobytes() + text.tobytes())
+    for x in unit.values():
+        digest.update(x.tobytes())
     records = tuple(Record(str(i), b"", label) for i, label in enumerate(labels))
     name = f"memory_features:{digest.hexdigest()[:HASH]}"
     dataset = Dataset(name, tuple(class_names), records, (), ())
-    images = {record.id: feature for record, feature in zip(records, features, strict=True)}
-    return Pack(
-        Findings(dataset, (*findings.class_problems(dataset),)), images, text, logit_scale, digest.hexdigest()
-    )
+    images = {record.id: feature for record, feature in zip(records, unit["X"], strict=True)}
+    found = Findings(dataset, (*findings.class_problems(dataset),))
+    return Pack(found, images, unit.get("text_features"), logit_scale, digest.hexdigest())
 
 
 def held_images(name: str) -> Findings:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
@@ -46,13 +46,14 @@ class Pack(NamedTuple):
 
     Attributes:
         images: features by the ids of the records.
+        text: None where nobody knows the texts of the classes.
         logit_scale: exp(s), the inverse temperature.
         sha256: of the file.
     """
 
     findings: Findings
     images: Mapping[str, Float[np.ndarray, "e"]]
-    text: Float[np.ndarray, "c e"]
+    text: Float[np.ndarray, "c e"] | None
     logit_scale: float
     sha256: str
 
@@ -175,9 +176,7 @@ def _misshapen_split(arrays: Mapping[str, np.ndarray], split: str, width: int) -
 
 def unusable(key: str, features: np.ndarray) -> Iterator[str]:
     """What is wrong with features as such: a direction that none has, or numbers that are not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.linalg.norm(features.astype(np.float32), axis=-1)
-    if len(bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))):
+    if len(bad := np.flatnonzero(~has_direction(features))):
         yield f"{key} has features that are zero or not finite: {listed(f'{key}[{i}]' for i in bad)}"
 
 
@@ -199,6 +198,13 @@ def _entries(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[tuple[str
         paths = [f"{number}/{path}" for number, path in zip(numbers, paths, strict=True)]
     for path, feature, label in zip(paths, features, arrays[f"{split}_y"], strict=True):
         yield f"{split}/{path}", feature, int(label)
+
+
+def has_direction(features: Num[np.ndarray, "*b e"]) -> Bool[np.ndarray, "*b"]:
+    """Which features `as_unit` can bring to norm 1: their numbers, and their norm, are finite and not all zero."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(features.astype(np.float32), axis=-1)
+    return np.isfinite(norms) & (norms > 0)
 
 
 def as_unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:

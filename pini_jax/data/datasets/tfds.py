@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pini_jax.core import extras
+from pini_jax.core import copies, extras
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.data.datasets import findings, splits
 from pini_jax.data.datasets.findings import Findings
@@ -188,6 +188,11 @@ def _reason(error: Exception) -> str:
 
 
 def _state(files: Iterable[os.PathLike[str]]) -> str:
-    """A hash of the sizes and times of files."""
-    stats = [os.stat(file) for file in files]
-    return hashlib.sha256(repr([(s.st_size, s.st_mtime_ns) for s in stats]).encode()).hexdigest()
+    """A hash of the sizes and times of files; of copies from a bucket the same on every machine."""
+    known = [copies.name_of(Path(file)) or _written(file) for file in files]
+    return hashlib.sha256(repr(known).encode()).hexdigest()
+
+
+def _written(file: os.PathLike[str]) -> tuple[int, int]:
+    stat = os.stat(file)
+    return stat.st_size, stat.st_mtime_ns

@@ -4,12 +4,14 @@ import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import emulators
 import numpy as np
 import pytest
 from PIL import Image
 
+from pini_jax.core.bucket import open_bucket
 from pini_jax.core.errors import InputError
-from pini_jax.data.datasets import splits, tfds
+from pini_jax.data.datasets import sources, splits, tfds
 from pini_jax.data.datasets.records import open_image
 
 library = pytest.importorskip("tensorflow_datasets")
@@ -97,6 +99,27 @@ def test_what_tfds_wrote_is_read_back(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         assert [*pool.map(lambda r: r.source(), data.train * 20)] == [r.source() for r in again.train] * 20
     assert open_image(data.train[0]).size == (9, 8)
+
+
+@pytest.mark.parametrize(
+    "kind", ["memory", pytest.param("s3", marks=pytest.mark.long), pytest.param("gs", marks=pytest.mark.long)]
+)
+def test_what_lies_in_a_bucket_is_the_same_on_every_machine(tmp_path, monkeypatch, kind):
+    write(tmp_path, "toys", {"train": examples([0, 1] * 5), "test": examples([1, 0], start=100)})
+    with emulators.bucket(kind) as url:
+        place = open_bucket(f"{url}/data")
+        for file in (path for path in (tmp_path / "toys").rglob("*") if path.is_file()):
+            place.put(file.relative_to(tmp_path).as_posix(), file.read_bytes())
+        place.put("others/1.0.0/large", b"which nobody asked for")
+
+        def on_a_machine(name):
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+            return sources.load_dataset("tfds:toys", place.url)
+
+        one, other = on_a_machine("one"), on_a_machine("other")
+    assert images_and_labels(one.test) == expected([1, 0], start=100)
+    assert [repr(x.source) for x in one.train] == [repr(x.source) for x in other.train]
+    assert not [*tmp_path.glob("one/**/large")]
 
 
 def test_a_dataset_of_tfds_itself(tmp_path, monkeypatch):
