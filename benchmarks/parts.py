@@ -92,12 +92,12 @@ def room() -> int:
 def time_step(training: Training, found: Float[Array, "b e"], width: int) -> Pair:
     """A step of one of so many runs side by side."""
     state = lanes.stack(training.mesh, [(training.state, training.constants)] * width)
-    batch = lanes.stack_batches(training.mesh, [training.batch(found)] * width, len(found))
-    compiled = lanes.compile_step(training.fixed, state, batch)
+    table = lanes.stack_batches(training.mesh, [[training.batch(found)] * width], len(found))
+    compiled = lanes.compile_step(training.fixed, state, table)
 
     def call() -> None:
         nonlocal state
-        state, parts = compiled(state, batch)
+        state, parts = compiled(state, table)
         jax.block_until_ready((state, parts))
 
     return often(call) / width

@@ -39,10 +39,10 @@ from pini_jax.config import Config
 from pini_jax.core import runtime
 from pini_jax.runs import experiment, population
 from pini_jax.task.run import Shared, plan, share
-from pini_jax.train import loop
-from pini_jax.train.lanes import Lanes, Step
+from pini_jax.train import calls, loop
+from pini_jax.train.group import Group, make_group
+from pini_jax.train.lanes import Lanes, Step, Table
 from pini_jax.train.lanes import stack as stack_lanes
-from pini_jax.train.loop import Group
 
 RESULT = Path(__file__).parent / "results" / "population.json"
 # Features are cached: the image tower is as small as can be.
@@ -134,23 +134,24 @@ def members(case: Case, folder: Path) -> list[Config]:
 # ------------------------------------------------------------------------------------------------ steps
 
 
-def seconds_of(step: Step, lanes: Lanes, batch: Any, ticks: int) -> float:
+def seconds_of(step: Step, lanes: Lanes, table: Table, ticks: int) -> float:
     """Of a tick, where so many follow each other as in training: none waits to be asked for."""
     lanes = jax.block_until_ready(jax.tree.map(jnp.copy, lanes))
     start = time.perf_counter()
     for _ in range(ticks):
-        lanes, parts = step(lanes, batch)
+        lanes, parts = step(lanes, table)
     jax.block_until_ready((lanes, parts))
     return (time.perf_counter() - start) / ticks
 
 
 def measure_steps(group: Group, repeats: int) -> dict[str, Times]:
     """Seconds of a member's step, alone and in lanes."""
+    group = group._replace(most=1)
     together = group._replace(width=len(group.runs))
     steps = {}
     for name, of_name in {"alone": alone(group, 0), "lanes": together}.items():
         step, lanes = loop.compile_group(of_name)
-        steps[name] = step, lanes, loop.read_batches(of_name, next(of_name.table))
+        steps[name] = step, lanes, calls.read_batches(of_name, [next(of_name.table)])
     members = {"alone": 1, "lanes": len(group.runs)}
     ticks = {name: max(1, round(ROUND / seconds_of(*each, 1))) for name, each in steps.items()}
     rounds = [{name: seconds_of(*each, ticks[name]) for name, each in steps.items()} for _ in range(repeats)]
@@ -167,12 +168,12 @@ def entered(shared: Shared, members: Sequence[Config], workdir: Path) -> Iterato
         runs = [plan(config, workdir / str(i), shared) for i, config in enumerate(members)]
         for run in runs:
             run.workdir.mkdir(parents=True)
-        yield Group(runs, experiment.begin(runs, {}, stack), loop.num_lanes(runs))
+        yield make_group(runs, experiment.begin(runs, {}, stack))
 
 
 def alone(group: Group, member: int) -> Group:
     """One of the runs, by itself."""
-    return Group([group.runs[member]], {0: group.trainees[member]}, width=1)
+    return make_group([group.runs[member]], {0: group.trainees[member]})
 
 
 def train(group: Group, step: Step, lanes: Lanes) -> float:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jax
 
-from benchmarks import accelerator
+from benchmarks.accelerator.text import text_step
 
 INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
 ARRAY = re.compile(r"(\w+?)\[([\d,]*)\]")
@@ -126,7 +126,7 @@ def _moves(instruction: Instruction, program: Program) -> str:
 
 def measure(tower: str, classes: int, remat: bool) -> tuple[float, Read]:
     """Operations that the step needs, and what is read from its program."""
-    step = accelerator.text_step(tower, classes, remat=remat)
+    step = text_step(tower, classes, remat=remat)
     found = read(jax.jit(step.call).lower(*step.arguments).compile().as_text())
     return step.flops, found
 

@@ -75,15 +75,15 @@ class Variant:
 
     def __init__(self, training: step.Training, features: np.ndarray, batch: int, draws: int):
         whole = training.batch(features)
-        placed = lanes.stack_batches(training.mesh, [whole], len(features))
-        self._batch = jax.tree.map(lambda x: x[:, :batch], placed)
+        placed = lanes.stack_batches(training.mesh, [[whole]], len(features))
+        self._table = placed._replace(batch=jax.tree.map(lambda x: x[:, :, :batch], placed.batch))
         # The step gives up its lanes, and others take theirs from the same.
         self._lanes = lanes.stack(training.mesh, [(training.state, training.constants)])
-        self._step = lanes.compile_step(training.fixed._replace(num_samples=draws), self._lanes, self._batch)
+        self._step = lanes.compile_step(training.fixed._replace(num_samples=draws), self._lanes, self._table)
         self.temporary_mb = self._step.temporary_bytes / 1e6
 
     def __call__(self) -> None:
-        self._lanes, parts = self._step(self._lanes, self._batch)
+        self._lanes, parts = self._step(self._lanes, self._table)
         jax.block_until_ready((self._lanes, parts))
 
 

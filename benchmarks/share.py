@@ -1,9 +1,10 @@
 """How much of a training is not its steps: python -m benchmarks.share.
 
 `digits` is configs/digits.py, `features` configs/features.py on a pack of noise of DTD's shape; each as one run,
-and as 15 side by side. `steps` is the compiled step called so often, with one batch; `batches` is making the
-others, which a thread does beside the steps; `checkpoints` is writing so many on their own. Seconds of the clock,
-and of all cores in brackets. With --save the line of JSON is also kept in results/share.json.
+and as 15 side by side. `steps` is so many, as many in a call as there may be, with the same batches in all calls;
+`batches` is reading those of every step, which a thread does beside; `checkpoints` is writing so many on their
+own. Seconds of the clock, and of all cores in brackets. With --save the line of JSON is also kept in
+results/share.json.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from pini_jax.config import Config
 from pini_jax.core import config_file, runtime
 from pini_jax.runs import population as populations
 from pini_jax.task.run import share
-from pini_jax.train import loop
-from pini_jax.train.loop import Group
+from pini_jax.train import calls, loop
+from pini_jax.train.group import Group
 
 RESULT = Path(__file__).parent / "results" / "share.json"
 CONFIGS = {"digits": "digits", "features": "features:path={folder}/pack.npz"}
@@ -45,18 +46,19 @@ def configs_of(name: str, folder: Path, members: int) -> list[Config]:
 
 
 def steps(group: Group, step: Callable, lanes: loop.Lanes) -> None:
-    """As many calls of the compiled step as the training has."""
-    table = list(group.table)
-    lanes, batch = jax.tree.map(jnp.copy, lanes), loop.read_batches(group, table[0])
-    for _ in table:
-        lanes, done = step(lanes, batch)
+    """As many as the training has, in calls of as many as there may be."""
+    ticks = list(group.table)
+    lanes, table = jax.tree.map(jnp.copy, lanes), calls.read_batches(group, ticks[: group.most])
+    for _ in range(0, len(ticks), group.most):
+        lanes, done = step(lanes, table)
     jax.block_until_ready((lanes, done))
 
 
 def batches(group: Group) -> None:
     """All that the training reads."""
-    for turns in group.table:
-        loop.read_batches(group, turns)
+    ticks = list(group.table)
+    for begin in range(0, len(ticks), group.most):
+        calls.read_batches(group, ticks[begin : begin + group.most])
 
 
 def measure(name: str, members: int) -> dict:

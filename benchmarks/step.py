@@ -81,18 +81,18 @@ class Training:
         """The images that all steps see."""
         return Batch(found, self.labels, np.ones(len(self.labels), np.float32))
 
-    def _stacked(self, found: Float[Array, "b e"]) -> Batch:
-        return lanes.stack_batches(self.mesh, [self.batch(found)], len(self.labels))
+    def _table(self, found: Float[Array, "b e"]) -> lanes.Table:
+        return lanes.stack_batches(self.mesh, [[self.batch(found)]], len(self.labels))
 
     @functools.cached_property
     def _compiled(self) -> lanes.Step:
         empty = np.zeros((len(self.labels), self.fixed.method.text_tower.embed_dim), np.float32)
-        return lanes.compile_step(self.fixed, self.lanes, self._stacked(empty))
+        return lanes.compile_step(self.fixed, self.lanes, self._table(empty))
 
     def step(self, found: Float[Array, "b e"]) -> float:
         """One update with fresh draws; its loss."""
-        self.lanes, parts = self._compiled(self.lanes, self._stacked(found))
-        return float(jax.block_until_ready((self.lanes, parts))[1].loss[0])
+        self.lanes, parts = self._compiled(self.lanes, self._table(found))
+        return float(jax.block_until_ready((self.lanes, parts))[1].loss[0, 0])
 
     @functools.cached_property
     def _replay(self):

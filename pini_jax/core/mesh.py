@@ -61,6 +61,11 @@ def fetch(x: jax.Array) -> np.ndarray:
     return np.asarray(x if whole else multihost_utils.process_allgather(x, tiled=True))
 
 
+def agree(x: float) -> float:
+    """The first process's number, in all of them, where they must do the same."""
+    return x if jax.process_count() == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(x)))
+
+
 def everywhere(flags: list[bool]) -> list[bool]:
     """Which of them are true in all processes."""
     if jax.process_count() == 1 or not flags:

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM, SIGUSR1 or SIGINT let the step in flight end, and everything is saved.
+"""Stopping on request: SIGTERM, SIGUSR1 or SIGINT let the steps in flight end, and everything is saved.
 
 Loops ask where they can stop, and raise `Stopped`, which ends the process with status 42. A second signal ends it
 at once: what was saved stays. A thread of its own counts the signals, so that neither is late while the main one

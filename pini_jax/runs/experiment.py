@@ -30,7 +30,8 @@ from pini_jax.runs.provenance import Clock
 from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select_images, share, to_classify
 from pini_jax.task.task import Task
 from pini_jax.train import checkpoint
-from pini_jax.train.loop import Group, Trainee, Watch, compile_group, num_lanes, train, unwatched
+from pini_jax.train.group import Trainee, make_group
+from pini_jax.train.loop import Watch, compile_group, train, unwatched
 from pini_jax.train.recorder import Recorder
 from pini_jax.train.step import initial_state
 
@@ -57,7 +58,7 @@ def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> 
     follows from all of them, finished or not, so that it ends with the same bits whenever it is trained.
 
     Args:
-        watch: is told after every step how far they are; what it raises ends them where they are.
+        watch: is told after every call of the steps how far they are; what it raises ends them where they are.
 
     Raises:
         InputError: as above, for any of them, before one is begun; or some diverged, and the others are evaluated.
@@ -84,7 +85,7 @@ def _train_rest(
     with clock.phase("setup"):
         shared = share(next(iter(configs.values())), folder.pinned_clip(configs))
         runs = [plan(config, workdir, shared) for workdir, config in configs.items()]
-        group = Group(runs, begin(runs, known, stack), num_lanes(runs))
+        group = make_group(runs, begin(runs, known, stack))
     with clock.phase("compile"):
         compiled = compile_group(group) if group.starts != group.lengths else None
     if compiled is not None:

@@ -171,7 +171,7 @@ def train_population(members: Sequence[Member], workdir: Path, watch: Watch = un
     is finished is not repeated; the others go on from their last checkpoints.
 
     Args:
-        watch: is told after every step how far they are.
+        watch: is told after every call of the steps how far they are.
 
     Raises:
         InputError: a run cannot be made, or has diverged; all others are finished first.

@@ -1,4 +1,4 @@
-"""The compiled training step: for one run, or for several side by side in lanes over one frozen CLIP."""
+"""The compiled training steps: of one run, or of several side by side in lanes over one frozen CLIP."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from pini_jax.core import mesh as meshes
-from pini_jax.core.shapes import Parameters
+from pini_jax.core.shapes import Numbers, Parameters
 from pini_jax.methods.method import Batch, Method, Text
 from pini_jax.methods.objective import Parts
 from pini_jax.train import memory
@@ -37,14 +38,26 @@ class Fixed(NamedTuple):
     text: Text
 
 
+class Table(NamedTuple):
+    """What the steps of a call read.
+
+    Attributes:
+        batch: of every step and lane, [t l b].
+        steps: how many are taken; the batches of the others are nothing.
+    """
+
+    batch: Batch
+    steps: Int[Numbers, ""]
+
+
 class Step(NamedTuple):
-    """(lanes, batches) -> (lanes, parts of the objective); the lanes passed in are used up."""
+    """(lanes, table) -> (lanes, parts of the objectives [t l]); the lanes passed in are used up."""
 
     fixed: Fixed
     compiled: jax.stages.Compiled
 
-    def __call__(self, lanes: Lanes, batch: Batch) -> tuple[Lanes, Parts]:
-        return self.compiled(lanes, self.fixed.theta, self.fixed.text, batch)
+    def __call__(self, lanes: Lanes, table: Table) -> tuple[Lanes, Parts]:
+        return self.compiled(lanes, self.fixed.theta, self.fixed.text, table)
 
     @property
     def temporary_bytes(self) -> int:
@@ -59,10 +72,21 @@ def stack(mesh: jax.sharding.Mesh, lanes: Sequence[tuple[TrainState, Constants]]
     return meshes.replicate(mesh, Lanes(*stacked))
 
 
-def stack_batches(mesh: jax.sharding.Mesh, batches: Sequence[Batch], size: int) -> Batch:
-    """The lanes' batches, filled up to one size, and split over the devices."""
-    filled = [batch if len(batch.labels) == size else _fill(batch, size) for batch in batches]
-    return meshes.shard(mesh, jax.tree.map(lambda *leaves: np.stack(leaves), *filled), axis=1)
+def stack_batches(mesh: jax.sharding.Mesh, rows: Sequence[Sequence[Batch]], size: int, most: int = 1) -> Table:
+    """The lanes' batches of each step, filled up to one size, and split over the devices.
+
+    Args:
+        most: steps that the table has room for.
+    """
+    filled = [batch if len(batch.labels) == size else _fill(batch, size) for row in rows for batch in row]
+
+    def stack(*leaves: Any) -> np.ndarray:
+        stacked = np.zeros((most, len(rows[0]), *leaves[0].shape), leaves[0].dtype)
+        np.stack(leaves, out=stacked[: len(rows)].reshape(-1, *leaves[0].shape))
+        return stacked
+
+    batch = meshes.shard(mesh, jax.tree.map(stack, *filled), axis=2)
+    return Table(batch, meshes.replicate(mesh, np.int32(len(rows))))
 
 
 def _fill(batch: Batch, size: int) -> Batch:
@@ -89,14 +113,14 @@ def replace(lanes: Lanes, index: int, new: Lanes) -> Lanes:
     return jax.tree.map(lambda old, x: old.at[index].set(x[0]), lanes, new)
 
 
-def compile_step(fixed: Fixed, lanes: Lanes, batch: Batch) -> Step:
-    """The step of these lanes, compiled ahead.
+def compile_step(fixed: Fixed, lanes: Lanes, table: Table) -> Step:
+    """The steps of these lanes, as many as the table has room for or fewer, compiled ahead.
 
     Layers are kept for the way back where the device has room for them, and else computed again.
     """
     remat = fixed.remat == "always"
     if fixed.remat == "auto":
-        images = fixed.num_samples * batch.labels.shape[-1]
+        images = fixed.num_samples * table.batch.labels.shape[-1]
         remat = width(lanes) * memory.kept_bytes(fixed.method, fixed.text, images) > memory.room()
     method = dataclasses.replace(
         fixed.method,
@@ -105,9 +129,26 @@ def compile_step(fixed: Fixed, lanes: Lanes, batch: Batch) -> Step:
     )
 
     # Left to itself the compiler may split the new states as it likes, and the next call wants them as they were.
-    step = functools.partial(take_step, method, fixed.num_samples)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(fixed.mesh))
-    return Step(fixed, jitted.lower(lanes, fixed.theta, fixed.text, batch).compile())
+    steps = functools.partial(take_steps, method, fixed.num_samples)
+    jitted = jax.jit(steps, donate_argnums=0, out_shardings=meshes.replicated(fixed.mesh))
+    return Step(fixed, jitted.lower(lanes, fixed.theta, fixed.text, table).compile())
+
+
+def take_steps(
+    method: Method, num_samples: int, lanes: Lanes, theta: Parameters, text: Text, table: Table
+) -> tuple[Lanes, Parts]:
+    """The steps of a table, one after another; how many is no part of the program, and no bit follows from it."""
+    room = table.batch.labels.shape[:2]
+
+    def body(i: Array, taken: tuple[Lanes, Parts]) -> tuple[Lanes, Parts]:
+        lanes, known = taken
+        batch = jax.tree.map(lambda x: x[i], table.batch)
+        lanes, parts = take_step(method, num_samples, lanes, theta, text, batch)
+        return lanes, jax.tree.map(lambda x, new: x.at[i].set(new), known, parts)
+
+    # A single step is no loop.
+    steps = table.steps if room[0] > 1 else 1
+    return jax.lax.fori_loop(0, steps, body, (lanes, Parts(jnp.zeros(room), jnp.zeros(room))))
 
 
 def take_step(

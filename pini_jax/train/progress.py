@@ -1,6 +1,6 @@
 """How far a training is, told while it goes on: a bar on a terminal, elsewhere a line every so often.
 
-Steps are queued much faster than the device takes them, so that a step counts when its loss is known.
+Calls are queued faster than the device is done with them, so that steps count when their losses are known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 from pini_jax.core.progress import bar, is_hidden
 
 EVERY = 30.0  # seconds between lines
-QUEUED = 16  # steps that the device may be behind: enough to keep it busy
+QUEUED = 2  # calls that the device may be behind: enough to keep it busy
 LOG = logging.getLogger(__name__)
 
 
@@ -67,6 +67,11 @@ class StepCounter:
         self._waiting.append((loss, steps))
         self._finish(down_to=QUEUED)
 
+    @property
+    def rate(self) -> float:
+        """Steps that were finished in a second, so far."""
+        return (self.done - self._before) / max(self._clock() - self._begun, 1e-9)
+
     def say(self, loss: float, accuracy: float) -> None:
         """What the last step that was recorded has come to."""
         self._said = f"loss={loss:.3f}, accuracy={accuracy:.1%}"
@@ -84,11 +89,7 @@ class StepCounter:
 
     def _tell(self) -> None:
         self._told = self._clock()
-        taken = self.done - self._before
-        left = ""
-        if taken:
-            seconds = (self._told - self._begun) / taken * (self.total - self.done)
-            left = f", about {duration(seconds)} left"
+        left = f", about {duration((self.total - self.done) / self.rate)} left" if self.rate else ""
         LOG.info("step %s of %s%s%s", f"{self.done:,}", f"{self.total:,}", left, self._said and f"; {self._said}")
 
 

@@ -43,7 +43,7 @@ class Recorder:
     """
 
     def __init__(self, run: Run, fresh: TrainState):
-        self._run = run
+        self._run, self._num_steps = run, run.num_steps
         rate = run.shared.method.schedule(run.config.optim, run.batches.per_epoch)
         self._rates = np.asarray(rate(jnp.arange(run.num_steps)))
         self._files = ExitStack()
@@ -80,7 +80,7 @@ class Recorder:
 
     def logs(self, done: int) -> bool:
         """Whether a line is due after so many steps."""
-        return done % self._run.config.log_every == 0 or done == self._run.num_steps
+        return done % self._run.config.log_every == 0 or done == self._num_steps
 
     def write(self, done: int, loss: float, accuracy: float) -> None:
         """A line about the last of `done` steps."""
@@ -94,7 +94,7 @@ class Recorder:
 
     def saves(self, done: int) -> bool:
         """Whether a checkpoint is due after so many steps."""
-        return done % self._run.config.checkpoint_every == 0 or done == self._run.num_steps
+        return done % self._run.config.checkpoint_every == 0 or done == self._num_steps
 
     def save(self, done: int, state: TrainState) -> None:
         """A checkpoint is due, unless something in it is no number."""

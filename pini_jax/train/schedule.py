@@ -1,8 +1,8 @@
-"""Which run takes a step when: many runs of different length in a few lanes, none of which waits."""
+"""Which run takes a step when, and in which call: runs of different length in a few lanes, none of which waits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -12,6 +12,9 @@ class Turn(NamedTuple):
     run: int
     step: int
     opens: bool
+
+
+Turns = Sequence[Turn | None]  # of every lane at a tick; None where it has no run left
 
 
 def num_busy_lanes(lengths: Sequence[int]) -> int:
@@ -34,8 +37,8 @@ def assign(lengths: Sequence[int], lanes: int) -> list[list[int]]:
     return queues
 
 
-def timetable(lengths: Sequence[int], starts: Sequence[int], lanes: int) -> Iterator[tuple[Turn | None, ...]]:
-    """At every tick the turn of every lane; None where a lane has no run left.
+def timetable(lengths: Sequence[int], starts: Sequence[int], lanes: int) -> Iterator[Turns]:
+    """At every tick the turn of every lane.
 
     A run keeps its lane whatever has been done before: lanes follow from `lengths`, not from `starts`.
 
@@ -49,3 +52,18 @@ def timetable(lengths: Sequence[int], starts: Sequence[int], lanes: int) -> Iter
     ]
     for tick in range(max(map(len, turns), default=0)):
         yield tuple(queue[tick] if tick < len(queue) else None for queue in turns)
+
+
+def cut(table: Iterable[Turns], ends: Callable[[Turn], bool], length: Callable[[], int]) -> Iterator[list[Turns]]:
+    """A timetable call by call.
+
+    Args:
+        ends: whether a turn ends a call; the last one of every run does, so that runs come in with a call's first.
+        length: how many ticks the next call has at most.
+    """
+    call, most = list[Turns](), length()
+    for turns in table:
+        call.append(turns)
+        if len(call) == most or any(ends(turn) for turn in turns if turn):
+            yield call
+            call, most = [], length()

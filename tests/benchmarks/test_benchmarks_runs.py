@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import calls, commands, inputs, population, predict, scaling, startup
+from benchmarks import calls, commands, inputs, population, predict, scaling, share, startup
 from pini_jax.data.datasets import packs
 
 
@@ -75,10 +75,11 @@ def test_many_images_are_those_beyond_the_few(tmp_path, fitted_run):
     assert cost["peak_mb"] > 100 and min(cost["seconds"], cost["processor"]) > 0
 
 
-def test_steps_in_one_call_are_those_of_a_call_each():
-    """Two calls of twenty steps, with batches that the device makes: bit by bit."""
-    row = calls.measure("features", 1, steps=40, rounds=1)
-    assert row["same"] and (row["size"], row["name"]) == (20, "features")
+def test_steps_in_one_call_are_those_of_a_call_each(monkeypatch):
+    """Whole trainings, bit by bit."""
+    monkeypatch.setitem(share.CONFIGS, "features", share.CONFIGS["features"] + ",shots=1")
+    row = calls.measure("features", 1, rounds=1)
+    assert row["same"] and (row["size"], row["name"]) == (32, "features")
     assert min(row[way][clock] for way in ("one", "several") for clock in ("wall", "cpu")) > 0
-    row |= dict(one=dict(wall=0.002, cpu=0.004), several=dict(wall=0.001, cpu=0.003))
-    assert calls.line(row) == ["1 x features", "20", "2.00 (4.00)", "1.00 (3.00)", "50% (25%)", "yes"]
+    row |= dict(one=dict(wall=2.0, cpu=4.0), several=dict(wall=1.0, cpu=3.0))
+    assert calls.line(row) == ["1 x features", "32", "2.00 (4.00)", "1.00 (3.00)", "50% (25%)", "yes"]

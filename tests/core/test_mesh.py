@@ -183,8 +183,8 @@ theta = mesh.replicate(devices, {"text": clip.theta["text"], "logit_scale": clip
 state = jax.jit(init_state, static_argnums=0)(injector, theta, text, constants)
 lanes = program.stack(devices, [(state, constants)])
 ones = Batch(np.ones((16, clip.embed_dim), np.float32), np.zeros(16, np.int32), np.ones(16, np.float32))
-batch = program.stack_batches(devices, [ones], 16)
-step = program.compile_step(program.Fixed(devices, injector, 1, "auto", theta, text), lanes, batch)
+table = program.stack_batches(devices, [[ones]], 16, most=4)
+step = program.compile_step(program.Fixed(devices, injector, 1, "auto", theta, text), lanes, table)
 assert [x.data.shape[0] for x in placed.suffix.addressable_shards] == [len(placed.suffix) // 8] * 8
 for line in step.compiled.as_text().splitlines():
     if found := re.search(r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute)\\(", line):

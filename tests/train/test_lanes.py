@@ -58,20 +58,20 @@ def frozen(theta, injector, text, remat="auto"):
 @pytest.mark.long
 def test_lanes_are_the_steps_of_runs_alone(clip, injector, text, runs, batches):
     """After three steps; a run changes its lane in between."""
-    lanes, batch = program.stack(MESH, runs), program.stack_batches(MESH, batches, 5)
-    assert program.width(lanes) == 3 and batch.labels.shape == (3, 5)
-    step = program.compile_step(frozen(clip.theta, injector, text), lanes, batch)
+    lanes, table = program.stack(MESH, runs), program.stack_batches(MESH, [batches], 5)
+    assert program.width(lanes) == 3 and table.batch.labels.shape == (1, 3, 5)
+    step = program.compile_step(frozen(clip.theta, injector, text), lanes, table)
     alone = jax.jit(train_step, static_argnums=(0, 1))
     states = [state for state, _ in runs]
     for i in range(3):
         if i == 2:
             lanes = program.replace(lanes, 1, program.stack(MESH, runs[:1]))
             states[1] = runs[0][0]
-        lanes, parts = step(lanes, batch)
+        lanes, parts = step(lanes, table)
         for lane, (one, (_, constants)) in enumerate(zip(batches, runs, strict=True)):
             constants = runs[0][1] if (i, lane) == (2, 1) else constants
             states[lane], expected = alone(injector, 2, states[lane], clip.theta, text, one, constants)
-            np.testing.assert_allclose(parts.loss[lane], expected.loss, rtol=1e-5)
+            np.testing.assert_allclose(parts.loss[0, lane], expected.loss, rtol=1e-5)
             taken = program.fetch_state(lanes)[lane]
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), taken, states[lane])
 
@@ -91,9 +91,9 @@ def deep(clip, injector):
 @pytest.fixture(scope="module")
 def bytes_of(deep, text, runs, batches):
     """remat -> temporary bytes of the step."""
-    lanes, batch = program.stack(MESH, runs[:1]), program.stack_batches(MESH, batches[:1], 5)
+    lanes, table = program.stack(MESH, runs[:1]), program.stack_batches(MESH, [batches[:1]], 5)
     injector, theta = deep
-    return lambda remat: program.compile_step(frozen(theta, injector, text, remat), lanes, batch).temporary_bytes
+    return lambda remat: program.compile_step(frozen(theta, injector, text, remat), lanes, table).temporary_bytes
 
 
 @pytest.fixture(scope="module")

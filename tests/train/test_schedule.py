@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pini_jax.train.schedule import Turn, assign, num_busy_lanes, timetable
+from pini_jax.train.schedule import Turn, assign, cut, num_busy_lanes, timetable
 
 SPANS = {
     "none": [],
@@ -68,3 +68,27 @@ def test_no_tick_is_without_a_run():
         ticks = table(spans, max(1, num_busy_lanes([span.stop for span in spans])))
         assert all(any(tick) for tick in ticks)
         assert all(isinstance(turn, Turn) for turn in ticks[0]) if ticks else True
+
+
+@pytest.mark.parametrize("kind", SPANS)
+def test_calls_are_the_timetable_in_order(kind):
+    """Each begins where runs come in, and ends where a checkpoint is due, or where it is as long as it may be."""
+    spans, chance = SPANS[kind], random.Random(2)
+    lengths = {run: span.stop for run, span in enumerate(spans)}
+
+    def ends(turn):
+        return turn.step % 4 == 3 or turn.step + 1 == lengths[turn.run]
+
+    for lanes in range(1, 7):
+        asked = []
+
+        def length(asked=asked):
+            asked.append(chance.randint(1, 3))
+            return asked[-1]
+
+        calls = list(cut(table(spans, lanes), ends, length))
+        assert [tick for call in calls for tick in call] == table(spans, lanes)
+        for call, most in zip(calls, asked, strict=False):
+            assert not any(turn.opens for tick in call[1:] for turn in tick if turn)
+            assert not any(ends(turn) for tick in call[:-1] for turn in tick if turn)
+            assert len(call) == most or any(ends(turn) for turn in call[-1] if turn)

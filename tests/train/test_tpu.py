@@ -4,6 +4,7 @@ No chip runs them here. What is shown is that each program has a form for a TPU:
 that only a CPU knows. The towers are in bfloat16, as on accelerators.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pini_jax.methods.objective import Objective
 from pini_jax.methods.optim import Optim
 from pini_jax.methods.registry import Towers
 from pini_jax.noise import sites
+from pini_jax.train import lanes
 from pini_jax.train.step import Constants, init_state, train_step
 
 BATCH = 8
@@ -86,6 +88,22 @@ def test_the_step_exports(name, clip, text):
     assert "stablehlo" in exported.mlir_module()
     new, _ = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
+
+
+def test_a_call_of_several_steps_exports(clip, text):
+    """As many as an argument says."""
+    method, images = build("released", clip)
+    mesh = meshes.make_mesh(1)
+    constants = CONSTANTS._replace(steps_per_epoch=np.array(10, np.int32), seed=np.array(1, np.uint32))
+    running = lanes.stack(mesh, [(starting(method, clip, text), constants)] * 2)
+    batch = Batch(images, LABELS, np.ones(BATCH, np.float32))
+    table = lanes.stack_batches(mesh, [[batch] * 2], BATCH, most=4)
+    given = running, meshes.replicate(mesh, clip.theta), meshes.replicate(mesh, text), table
+    call = jax.jit(functools.partial(lanes.take_steps, method, 1))
+    exported = export.export(call, platforms=["tpu"])(*given)
+    assert exported.platforms == ("tpu",)
+    _, parts = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    assert parts.loss.shape == (4, 2)
 
 
 @pytest.mark.parametrize("name", cases())
