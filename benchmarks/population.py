@@ -41,7 +41,7 @@ from pini_jax.runs import experiment, population
 from pini_jax.task.run import Shared, plan, share
 from pini_jax.train import calls, loop
 from pini_jax.train.group import Group, make_group
-from pini_jax.train.lanes import Lanes, Step, Table
+from pini_jax.train.lanes import BatchTable, Lanes, Step
 from pini_jax.train.lanes import stack as stack_lanes
 
 RESULT = Path(__file__).parent / "results" / "population.json"
@@ -134,7 +134,7 @@ def members(case: Case, folder: Path) -> list[Config]:
 # ------------------------------------------------------------------------------------------------ steps
 
 
-def seconds_of(step: Step, lanes: Lanes, table: Table, ticks: int) -> float:
+def seconds_of(step: Step, lanes: Lanes, table: BatchTable, ticks: int) -> float:
     """Of a tick, where so many follow each other as in training: none waits to be asked for."""
     lanes = jax.block_until_ready(jax.tree.map(jnp.copy, lanes))
     start = time.perf_counter()

@@ -81,7 +81,7 @@ class Training:
         """The images that all steps see."""
         return Batch(found, self.labels, np.ones(len(self.labels), np.float32))
 
-    def _table(self, found: Float[Array, "b e"]) -> lanes.Table:
+    def _table(self, found: Float[Array, "b e"]) -> lanes.BatchTable:
         return lanes.stack_batches(self.mesh, [[self.batch(found)]], len(self.labels))
 
     @functools.cached_property

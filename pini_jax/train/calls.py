@@ -13,7 +13,7 @@ from pini_jax.core import mesh as meshes
 from pini_jax.methods.method import Batch
 from pini_jax.train import lanes
 from pini_jax.train.group import Group, batch_size
-from pini_jax.train.lanes import Table
+from pini_jax.train.lanes import BatchTable
 from pini_jax.train.progress import StepCounter
 from pini_jax.train.schedule import Turn, Turns, cut
 
@@ -25,7 +25,7 @@ class Call(NamedTuple):
     """Which run takes which step in each lane, tick by tick, and what they read."""
 
     ticks: Sequence[Turns]
-    table: Table
+    table: BatchTable
 
     @property
     def turns(self) -> list[tuple[int, int, Turn]]:
@@ -55,7 +55,7 @@ def length(group: Group, rate: float) -> int:
     return max(1, min(group.most, int(meshes.agree(SECONDS * rate / group.width))))
 
 
-def read_batches(group: Group, ticks: Sequence[Turns]) -> Table:
+def read_batches(group: Group, ticks: Sequence[Turns]) -> BatchTable:
     """The batches of every tick, lane by lane."""
     mesh = group.runs[0].shared.mesh
     rows = [read_tick(group, turns) for turns in ticks]

@@ -38,7 +38,7 @@ class Fixed(NamedTuple):
     text: Text
 
 
-class Table(NamedTuple):
+class BatchTable(NamedTuple):
     """What the steps of a call read.
 
     Attributes:
@@ -56,7 +56,7 @@ class Step(NamedTuple):
     fixed: Fixed
     compiled: jax.stages.Compiled
 
-    def __call__(self, lanes: Lanes, table: Table) -> tuple[Lanes, Parts]:
+    def __call__(self, lanes: Lanes, table: BatchTable) -> tuple[Lanes, Parts]:
         return self.compiled(lanes, self.fixed.theta, self.fixed.text, table)
 
     @property
@@ -72,7 +72,9 @@ def stack(mesh: jax.sharding.Mesh, lanes: Sequence[tuple[TrainState, Constants]]
     return meshes.replicate(mesh, Lanes(*stacked))
 
 
-def stack_batches(mesh: jax.sharding.Mesh, rows: Sequence[Sequence[Batch]], size: int, most: int = 1) -> Table:
+def stack_batches(
+    mesh: jax.sharding.Mesh, rows: Sequence[Sequence[Batch]], size: int, most: int = 1
+) -> BatchTable:
     """The lanes' batches of each step, filled up to one size, and split over the devices.
 
     Args:
@@ -86,7 +88,7 @@ def stack_batches(mesh: jax.sharding.Mesh, rows: Sequence[Sequence[Batch]], size
         return stacked
 
     batch = meshes.shard(mesh, jax.tree.map(stack, *filled), axis=2)
-    return Table(batch, meshes.replicate(mesh, np.int32(len(rows))))
+    return BatchTable(batch, meshes.replicate(mesh, np.int32(len(rows))))
 
 
 def _fill(batch: Batch, size: int) -> Batch:
@@ -113,7 +115,7 @@ def replace(lanes: Lanes, index: int, new: Lanes) -> Lanes:
     return jax.tree.map(lambda old, x: old.at[index].set(x[0]), lanes, new)
 
 
-def compile_step(fixed: Fixed, lanes: Lanes, table: Table) -> Step:
+def compile_step(fixed: Fixed, lanes: Lanes, table: BatchTable) -> Step:
     """The steps of these lanes, as many as the table has room for or fewer, compiled ahead.
 
     Layers are kept for the way back where the device has room for them, and else computed again.
@@ -135,7 +137,7 @@ def compile_step(fixed: Fixed, lanes: Lanes, table: Table) -> Step:
 
 
 def take_steps(
-    method: Method, num_samples: int, lanes: Lanes, theta: Parameters, text: Text, table: Table
+    method: Method, num_samples: int, lanes: Lanes, theta: Parameters, text: Text, table: BatchTable
 ) -> tuple[Lanes, Parts]:
     """The steps of a table, one after another; how many is no part of the program, and no bit follows from it."""
     room = table.batch.labels.shape[:2]
