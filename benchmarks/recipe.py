@@ -61,9 +61,11 @@ class Problem(NamedTuple):
         known = self.support
         train, val, rest = (np.isin(labels, classes) for labels in (known.labels, known.val_labels, self.labels))
         number = np.searchsorted(classes, np.arange(len(self.text)))
-        support = Support(
-            *(known.features[:, train], number[known.labels[train]]),
-            *(known.val_features[val], number[known.val_labels[val]]),
+        support = known._replace(
+            features=known.features[:, train],
+            labels=number[known.labels[train]],
+            val_features=known.val_features[val],
+            val_labels=number[known.val_labels[val]],
         )
         return Problem(support, self.text[classes], self.features[rest], number[self.labels[rest]])
 
@@ -74,9 +76,8 @@ def problem(shared: runs.Shared, config: configs.Config) -> Problem:
     chosen = {record.id for record in (*run.data.train, *run.data.val)}
     rest = [record for record in shared.whole.train if record.id not in chosen]
     text = held_out.unit(np.asarray(shared.task.text.features)[0])
-    support = Support(*map(np.asarray, runs.support(run)))
     features = held_out.unit(np.asarray(shared.frozen.images(rest, "features")))
-    return Problem(support, text, features, runs.labels_of(rest))
+    return Problem(runs.support(run), text, features, runs.labels_of(rest))
 
 
 def judge(given: Problem) -> tuple[float, float, float]:

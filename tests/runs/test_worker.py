@@ -253,12 +253,16 @@ def test_somebody_elses_folder_is_a_failure(sweep, monkeypatch):
     assert status(sweep).finished == 3 and theirs.exists()
 
 
-def test_a_lease_says_how_far_the_unit_is_and_ends_who_has_lost_it(sweep):
-    claims = Claims(worker.claims_store(sweep), 2, "one", lease=0.04)
-    claim = claims.take()
-    renewed = threading.Event()
+def claimed(sweep, lease):
+    """Claims with one that was taken, and an event that is set whenever it was renewed."""
+    claims, renewed = Claims(worker.claims_store(sweep), 2, "one", lease=lease), threading.Event()
     renew = claims.renew
     claims.renew = lambda *said: (renew(*said), renewed.set())
+    return claims, claims.take(), renewed
+
+
+def test_a_lease_says_how_far_the_unit_is_and_ends_who_has_lost_it(sweep):
+    claims, claim, renewed = claimed(sweep, lease=0.04)
     with worker.Lease(claims, claim) as lease:
         lease.report(5, 10)
         renewed.clear()
@@ -272,11 +276,7 @@ def test_a_lease_says_how_far_the_unit_is_and_ends_who_has_lost_it(sweep):
 
 def test_a_first_step_is_told_at_once(sweep):
     """So that a worker that is lost soon after it is none that its unit has killed."""
-    claims = Claims(worker.claims_store(sweep), 2, "one", lease=3600.0)
-    claim = claims.take()
-    renewed = threading.Event()
-    renew = claims.renew
-    claims.renew = lambda *said: (renew(*said), renewed.set())
+    claims, claim, renewed = claimed(sweep, lease=3600.0)
     with worker.Lease(claims, claim) as lease:
         lease.report(5, 10)
         assert renewed.wait(60) and json.loads(claims.store.read(claim.key()))["step"] == 5
