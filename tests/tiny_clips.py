@@ -128,6 +128,18 @@ def hugging_face_folder(path: Path, seed: int = 0, **chosen) -> Path:
     return path
 
 
+def small_run(images: Path, clip: Path, **others) -> dict:
+    """The settings of a run on a folder of images with such a CLIP, which is written; two shots, in no time."""
+    return {
+        "dataset": f"folder:{images}",
+        "clip": str(hugging_face_folder(clip, layers=1)),
+        "noise": NOISE,
+        "template": "x the {}.",
+        **{"shots": 2, "views": 1, "num_draws": 2},
+        **others,
+    }
+
+
 def random(shapes, seed: int = 0):
     """Arrays of these shapes, none like another and all of about unit size in a layer; variances are positive."""
     rng = np.random.default_rng(seed)

@@ -19,19 +19,8 @@ from pini_jax.runs import population
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     made = tmp_path_factory.mktemp("data")
-    return {
-        "dataset": f"folder:{folder(made / 'images')}",
-        "clip": str(tiny_clips.hugging_face_folder(made / "clip", layers=1)),
-        "noise": tiny_clips.NOISE,
-        "template": "x the {}.",
-        "shots": 2,
-        "views": 1,
-        "batch_size": 2,
-        "num_draws": 2,
-        "log_every": 2,
-        "checkpoint_every": 2,
-        "optim": {"epochs": 3},
-    }
+    training = {"batch_size": 2, "log_every": 2, "checkpoint_every": 2, "optim": {"epochs": 3}}
+    return tiny_clips.small_run(folder(made / "images"), made / "clip", **training)
 
 
 @pytest.fixture

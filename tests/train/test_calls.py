@@ -39,19 +39,14 @@ def pack(tmp_path_factory):
 def towers(tmp_path_factory):
     """A run with the text tower in its steps."""
     made = tmp_path_factory.mktemp("clip")
-    return {
-        "dataset": f"folder:{folder(made / 'images')}",
-        "clip": str(tiny_clips.hugging_face_folder(made / "clip", layers=1)),
-        "noise": tiny_clips.NOISE,
-        "template": "x the {}.",
-        "shots": 2,
+    training = {
         "views": 2,
         "batch_size": 2,
-        "num_draws": 2,
         "log_every": 2,
         "checkpoint_every": 6,
         "optim": {"epochs": 4, "lr": 0.1},
     }
+    return tiny_clips.small_run(folder(made / "images"), made / "clip", **training)
 
 
 @pytest.fixture

@@ -176,14 +176,7 @@ def test_unreadable_test_image_before_the_training(tmp_path):
 @pytest.fixture
 def colours(tmp_path):
     """Three classes of small pictures, and what trains on them in no time."""
-    tiny_clips.hugging_face_folder(tmp_path / "clip", layers=1)
-    return {
-        "dataset": f"folder:{protocols.folder(tmp_path / 'images')}",
-        "clip": str(tmp_path / "clip"),
-        "noise": tiny_clips.NOISE,
-        "template": "x the {}.",
-        **{"shots": 2, "views": 1, "num_draws": 2},
-    }
+    return tiny_clips.small_run(protocols.folder(tmp_path / "images"), tmp_path / "clip")
 
 
 # Rates at which the last update, or what follows from it, is no number; two steps of which the first is the last.
@@ -240,16 +233,8 @@ def test_features_that_are_no_numbers_are_named_before_the_training(colours, tmp
 def whole(tmp_path_factory):
     """A finished run of nine steps with checkpoints."""
     made = tmp_path_factory.mktemp("whole")
-    settings = configs.resolve(
-        {
-            "dataset": f"folder:{protocols.folder(made / 'images')}",
-            "clip": str(tiny_clips.hugging_face_folder(made / "clip", layers=1)),
-            "noise": tiny_clips.NOISE,
-            "template": "x the {}.",
-            **{"shots": 2, "views": 1, "num_draws": 2, "batch_size": 2},
-            **{"log_every": 2, "checkpoint_every": 2, "optim": {"epochs": 3}},
-        }
-    )
+    training = {"batch_size": 2, "log_every": 2, "checkpoint_every": 2, "optim": {"epochs": 3}}
+    settings = configs.resolve(tiny_clips.small_run(protocols.folder(made / "images"), made / "clip", **training))
     experiment.train_and_evaluate(settings, made / "run")
     return settings, made / "run"
 
