@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +47,12 @@ def _digest(state: TrainState) -> str:
 def num_bytes(state: TrainState) -> int:
     """Bytes of the arrays in a checkpoint; on disk a few kilobytes of metadata come on top."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def _cause(error: Exception) -> str:
+    """What the system says of a failed write, which TensorStore may put before a page of its own settings."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(number[1])) if number else last_line(error)
 
 
 def recorded(folder: Path) -> dict[str, str]:
@@ -152,7 +160,7 @@ class Checkpoints:
             )
         except Exception as error:  # the storage library has errors of its own
             raise OSError(
-                f"checkpoint {step} could not be written, earlier ones are kept ({last_line(error)})"
+                f"checkpoint {step} could not be written, earlier ones are kept ({_cause(error)})"
             ) from error
 
     def restore(self, like: TrainState) -> TrainState | None:

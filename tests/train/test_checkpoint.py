@@ -143,6 +143,24 @@ def with_buffers(state):
     return state._replace(buffers={"pixels": {"batch_stats": {"stem": gathered}}})
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Failed to write 128 bytes to file 25: No space left on device [os_error_code='28']",
+        f"Failed to write: No space left on device [source locations='{'x' * 400}'] [os_error_code='28']",
+        "No space left on device",  # no number of TensorStore's
+    ],
+)
+def test_why_a_checkpoint_could_not_be_written(folder, monkeypatch, said):
+    def full(*_, **__):
+        raise ValueError(f"while saving\n{said}")
+
+    with checkpoints(folder) as found:
+        monkeypatch.setattr(found._checkpointer, "save_checkpointables", full)
+        with pytest.raises(OSError, match=r"earlier ones are kept \(No space left on device\)$"):
+            found.save(make_state(25))
+
+
 def test_the_position_says_epoch_and_batch(folder):
     position = ocp.load_checkpointables(folder / "15")["state"]["position"]
     assert {key: int(value) for key, value in position.items()} == {"step": 15, "epoch": 3, "batch": 3}

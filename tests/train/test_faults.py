@@ -121,7 +121,7 @@ def test_full_disk_keeps_earlier_checkpoints(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     line = fails(tmp_path / "run", limit="ulimit -f 40")  # blocks of 512 bytes
     monkeypatch.undo()
-    assert re.search(r"checkpoint 200 could not be written, earlier ones are kept .*File too large", line)
+    assert re.search(r"checkpoint 200 could not be written, earlier ones are kept \(File too large\)", line)
     assert "going on from step 190" in commands.finish(commands.start(tmp_path / "run"))
     assert commands.result(tmp_path / "run") == commands.result(finished)
 
