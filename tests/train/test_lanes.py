@@ -1,6 +1,7 @@
 """The compiled step: lanes do not meet, and memory decides what is kept."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -143,6 +144,25 @@ def test_convolutions_of_one_s_own_are_not_trained_side_by_side(clip, text, monk
     assert (memory.most_lanes(method, Text(text.features), images=10) > 1) == side_by_side
     monkeypatch.setattr(memory.jax, "default_backend", lambda: "gpu")
     assert memory.most_lanes(method, Text(text.features), images=10) > 1
+
+
+def test_convolutions_of_a_step_are_in_no_loop(clip, text):
+    """In one, XLA's take 40 times as long on a CPU (https://github.com/jax-ml/jax/issues/12868)."""
+    noise = sites.build_noise({"pixels": {"generator": "conv"}})
+    method = Injector(clip.text_tower, noise, image_tower=clip.image_tower)
+    text, size = Text(text.features), clip.image_tower.sizes.image_size
+    constants = Constants(np.array(1, np.uint32), Optim(), np.array(1))
+    lanes = program.stack(
+        MESH, [(jax.jit(init_state, static_argnums=0)(method, clip.theta, text, constants), constants)]
+    )
+    images = np.zeros((2, size, size, 3), np.float32)
+    batch = Batch(images, np.zeros(2, int), np.ones(2, np.float32))
+    table = program.stack_batches(MESH, [[batch]], size=2)
+    steps = functools.partial(program.take_steps, method, 1)
+    equations = jax.make_jaxpr(steps)(lanes, clip.theta, text, table).eqns
+    loops = [str(equation) for equation in equations if equation.primitive.name in ("scan", "while")]
+    assert "conv_general_dilated" in " ".join(map(str, equations)), "there are some"
+    assert not [loop for loop in loops if "conv_general_dilated" in loop]
 
 
 def test_lanes_follow_from_sizes_and_the_kind_of_device(deep, text, monkeypatch):
