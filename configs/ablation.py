@@ -6,8 +6,9 @@
 
 The base is `digits`, or any other config: `ablation:base=paper,dataset=dtd,data_dir=/data`. Every variant is
 trained with seeds 1 to 3, at the shots that are given, or at 1, 4 and 16; prediction modes are columns of every
-result. Axes: where the noise is and what makes it, draws, bound, divergence, reduction, size, how sigma is made,
-and what is learned of mu and sigma. `docs/ablation.md` says what came out.
+result. Axes: where the noise is and what makes it, with draws in training and without; the number of draws, bound,
+divergence, reduction, size, how sigma is made, and what is learned of mu and sigma. `docs/ablation.md` says what
+came out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,10 +29,12 @@ def variants(noise: Mapping[str, Mapping], sites: Mapping) -> dict[str, dict]:
 
 
 def _places(sites: Mapping) -> Iterator[tuple[str, dict]]:
-    """Noise at one site alone, by each of its generators; and at a site of either side, by tables."""
+    """At one site alone, by each of its generators: noise, or a mean learned without any; and on both sides."""
     for site in sites.values():
         for generator in site.generators:
-            yield f"{site.name}: {generator}", {"noise": {site.name: {"generator": generator}}}
+            alone = {"generator": generator}
+            yield f"{site.name}: {generator}", {"noise": {site.name: alone}}
+            yield f"{site.name}: {generator}, mean_only", {"noise": {site.name: alone | {"control": "mean_only"}}}
     yield "both sides: table", {"noise": {name: {"generator": "table"} for name in OF_FEATURES}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -108,6 +109,50 @@ def measure_information(plain: Answers, noisy: Answers) -> Information:
             max(np.std(x - conditional) for x in (entropy, surprise)) / np.sqrt(max(1, len(conditional) - 1))
         ),
     )
+
+
+class Gain(NamedTuple):
+    """A mean over images, in nats, with its standard error."""
+
+    nats: float
+    standard_error: float
+
+
+class GainsOfDraws(NamedTuple):
+    """What draws tell beyond their own mean; see `gains_of_draws`."""
+
+    single: Gain
+    averaged: Gain
+    calibrated: Gain
+
+
+def gains_of_draws(mean: Answers, marginal: Answers, temperatures: Mapping[str, float]) -> GainsOfDraws:
+    """How much less surprised by the label y draws are than predictions with the mean of the noise alone.
+
+    single      E_eps[log q(y | x, eps)] - log q(y | x, mean)
+    averaged    log E_eps[q(y | x, eps)] - log q(y | x, mean), never below `single`
+    calibrated  the same, each at its own temperature
+
+    Above 0, noise is positive-incentive where only the draws count. Averages of draws are less sure than their
+    mean, which is a gain where the mean is too sure: one that a temperature gives as well, and that `calibrated`
+    does not count.
+
+    Args:
+        marginal: by the draws over which E_eps is taken.
+        temperatures: of the modes `mean` and `marginal`; 1 where nothing calibrates.
+    """
+    mean, marginal = mean.labelled(), marginal.labelled()
+    own, average = (x.label_log_probability for x in (mean, marginal))
+    softened = [
+        x.label_log_probability / temperatures[mode] - x.normaliser
+        for mode, x in (("mean", mean), ("marginal", marginal))
+    ]
+    return GainsOfDraws(_gain(own, marginal.label_expected), _gain(own, average), _gain(*softened))
+
+
+def _gain(before: Float[np.ndarray, "b"], after: Float[np.ndarray, "b"]) -> Gain:
+    differences = after - before
+    return Gain(float(differences.mean()), float(np.std(differences) / np.sqrt(max(1, len(differences) - 1))))
 
 
 # --------------------------------------------------------------------------------------------------- by class

@@ -24,7 +24,7 @@ from pini_jax.task.task import Task
 PLAIN = ZeroShot()
 LOG = logging.getLogger(__name__)
 OWN = ("val", "test", "held_out")  # splits of the task that is trained on; all others are unseen
-OF_TEST = ("zero_shot", "test", "information", "reliability", "intervals", "doubt")
+OF_TEST = ("zero_shot", "test", "information", "draws", "reliability", "intervals", "doubt")
 
 
 class Trained(NamedTuple):
@@ -201,10 +201,12 @@ def measure_test(kept: Kept, split: str) -> dict[str, Any]:
     """All that is reported of test images."""
     by_mode = kept.by_mode(split)
     plain = by_mode["zero_shot"]
+    draws = metrics.gains_of_draws(by_mode["mean"], by_mode["marginal"], kept.temperatures)
     return {
         "zero_shot": metrics.measure(plain, kept.temperatures["zero_shot"])._asdict(),
         "test": _metrics_of_modes(kept, split),
         "information": metrics.measure_information(plain, by_mode["marginal"])._asdict(),
+        "draws": {name: gain._asdict() for name, gain in draws._asdict().items()},
         "reliability": {mode: reliability_of(answers) for mode, answers in by_mode.items()},
     }
 

@@ -5,7 +5,7 @@
 | `accuracy`    | test accuracy against shots, with the 95 % confidence band of the mean over seeds     |
 | `differences` | differences to plain CLIP with their intervals, and which methods are not told apart  |
 | `reliability` | accuracy against confidence; the area of a dot is the share of predictions            |
-| `information` | usable information, and H(T) - H(T given E)                                           |
+| `information` | usable information, draws against their mean, and H(T) - H(T given E)                 |
 """
 
 from __future__ import annotations
@@ -221,26 +221,33 @@ def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Compariso
 
 def information_figure(entries: Sequence[Entry]) -> Captioned | None:
     """A dot for every run, and a stroke at their mean."""
-    kinds = {"usable_information": "usable information", "mutual_information": "H(T) − H(T|E)"}
+    kinds = {
+        "usable information": ("information", "usable_information"),
+        "draws against their mean": ("draws", "averaged", "nats"),
+        "H(T) − H(T|E)": ("information", "mutual_information"),
+    }
     groups = ordered(entries)
-    figure, panels = _rows(list(groups), 2)
+    figure, panels = _rows(list(groups), len(kinds))
     shots = sorted({entry.result["shots"] for entry in entries})
-    for axes, (kind, title) in zip(panels, kinds.items(), strict=True):
+    for axes, (title, path) in zip(panels, kinds.items(), strict=True):
         for row, group in enumerate(groups.values()):
-            values = by_shots(group, "information", kind)
+            values = by_shots(group, *path)
             for k, found in values.items():
                 size = 3 + 12 * (shots.index(k) + 1) / len(shots)
                 axes.scatter(found, [row] * len(found), s=size, color=COLOURS[0], alpha=0.45, linewidth=0)
-            axes.plot([np.mean([np.mean(x) for x in values.values()])], [row], "|", color="black", markersize=7)
-        axes.set_xlabel(f"{title},\nnats")
+            if values:  # earlier versions measured less
+                mean = np.mean([np.mean(x) for x in values.values()])
+                axes.plot([mean], [row], "|", color="black", markersize=7)
+        axes.set_xlabel(f"{wrapped(title, 18)},\nnats")
     useful = {label: _mean_information(group) for label, group in groups.items()}
     best = max(useful, key=lambda label: useful[label])
     return Captioned(
         "information",
         "Information",
         "Left: how much less surprised the method is by the right answer than plain CLIP, on the mean over images "
-        "(usable information). Right: how much surer it is than plain CLIP believes itself to be; below 0 even "
-        "where accuracy rises, if plain CLIP is overconfident. Dots are runs, larger with more shots; strokes are "
+        "(usable information). Middle: how much less surprised averaged draws of noise are than its mean alone. "
+        "Right: how much surer the method is than plain CLIP believes itself to be; below 0 even where accuracy "
+        "rises, if plain CLIP is overconfident. Dots are runs, larger with more shots; strokes are "
         "means over shots. Above 0 the noise is positive-incentive.",
         f"The most usable information has {best}: {useful[best]:+.2f} nats in the mean.",
         figure,

@@ -36,6 +36,7 @@ MEASURED = (
     "val",
     "test",
     "information",
+    "draws",
     "harmonic_mean",
     "unseen",
     "doubt",
@@ -63,6 +64,8 @@ SHOWN = {
     "plausible classes of an image": Measure((*SETS, "mean_size"), 1, 1),
     "share of images that may be of none of the classes": Measure(("doubt", "modes", "mean", "unsure"), 1, 3),
     "usable information, nats": Measure(("information", "usable_information"), 1, 2),
+    "draws against their mean, nats": Measure(("draws", "averaged", "nats"), 1, 3),
+    "draws against their mean, nats, calibrated": Measure(("draws", "calibrated", "nats"), 1, 3),
     "seconds": Measure(("seconds",), 1, 1),
     "peak memory, MB": Measure(("peak_bytes",), 1e-6, 0),
 }

@@ -15,7 +15,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.wording import MOST, listed
 from pini_jax.runs import experiment, folder
 
-MEASURED = ("zero_shot", "val", "test", "unseen", "information")
+MEASURED = ("zero_shot", "val", "test", "unseen", "information", "draws")
 
 
 def reproduce(run: Path, workdir: Path) -> list[str]:

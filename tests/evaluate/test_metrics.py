@@ -6,7 +6,8 @@ import scipy.special
 import sklearn.metrics
 
 from pini_jax.evaluate import metrics
-from pini_jax.evaluate.predictions import without_draws
+from pini_jax.evaluate.prediction import Predictions
+from pini_jax.evaluate.predictions import answers, without_draws
 
 NUM_CLASSES = 5
 
@@ -90,6 +91,36 @@ def test_information_by_a_loop():
     assert found.usable_information == pytest.approx(np.mean(surprise) - np.mean(conditional), rel=1e-5)
     spreads = [np.std(np.subtract(x, conditional), ddof=1) for x in (entropy, surprise)]
     assert found.standard_error == pytest.approx(max(spreads) / len(labels) ** 0.5, rel=1e-5)
+
+
+def test_gains_of_draws_by_a_loop():
+    """Over images and draws, before and after temperatures."""
+    mean, labels = predictions(0)
+    draws = [np.float64(predictions(seed)[0]) for seed in (1, 2, 3)]
+    average = np.log(np.mean(np.exp(draws), axis=0))
+    unknown = np.full(len(labels), np.nan)
+    temperatures = {"mean": 2.0, "marginal": 0.5}
+    of_mean, of_draws = (
+        answers([""] * len(labels), labels, Predictions(log_p, expected, *[unknown] * 3), temperatures[mode])
+        for mode, log_p, expected in (("mean", mean, mean), ("marginal", average, np.mean(draws, axis=0)))
+    )
+    found = metrics.gains_of_draws(of_mean, of_draws, temperatures)
+    single, averaged, calibrated = [], [], []
+    for b, label in enumerate(labels):
+        single.append(np.mean([draw[b, label] for draw in draws]) - mean[b, label])
+        averaged.append(average[b, label] - mean[b, label])
+        cool = [x[b] / t - np.log(np.exp(x[b] / t).sum()) for x, t in ((mean, 2.0), (average, 0.5))]
+        calibrated.append(cool[1][label] - cool[0][label])
+    for gain, by_hand in zip(found, (single, averaged, calibrated), strict=True):
+        assert gain.nats == pytest.approx(np.mean(by_hand), rel=1e-5)
+        assert gain.standard_error == pytest.approx(np.std(by_hand, ddof=1) / len(labels) ** 0.5, rel=1e-5)
+    assert found.single.nats < found.averaged.nats
+
+
+def test_draws_that_are_all_the_mean_gain_nothing():
+    same = without_draws(*predictions(0))
+    gains = metrics.gains_of_draws(same, same, {"mean": 1.0, "marginal": 1.0})
+    assert set(gains) == {metrics.Gain(0.0, 0.0)}
 
 
 def test_noise_that_does_nothing_tells_nothing():

@@ -157,6 +157,7 @@ def test_the_ablation_covers_every_site_and_generator():
     by_name = {member.values["variant"]: member.config for member in members}
     assert len({member.name for member in members}) == len(members) == 3 * len(by_name)
     assert {f"{site}: {generator}" for site in SITES for generator in SITES[site].generators} <= by_name.keys()
+    assert by_name["pixels: conv, mean_only"].noise["pixels"]["control"] == "mean_only"
     assert len({x.hash for x in by_name.values()}) == len(by_name)
     assert by_name["none"].method == "zero_shot"
     assert set(by_name["pixels: conv"].noise) == {"pixels"}

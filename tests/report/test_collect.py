@@ -25,6 +25,7 @@ def result(shots, seed, accuracy, marginal=None, method="pini"):
         "zero_shot": metrics(0.5),
         "test": {mode: metrics(accuracy) for mode in modes[1:3]} | {"marginal": metrics(marginal or accuracy)},
         "information": {"usable_information": accuracy - 0.5, "mutual_information": accuracy - 0.75},
+        "draws": {"averaged": {"nats": accuracy - 0.6}, "calibrated": {"nats": 0.0}},
         "reliability": dict.fromkeys(modes, bins),
     }
 

@@ -19,7 +19,8 @@ def entries(tmp_path):
 def test_cells_are_means_and_sample_deviations(entries):
     frames = tables.wide_frames(entries)
     modes = [f"accuracy, % ({mode})" for mode in ("mean", "sample", "marginal")]
-    assert list(frames) == [*modes, "NLL, nats", "ECE", "usable information, nats"]
+    draws = [f"draws against their mean, nats{how}" for how in ("", ", calibrated")]
+    assert list(frames) == [*modes, "NLL, nats", "ECE", "usable information, nats", *draws]
     spread = np.std([61, 62], ddof=1)
     assert list(frames[modes[0]].columns) == ["1", "16", "mean"]
     assert list(frames[modes[0]].loc["pini"]) == [f"61.5 ± {spread:.1f}", "71.0", "66.2"]
