@@ -148,7 +148,7 @@ def takes_its_place(old: Path, folders: Sequence[Path]) -> bool:
 def warn_of_worse(what: str, folders: Sequence[Path]) -> None:
     """Says which chosen runs are below zero-shot CLIP on validation images."""
     for run in folders:
-        if below := terminal.below_zero_shot(folder.read_result(run / "result.json")):
+        if below := terminal.below_zero_shot(folder.read_sealed(run / "result.json")):
             LOG.warning("%s: %s, in %s", what, below, run)
 
 

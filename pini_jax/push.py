@@ -54,7 +54,7 @@ def uploaded_files(run: Path, name: HubName) -> dict[str, bytes]:
     exported = injector.load_run(run)
     if not run.is_dir():
         return {injector.FILE: run.read_bytes(), "README.md": card.make_card(name, exported, {}, ()).encode()}
-    result = folder.read_result(run / "result.json")
+    result = folder.read_sealed(run / "result.json")
     words = folder.read_sealed(run / "provenance.json")["command"]
     files = {file: (run / file).read_bytes() for file in FILES if (run / file).exists()}
     return files | {"README.md": card.make_card(name, exported, result, words).encode()}

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
 from pini_jax.core import stop
+from pini_jax.core.shapes import Numbers
 from pini_jax.data.support import Support, stand_ins
 from pini_jax.methods.gaussian_classes import TINY, Shots
 
@@ -42,37 +43,46 @@ def parts(support: Support, text: Float[np.ndarray, "c e"]) -> list[Part]:
     place, one of each class, and it judges; without validation images, folds leave out classes. Where images stand
     for the texts, it is those of the part alone, and no class is left out.
     """
-    features, labels = (np.asarray(x) for x in (support.features, support.labels))
-    val_features, val_labels = np.asarray(support.val_features), np.asarray(support.val_labels)
-    shots = _shots(features, labels)
-    own = shots.features[: len(labels)]  # the first view of an image judges
-    parts = [Part(shots, text, unit(val_features).reshape(-1, features.shape[-1]), val_labels)]
+    width = np.shape(support.features)[-1]
+    shots = _shots(support.features, support.labels)
+    whole = Part(shots, text, unit(support.val_features).reshape(-1, width), np.asarray(support.val_labels))
+    turned = np.bincount(support.labels).max() == 1 and len(support.val_labels)
+    return [whole, *(_turned(support, text) if turned else _without_folds(support, shots, text))]
 
-    def part(shots: Shots, judges: np.ndarray) -> Part:
-        texts = text if support.has_texts else stand_ins(shots.features, shots.labels, len(text))
-        return Part(shots, texts, own[judges], labels[judges])
 
-    counts = np.bincount(labels)
-    if counts.max() == 1 and len(val_labels):
-        first = np.unique(val_labels, return_index=True)[1]
-        if support.has_texts or len(first) == len(text):
-            parts.append(part(_shots(val_features[None, first], val_labels[first]), np.argsort(labels)))
-        return parts
-    fold, number = folds(labels, max(2, min(FOLDS, counts.max()))), np.arange(len(labels))
+def _turned(support: Support, text: Float[np.ndarray, "c e"]) -> Iterator[Part]:
+    """One validation image of each class, which the selection judges; none if they cannot stand for the texts."""
+    labels, first = np.unique(support.val_labels, return_index=True)
+    if support.has_texts or len(first) == len(text):
+        shots = _shots(np.asarray(support.val_features)[None, first], labels)
+        yield _part(support, shots, text, np.argsort(support.labels))
+
+
+def _without_folds(support: Support, shots: Shots, text: Float[np.ndarray, "c e"]) -> Iterator[Part]:
+    """The selection without each fold, which judges; a class of one image stays where that is its text, too."""
+    labels = np.asarray(support.labels)
+    counts, number = np.bincount(labels), np.arange(len(labels))
+    fold = folds(labels, max(2, min(FOLDS, counts.max())))
     may_go = np.full(len(labels), True) if support.has_texts else counts[labels] > 1
-    for out in (number[may_go & (fold == i)] for i in np.unique(fold[may_go])):
-        parts.append(part(shots.take(~np.isin(shots.images, out)), out))
-    return parts
+    for i in np.unique(fold[may_go]):
+        out = number[may_go & (fold == i)]
+        yield _part(support, shots.take(~np.isin(shots.images, out)), text, out)
 
 
-def _shots(features: Float[np.ndarray, "v m e"], labels: Int[np.ndarray, "m"]) -> Shots:
+def _part(support: Support, shots: Shots, text: Float[np.ndarray, "c e"], judges: Int[np.ndarray, "n"]) -> Part:
+    """Shots that images of the selection judge, each by its first view."""
+    texts = text if support.has_texts else stand_ins(shots.features, shots.labels, len(text))
+    return Part(shots, texts, unit(np.asarray(support.features)[0, judges]), np.asarray(support.labels)[judges])
+
+
+def _shots(features: Float[Numbers, "v m e"], labels: Int[Numbers, "m"]) -> Shots:
     """Every view of every image."""
-    views, images, width = features.shape
+    views, images, width = np.shape(features)
     weights, number = np.full(views * images, 1 / views), np.tile(np.arange(images), views)
     return Shots(unit(features).reshape(-1, width), np.tile(labels, views), weights, number)
 
 
-def unit(x: np.ndarray) -> Float[np.ndarray, "*b e"]:
+def unit(x: Numbers) -> Float[np.ndarray, "*b e"]:
     """x / |x| along the last axis, in float64."""
     x = np.asarray(x, np.float64)
     return x / np.linalg.norm(x, axis=-1, keepdims=True)

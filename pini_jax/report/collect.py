@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import read_object
-from pini_jax.runs.folder import read_result
+from pini_jax.runs.folder import read_sealed
 
 LOG = logging.getLogger(__name__)
 SHORT = 8  # digits of a hash in a label
@@ -118,7 +118,7 @@ def _is_hidden(path: Path) -> bool:
 
 def _entry(folder: Path, label: str, chosen: bool) -> Entry:
     """A run; of one that was chosen by validation, what was searched does not tell it from others."""
-    result = read_result(folder / "result.json")
+    result = read_sealed(folder / "result.json")
     settings = read_settings(folder)
     settings["weights"] = str(result.get("clip_sha256", ""))[:SHORT]
     if chosen:

@@ -92,7 +92,7 @@ def relabelled(data: Dataset, class_names: Sequence[str]) -> list[Record]:
 
 def _own_test(workdir: Path) -> Kept:
     """What the run answered for its own test images."""
-    own = folder.read_result(workdir / "result.json")
+    own = folder.read_sealed(workdir / "result.json")
     return predictions.read_predictions(workdir / "predictions.parquet", own.get("predictions_sha256") or "")
 
 

@@ -122,7 +122,7 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     if not (workdir / "result.json").exists():
         return None
     try:
-        return read_result(workdir / "result.json")
+        return read_sealed(workdir / "result.json")
     except InputError as error:
         LOG.warning("%s; it is made again from the last checkpoint", error)
         return None
@@ -199,20 +199,11 @@ def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
     (workdir / "failure.json").unlink(missing_ok=True)
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """A result.json.
-
-    Raises:
-        InputError: it is damaged, or of version 0.1.
-    """
-    return read_sealed(path)
-
-
 def read_sealed(path: Path) -> dict[str, Any]:
     """What `seal` was given, from a file.
 
     Raises:
-        InputError: it is damaged, or has no hash.
+        InputError: it is damaged, or of version 0.1, which wrote no hash.
     """
     return unseal(paths.read_object(path, OTHER), path)
 

@@ -26,7 +26,7 @@ def reproduce(run: Path, workdir: Path) -> list[str]:
     """
     if not (run / "result.json").exists():
         raise InputError(f"{run} holds no finished run: there is no result.json")
-    before = folder.read_result(run / "result.json")
+    before = folder.read_sealed(run / "result.json")
     config = configs.resolve(paths.read_object(run / "config.json"))
     config = dataclasses.replace(config, clip=folder.pinned_clip({run: config}) or config.clip)
     after = experiment.train_and_evaluate(config, workdir)

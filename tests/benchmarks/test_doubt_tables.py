@@ -46,7 +46,7 @@ def test_tables_of_finished_runs(pack, tmp_path):
     settings = {"dataset": f"features:{pack}", "clip": "", "views": 1, "shots": 2, "method": "gda"}
     workdir = tmp_path / "runs" / "gda" / "one"
     experiment.train_and_evaluate(config.resolve(settings), workdir)
-    result = folder.read_result(Path(workdir) / "result.json")
+    result = folder.read_sealed(Path(workdir) / "result.json")
     groups = doubt.grouped([tmp_path / "runs"])
     titles, _, plain, row = (line.split(" | ") for line in doubt.calibration(groups).splitlines())
     assert titles[0] == "| pack" and plain[0] == "| zero-shot CLIP" and row[0] == "| gda"

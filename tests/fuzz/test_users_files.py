@@ -212,7 +212,7 @@ def run(tmp_path_factory):
 
 
 READERS = {
-    "result.json": lambda place, config: run_folders.read_result(place / "result.json"),
+    "result.json": lambda place, config: run_folders.read_sealed(place / "result.json"),
     "config.json": lambda place, config: run_folders.finished(config, place),
     "selection.json": lambda place, config: experiment.compare_data(config, place),
     "injector.safetensors": lambda place, config: flat(injector.load_injector(place / "injector.safetensors")),

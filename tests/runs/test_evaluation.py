@@ -46,7 +46,7 @@ def workdir(tmp_path_factory):
 
 def test_its_own_data_give_what_the_run_said(workdir):
     place, found = evaluation.evaluate(workdir)
-    said = folder.read_result(workdir / "result.json")
+    said = folder.read_sealed(workdir / "result.json")
     for key in ("zero_shot", "test", "information", "reliability"):
         assert found[key] == said[key]
     assert found["unknown"] == 0 and "rejection" not in found
@@ -91,7 +91,7 @@ def test_what_it_cannot_be_tested_on_is_one_clear_error(workdir, dataset, said):
 
 def test_few_validation_images_are_joined_by_the_selection(workdir):
     """Each predicted by a fit that has not seen it."""
-    said = folder.read_result(workdir / "result.json")
+    said = folder.read_sealed(workdir / "result.json")
     assert said["doubt"]["source"] == "held_out" and said["doubt"]["held_out"] == 4 * 4 + 4 * 4
     kept = predictions.read_predictions(workdir / "predictions.parquet", said["predictions_sha256"])
     held_out = kept.answers["held_out"]["mean"]

@@ -118,16 +118,16 @@ def test_a_damaged_result_is_named_and_made_again(tmp_path, caplog, content):
 def test_one_changed_number_is_named(tmp_path):
     results.write_result(tmp_path, {"accuracy": 0.5, "mode": {"nll": 1.25}})
     path = tmp_path / "result.json"
-    assert results.read_result(path)["accuracy"] == 0.5
+    assert results.read_sealed(path)["accuracy"] == 0.5
     path.write_text(path.read_text().replace("1.25", "1.24"))
     with pytest.raises(InputError, match="result.json does not match its hash"):
-        results.read_result(path)
+        results.read_sealed(path)
 
 
 def test_a_result_of_version_0_1_is_refused_by_a_line(tmp_path):
     (tmp_path / "result.json").write_text('{"test": 1}')
     with pytest.raises(InputError, match="earlier version, 0.1"):
-        results.read_result(tmp_path / "result.json")
+        results.read_sealed(tmp_path / "result.json")
 
 
 def test_one_process_at_a_time(tmp_path):
