@@ -41,9 +41,9 @@ VARIANTS: dict[str, dict[Any, dict[str, Any]]] = {
     "ten folds": {held_out: {"FOLDS": 10}},
     "a fifth of an unknown image": {held_out: {"UNKNOWN": 0.2}},
     "a whole unknown image": {held_out: {"UNKNOWN": 1.0}},
-    "one k, one r": {empirical_bayes: {"GRID": [(4.0, 0.6)]}},
-    "more k": {empirical_bayes: {"GRID": [(2.0**i, r) for i in range(5) for _, r in empirical_bayes.GRID[:6]]}},
-    "no extreme r": {empirical_bayes: {"GRID": [(k, r) for k, r in empirical_bayes.GRID if 0.1 <= r <= 0.9]}},
+    "one k, one r": {empirical_bayes: {"WORTHS": (4.0,), "SHRINKAGES": (0.6,)}},
+    "more k": {empirical_bayes: {"WORTHS": tuple(2.0**i for i in range(5))}},
+    "no extreme r": {empirical_bayes: {"SHRINKAGES": (0.1, 0.3, 0.6, 0.9)}},
     "validation alone": {held_out: {"parts": validation_alone}},
 }
 

@@ -22,7 +22,9 @@ from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
-GRID = [*itertools.product((1.0, 4.0, 16.0), (0.01, 0.1, 0.3, 0.6, 0.9, 0.99))]  # k, r
+WORTHS = (1.0, 4.0, 16.0)  # k, of a text
+OF_THE_MIDDLE = (0.25, 1.0, 4.0)  # k where no text is known: of the middle of all classes
+SHRINKAGES = (0.01, 0.1, 0.3, 0.6, 0.9, 0.99)  # r
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +46,11 @@ class EmpiricalBayes(Method):
 
     Held out are the validation images, and the selection's own in turn: five folds over shots. Where every class
     has one image, validation images and selection change places, or, without validation, two folds go over
-    classes. Nothing is where these images are all that is known of the classes (`gaussian_classes.lone_head`). All
-    candidates are linear in f, and so are their averages. Solved on the host in float64, by SciPy.
+    classes. All candidates are linear in f, and so are their averages. Solved on the host in float64, by SciPy.
+
+    Where the texts are not known they count for nothing: t = 0, all classes have the same prior mean, and
+    `gaussian_classes.lone_head` takes the place of zero-shot CLIP. It is all there is where no two classes have
+    more than one image.
 
     Source: this project, for noise as in https://arxiv.org/abs/2412.10817; the bound under image noise has the
     form of Wang et al. 2019, https://arxiv.org/abs/1909.12220.
@@ -129,12 +134,12 @@ def _without_noise(head: Head) -> Fitted:
 
 
 def fit(parts: Sequence[Part]) -> Fitted:
-    """The steps above, of `held_out.parts`; `lone_head` where none of them has an image that judges."""
+    """The steps above, of `held_out.parts`; the plain head where none of them has an image that judges."""
     labels = np.concatenate([part.labels for part in parts])
     if not len(labels):
-        return _without_noise(gaussian_classes.lone_head(parts[0].text))
+        return _without_noise(_plain_head(parts[0]))
     within, candidates = zip(*side_by_side(_discriminants, parts), strict=True)
-    starts, evidence = _averages(parts, labels, candidates, [_text_head(part.text) for part in parts])
+    starts, evidence = _averages(parts, labels, candidates, [_plain_head(part) for part in parts])
     noises = [_average_covariance(of_part, evidence) for of_part in within]
     learned = side_by_side(_learned, parts, starts, noises)
     heads, _ = _averages(parts, labels, learned, starts)
@@ -155,12 +160,20 @@ def _text_head(embeddings: Float[np.ndarray, "c e"]) -> Head:
     return Head(np.zeros(width), embeddings.T, np.zeros(classes))
 
 
+def _plain_head(part: Part) -> Head:
+    """Zero-shot CLIP's; without texts that of the images' means."""
+    if part.text.any():
+        return _text_head(part.text)
+    return gaussian_classes.lone_head(gaussian_classes.means(part.shots, part.text).observed)
+
+
 def _discriminants(part: Part) -> tuple[list[Covariance], list[Head]]:
-    """S_r and the head of every pair of the grid."""
+    """S_r and the head of every pair of k and r."""
     means = gaussian_classes.means(part.shots, part.text)
-    plain = {k: gaussian_classes.covariance(part.shots, means, k) for k in dict(GRID)}
-    within = [plain[k].shrunk(r) for k, r in GRID]
-    heads = [gaussian_classes.posterior_head(means, s, k) for (k, _), s in zip(GRID, within, strict=True)]
+    pairs = [*itertools.product(WORTHS if part.text.any() else OF_THE_MIDDLE, SHRINKAGES)]
+    plain = {k: gaussian_classes.covariance(part.shots, means, k) for k in dict(pairs)}
+    within = [plain[k].shrunk(r) for k, r in pairs]
+    heads = [gaussian_classes.posterior_head(means, s, k) for (k, _), s in zip(pairs, within, strict=True)]
     return within, heads
 
 

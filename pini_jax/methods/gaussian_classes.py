@@ -149,7 +149,7 @@ def posterior_head(means: Means, within: Covariance, k: float) -> Head:
 
 
 def lone_head(images: Float[np.ndarray, "c e"]) -> Head:
-    """Of one image f_c of each class and nothing else, as if images of a class varied as much as classes do.
+    """Of the means f_c of few images of each class and nothing else, as if f_c varied as much as classes do.
 
     V is the variance of the f_c along each of (tr C)^2 / tr C^2 directions, C their covariance; half of it is
     taken for noise. So m_c = g + (f_c - g) / 2, up to V / 4: W_c = (f_c - g) / 1.5 V, b_c = -|f_c - g|^2 / 6 V.

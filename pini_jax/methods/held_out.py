@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 
 from pini_jax.core import stop
 from pini_jax.core.shapes import Numbers
-from pini_jax.data.support import Support, stand_ins
+from pini_jax.data.support import Support
 from pini_jax.methods.gaussian_classes import TINY, Shots
 
 FOLDS = 5
@@ -28,7 +28,11 @@ HALVINGS = 12
 
 
 class Part(NamedTuple):
-    """Shots and unit texts that heads are made of, and unit features of images beside them, which judge."""
+    """Shots and unit texts that heads are made of, and unit features of images beside them, which judge.
+
+    Attributes:
+        text: 0 where nobody knows the texts: it says nothing.
+    """
 
     shots: Shots
     text: Float[np.ndarray, "c e"]
@@ -40,9 +44,10 @@ def parts(support: Support, text: Float[np.ndarray, "c e"]) -> list[Part]:
     """First the whole selection with the validation images; then it without each fold, which its images judge.
 
     Folds go over the shots of every class. Where every class has one image, validation images take the selection's
-    place, one of each class, and it judges; without validation images, folds leave out classes. Where images stand
-    for the texts, it is those of the part alone, and no class is left out.
+    place, one of each class, and it judges; without validation images, folds leave out classes. Where texts are
+    not known, no class is left out, and images of one class alone do not judge.
     """
+    text = text if support.has_texts else np.zeros_like(text)
     width = np.shape(support.features)[-1]
     shots = _shots(support.features, support.labels)
     whole = Part(shots, text, unit(support.val_features).reshape(-1, width), np.asarray(support.val_labels))
@@ -59,11 +64,13 @@ def _turned(support: Support, text: Float[np.ndarray, "c e"]) -> Iterator[Part]:
 
 
 def _without_folds(support: Support, shots: Shots, text: Float[np.ndarray, "c e"]) -> Iterator[Part]:
-    """The selection without each fold, which judges; a class of one image stays where that is its text, too."""
+    """The selection without each fold, which judges; where no text says what it is, a class's only image stays."""
     labels = np.asarray(support.labels)
     counts, number = np.bincount(labels), np.arange(len(labels))
     fold = folds(labels, max(2, min(FOLDS, counts.max())))
-    may_go = np.full(len(labels), True) if support.has_texts else counts[labels] > 1
+    may_go = counts[labels] > (0 if support.has_texts else 1)
+    if not support.has_texts and len(np.unique(labels[may_go])) < 2:
+        return
     for i in np.unique(fold[may_go]):
         out = number[may_go & (fold == i)]
         yield _part(support, shots.take(~np.isin(shots.images, out)), text, out)
@@ -71,8 +78,7 @@ def _without_folds(support: Support, shots: Shots, text: Float[np.ndarray, "c e"
 
 def _part(support: Support, shots: Shots, text: Float[np.ndarray, "c e"], judges: Int[np.ndarray, "n"]) -> Part:
     """Shots that images of the selection judge, each by its first view."""
-    texts = text if support.has_texts else stand_ins(shots.features, shots.labels, len(text))
-    return Part(shots, texts, unit(np.asarray(support.features)[0, judges]), np.asarray(support.labels)[judges])
+    return Part(shots, text, unit(np.asarray(support.features)[0, judges]), np.asarray(support.labels)[judges])
 
 
 def _shots(features: Float[Numbers, "v m e"], labels: Int[Numbers, "m"]) -> Shots:
