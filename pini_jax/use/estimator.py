@@ -9,6 +9,7 @@ classifier.predict(["a/2.png"])
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -154,7 +155,9 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         else:
             y = validation.column_or_1d(y, warn=True)
             validation.check_consistent_length(pictures, y)
-        multiclass.check_classification_targets(y)
+        with warnings.catch_warnings():  # of many classes among few images, which is what this is for
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+            multiclass.check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         rows = rows_of(self.classes_.tolist(), self.class_names)
         data: Dataset | Pack

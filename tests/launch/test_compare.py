@@ -63,6 +63,14 @@ def test_those_take_part_that_the_data_allow(pack):
         assert np.prod([len(values) for values in contender.search.values()], initial=1) <= compare.BUDGET
 
 
+def test_the_recipe_comes_with_its_own_views_and_rivals_without():
+    settings = config.default()
+    of_images = compare.contenders(settings)
+    own = of_images["empirical_bayes"].settings
+    assert own.to_dict() == best.get_config().to_dict()
+    assert (own.views, of_images["tip_adapter"].settings.views) == (8, settings.views) == (8, 0)
+
+
 def test_an_unknown_contender_is_told(pack):
     known = compare.contenders(pack)
     assert list(compare.taken(["gda"], known)) == ["gda"] and compare.taken([], known) == known

@@ -283,6 +283,11 @@ def test_class_means_that_stand_for_texts_have_not_seen_what_judges(method, monk
             np.testing.assert_allclose(text, expected, atol=1e-6)
 
 
+def test_one_image_of_each_class_is_no_reason_to_warn(recwarn):
+    Classifier().fit(np.eye(6, 8), np.arange(6))
+    assert not [str(warning.message) for warning in recwarn if "unique classes" in str(warning.message)]
+
+
 def test_what_sets_itself_without_texts_has_limits_of_its_folds_and_no_other_temperature():
     found = Classifier(num_draws=2).fit(*features()).trained_.doubt()
     assert found.images == 90 and found.temperature == 1 and np.isfinite(found.lac)
