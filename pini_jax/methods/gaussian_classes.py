@@ -117,7 +117,11 @@ def means(shots: Shots, text: Float[np.ndarray, "c e"]) -> Means:
 
 
 def covariance(shots: Shots, means: Means, k: float) -> Covariance:
-    """S: the fixed point of EM under a prior of 4 k images that knows no directions."""
+    """S around the posterior means under a prior of 4 k images that knows no directions.
+
+    Each row counts (n + 4k) / (n + 4k - 1) times, which makes up for what its own class's mean has taken from it:
+    where all n are equal that is the fixed point of EM.
+    """
     n, prior = means.counts[:, None], 4 * k
     stop.raise_if_requested()
     centres = (n * means.observed + prior * means.predicted) / (n + prior)
