@@ -45,3 +45,27 @@ def test_every_variant_changes_what_there_is():
     for changes in recipe.VARIANTS.values():
         for module, constants in changes.items():
             assert all(getattr(module, name) != value for name, value in constants.items())
+
+
+def test_classes_that_move_by_themselves_have_no_kin(settings):
+    resolved = config.resolve(settings)
+    given = recipe.problem(run.share(resolved), resolved)
+    whole, *_ = recipe.parts(given.support, given.text)
+    alone, related = recipe.unrelated(whole.shots, whole.text), recipe.class_means(whole.shots, whole.text)
+    values, vectors = alone.modes
+    root = np.sqrt(alone.counts)
+    np.testing.assert_allclose((vectors * values) @ vectors.T, root[:, None] * alone.kinship * root)
+    assert np.abs(related.kinship - alone.kinship).max() > 0.1
+
+
+def test_what_is_left_out_does_not_choose():
+    """By the others, `b` and `c`, the first variant is the best, whatever `a` says."""
+    measured = {
+        "a": {"as it is": np.array([0.5, 1.0, 0.1]), "other": np.array([0.6, 0.5, 0.1])},
+        "b": {"as it is": np.array([0.5, 1.0, 0.1]), "other": np.array([0.4, 1.2, 0.1])},
+        "c": {"as it is": np.array([0.5, 1.0, 0.1]), "other": np.array([0.5, 0.9, 0.1])},
+    }
+    of_a, of_b, of_c = recipe.chosen_elsewhere(measured)
+    assert of_a == "a: by the others 'as it is', 50.0% 1.000; as it is 50.0% 1.000"
+    assert of_b == "b: by the others 'other', 40.0% 1.200; as it is 50.0% 1.000"
+    assert "'other'" in of_c
