@@ -2,7 +2,7 @@
 
     pini train --config=ablation:base=features,path=dtd_vitb32.npz --workdir=runs/ablation/dtd
     pini train --config=ablation --workdir=runs/ablation/digits
-    python -m benchmarks.ablation runs/ablation
+    python -m benchmarks.ablation runs/ablation/dtd runs/ablation/digits --figure=ablation.png
 
 For each dataset one row for every variant: test accuracy with the mean of the noise and with averaged draws, the
 NLL of both, and what draws tell beyond their mean (`metrics.gains_of_draws`), as they come and calibrated, in the
@@ -13,15 +13,15 @@ with noise beside the mean that was learned without any, by all generators.
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.doubt import table
 from pini_jax.core import runtime
-from pini_jax.report import collect
+from pini_jax.report import collect, style
 from pini_jax.report.collect import Entry
 
 ALONE = ", mean_only"  # ends the name of a variant without draws
@@ -41,11 +41,11 @@ def metric(entries: Sequence[Entry], mode: str, name: str) -> float:
     return float(np.mean([entry.result["test"][mode][name] for entry in entries]))
 
 
-def gain(entries: Sequence[Entry], name: str) -> str:
-    """In thousandths of a nat, with its standard error over images."""
+def gain(entries: Sequence[Entry], name: str) -> tuple[float, float]:
+    """In thousandths of a nat, in the mean over seeds, with its standard error over images."""
     found = [entry.result["draws"][name] for entry in entries]
-    nats, error = (np.mean([x[key] for x in found]) for key in ("nats", "standard_error"))
-    return f"{1e3 * nats:+.0f} ± {1e3 * error:.0f}"
+    nats, error = (1e3 * float(np.mean([x[key] for x in found])) for key in ("nats", "standard_error"))
+    return nats, error
 
 
 def variants(dataset: str, groups: Groups) -> str:
@@ -62,7 +62,8 @@ def variants(dataset: str, groups: Groups) -> str:
             [f"{metric(entries, mode, 'nll'):.2f}" for entries in by_shots.values()]
             for mode in ("mean", "marginal")
         ]
-        cells += [[gain(entries, name) for entries in by_shots.values()] for name in ("averaged", "calibrated")]
+        for name in ("averaged", "calibrated"):
+            cells.append(["{:+.0f} ± {:.0f}".format(*gain(entries, name)) for entries in by_shots.values()])
         rows.append([f"`{label}`", *(" / ".join(cell) for cell in cells)])
     shots = " / ".join(map(str, next(iter(groups.values()))))
     modes = "%, `mean`", "%, `marginal`", "NLL, `mean`", "NLL, `marginal`", "draws, mnat", "calibrated, mnat"
@@ -85,16 +86,56 @@ def with_and_without(dataset: str, groups: Groups) -> str:
     return table([f"{dataset}, {shots} shots", "%, noise", "%, no noise", "NLL, noise", "NLL, no noise"], rows)
 
 
-def main(folders: Sequence[Path]) -> None:
-    """Prints both tables of every dataset."""
-    entries = sorted(collect.read_runs(folders), key=lambda entry: entry.result["dataset"])
-    for dataset, found in itertools.groupby(entries, key=lambda entry: entry.result["dataset"]):
-        groups = grouped(list(found))
-        print(variants(Path(dataset).stem, groups), with_and_without(Path(dataset).stem, groups), sep="\n")
+def draw(datasets: Mapping[str, Groups]) -> plt.Figure:
+    """What noise is worth to the learned mean, and draws to their mean once both are calibrated, by generators."""
+    pairs = {name: [x for x in groups if x + ALONE in groups] for name, groups in datasets.items()}
+    sizes = [*map(len, pairs.values())]
+    figure, grid = plt.subplots(
+        *(len(pairs), 2),
+        figsize=(2 * style.COLUMN, 0.17 * sum(sizes) + 0.8 * len(sizes)),
+        gridspec_kw={"height_ratios": sizes},
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for (name, labels), (accuracy, draws) in zip(pairs.items(), grid, strict=True):
+        groups = datasets[name]
+        shots = [*dict.fromkeys(k for label in labels for k in groups[label])]
+        for i, (k, look) in enumerate(zip(shots, style.line_styles(), strict=False)):
+            look |= {"linestyle": "", "label": f"{k} shot{'s' * (k > 1)}"}
+            rows = [row for row, x in enumerate(labels) if k in groups[x] and k in groups[x + ALONE]]
+            found = [(groups[labels[row]][k], groups[labels[row] + ALONE][k]) for row in rows]
+            places = np.array(rows) + 0.25 * (i - (len(shots) - 1) / 2)
+            more = [metric(noise, "mean", "accuracy") - metric(none, "mean", "accuracy") for noise, none in found]
+            accuracy.plot(100 * np.array(more), places, **look)
+            gains = np.array([gain(noise, "calibrated") for noise, _ in found]).reshape(-1, 2)
+            draws.errorbar(gains[:, 0], places, xerr=gains[:, 1], elinewidth=0.7, **look)
+        for axes in (accuracy, draws):
+            axes.axvline(0, color="black", linestyle=":", linewidth=0.8)
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+        accuracy.set_yticks(range(len(labels)), labels)
+        accuracy.set_title(name, loc="left")
+        accuracy.set_xlabel("accuracy of the mean, points:\nlearned with noise − without")
+        draws.set_xlabel("−NLL, calibrated, thousandths of a nat:\naveraged draws − their mean")
+        draws.legend(fontsize=6)
+    return figure
+
+
+def main(folders: Sequence[Path], figure: Path | None) -> None:
+    """Prints both tables of every dataset, and draws the figure."""
+    runs = [collect.read_runs([folder]) for folder in folders]
+    datasets = {Path(found[0].result["dataset"]).stem: grouped(found) for found in runs}
+    for dataset, groups in datasets.items():
+        print(variants(dataset, groups), with_and_without(dataset, groups), sep="\n")
+    if figure:
+        with style.styled():
+            draw(datasets).savefig(figure, dpi=style.DOTS // 2)
 
 
 if __name__ == "__main__":
     runtime.prepare()
     parser = argparse.ArgumentParser(description="The tables of docs/ablation.md.")
-    parser.add_argument("folders", nargs="+", type=Path)
-    main(parser.parse_args().folders)
+    parser.add_argument("folders", nargs="+", type=Path, help="of one dataset each")
+    parser.add_argument("--figure", type=Path, help="a file to draw it to")
+    given = parser.parse_args()
+    main(given.folders, given.figure)

@@ -164,7 +164,7 @@ def _axes_of_shots(axes: plt.Axes, shots: Sequence[int]) -> None:
 
 def _rows(labels: Sequence[str], panels: int) -> tuple[plt.Figure, list[plt.Axes]]:
     """Panels side by side with a row for every method, the first on top."""
-    height = 0.17 * sum(1 + 0.6 * wrapped(label, 30).count("\n") for label in labels) + 0.55
+    height = 0.17 * sum(1 + 0.6 * wrapped(label, 30).count("\n") for label in labels) + 0.45 + 0.1 * panels
     figure, grid = plt.subplots(
         1, panels, figsize=(COLUMN, height), sharey=True, squeeze=False, layout="constrained"
     )
@@ -223,7 +223,7 @@ def information_figure(entries: Sequence[Entry]) -> Captioned | None:
     """A dot for every run, and a stroke at their mean."""
     kinds = {
         "usable information": ("information", "usable_information"),
-        "draws against their mean": ("draws", "averaged", "nats"),
+        "draws − their mean": ("draws", "averaged", "nats"),
         "H(T) − H(T|E)": ("information", "mutual_information"),
     }
     groups = ordered(entries)
@@ -238,7 +238,7 @@ def information_figure(entries: Sequence[Entry]) -> Captioned | None:
             if values:  # earlier versions measured less
                 mean = np.mean([np.mean(x) for x in values.values()])
                 axes.plot([mean], [row], "|", color="black", markersize=7)
-        axes.set_xlabel(f"{wrapped(title, 18)},\nnats")
+        axes.set_xlabel(f"{wrapped(title, 12)},\nnats")
     useful = {label: _mean_information(group) for label, group in groups.items()}
     best = max(useful, key=lambda label: useful[label])
     return Captioned(

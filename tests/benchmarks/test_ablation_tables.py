@@ -37,3 +37,10 @@ def test_a_row_has_all_shots_of_a_variant(groups):
 def test_noise_stands_beside_the_mean_that_has_seen_none(groups):
     _, _, *rows = ablation.with_and_without("dtd", groups).splitlines()
     assert rows == ["| `mlp` | 55.0 / 55.0 | 25.0 / 100.0 | 1.00 / 1.00 | 1.00 / 1.00 |"]
+
+
+def test_the_figure_has_a_row_for_every_generator(groups):
+    accuracy, draws = ablation.draw({"dtd": groups}).axes
+    assert [text.get_text() for text in accuracy.get_yticklabels()] == ["mlp"]
+    assert [float(line.get_xdata()[0]) for line in accuracy.lines[:2]] == pytest.approx([30, -45])
+    assert [text.get_text() for text in draws.get_legend().get_texts()] == ["1 shot", "4 shots"]
