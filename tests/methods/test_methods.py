@@ -321,7 +321,10 @@ def test_a_run_with_towers(name, tmp_path):
     """From a config to files; what is exported predicts the same."""
     settings = config.with_method(config.default(), name)
     settings.update({"clip": "tiny_clip", "dataset": "digits", "shots": 1, "views": 1, "batch_size": 16})
-    settings.optim.epochs = 3
+    if "steps_per_shot" in settings.options:
+        settings.options.steps_per_shot = 3
+    else:
+        settings.optim.epochs = 3
     if name == "coop":
         settings.template = "x x {}."
     result = experiment.train_and_evaluate(config.resolve(settings), tmp_path / "run")
