@@ -142,7 +142,7 @@ class _Training(NamedTuple):
 def _training(config: Config, classes: int) -> _Training:
     images = classes * config.shots
     batch = min(config.batch_size, images)
-    steps = config.optim.epochs * (images // batch)
+    steps = config.num_steps(images // batch)
     read = config.views * images or steps * batch
     return _Training(images, batch, steps, read, saves=-(-steps // config.checkpoint_every))
 

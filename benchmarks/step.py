@@ -35,6 +35,7 @@ from pini_jax.config import Config, Optim
 from pini_jax.core import mesh
 from pini_jax.data import features
 from pini_jax.methods.method import Batch, Text
+from pini_jax.methods.optim import Length
 from pini_jax.methods.pini import Injector
 from pini_jax.noise import sites
 from pini_jax.noise.draws import draw_replay
@@ -71,7 +72,7 @@ class Training:
         # Plain CLIP's features of the classes are nothing to this noise.
         text = Text(np.zeros((1, len(packed.end), clip.embed_dim), np.float32), packed)
         self.fixed = lanes.Fixed(self.mesh, injector, 1, "auto", theta, text)
-        constants = Constants(inputs.SEED, Optim(lr=lr, warmup_lr=lr), steps_per_epoch=1000)
+        constants = Constants(inputs.SEED, Optim(lr=lr, warmup_lr=lr), Length(epochs=100, per_epoch=1000))
         phi = jax.tree.map(jnp.array, numbers.phi)
         self.state = TrainState(jnp.zeros((), jnp.int32), phi, constants.optimiser(injector).init(phi))
         self.constants, self.labels = constants, numbers.labels

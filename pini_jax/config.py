@@ -26,7 +26,7 @@ from pini_jax.data.transforms import Augment
 from pini_jax.methods import registry
 from pini_jax.methods.method import Method
 from pini_jax.methods.objective import Objective
-from pini_jax.methods.optim import NUMBERS, Optim
+from pini_jax.methods.optim import NUMBERS, Optim, num_steps
 from pini_jax.noise import sites
 
 
@@ -113,6 +113,15 @@ class Config:
     def hash(self) -> str:
         """SHA-256 of all settings: two runs with the same hash are the same run."""
         return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def steps_per_shot(self) -> int:
+        """What the method takes where `optim.epochs` is 0; 0 where it has none."""
+        return self.options.get("steps_per_shot", 0)
+
+    def num_steps(self, per_epoch: int) -> int:
+        """Steps of a training, where an epoch has so many."""
+        return num_steps(self.optim.epochs, per_epoch, self.steps_per_shot, self.shots)
 
 
 def _conflicts(c: Config) -> Iterator[tuple[str, str]]:
@@ -255,8 +264,8 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     return dataclasses.replace(config, noise=sites.noise_with_defaults(config.noise))
 
 
-# What a run's other settings may be does not depend on these.
-INDEPENDENT = ("shots", "seed", *(f"optim.{name}" for name in NUMBERS))
+# What a run's other settings may be does not depend on these; it does on epochs, where 0 is of some methods alone.
+INDEPENDENT = ("shots", "seed", *(f"optim.{name}" for name in NUMBERS if name != "epochs"))
 
 
 def problems_of_number(key: str, value: Any) -> list[str]:
@@ -294,6 +303,8 @@ def _check_traits(config: Config) -> None:
     traits, noisy = make_method(config).traits, registry.makes_noise(config.method)
     if noisy and not sites.build_noise(config.noise):
         raise InputError("config: noise has control=none at every site: plain CLIP is method='zero_shot'")
+    if not config.optim.epochs and not config.steps_per_shot:
+        raise InputError(f"config: optim.epochs=0 must be at least 1: {config.method} has no steps_per_shot")
     if traits.needs_towers and not sources.has_images(config.dataset):
         wanting = [site for site in config.noise if sites.SITES[site].needs]
         what = f"noise at {', '.join(wanting)}" if wanting else f"method={config.method!r}"

@@ -140,7 +140,7 @@ IMPOSSIBLE = {
     "optim.warmup_lr": [-1e-5, NAN, INF],
     "optim.momentum": [-0.1, 1.0, NAN],
     "optim.weight_decay": [-1e-4, NAN, INF],
-    "optim.epochs": [0],
+    "optim.epochs": [0, -1],
     "optim.name": ["momentum", ""],
     "optim.schedule": ["linear", ""],
     "optim.epsilon": [0.0, -1e-8, INF],
@@ -361,6 +361,13 @@ def test_a_method_brings_the_settings_of_its_paper():
     assert changed.optim.epochs == 200 and changed.template == "x " * 16 + "{}."
     with pytest.raises(InputError, match="did you mean 'coop'"):
         configs.with_arguments(configs.default(), "method=coops")
+
+
+@pytest.mark.parametrize("name", ["pini", "task_res", "gda"])
+def test_no_epochs_are_of_methods_that_count_steps_of_a_shot(name):
+    assert f"optim.epochs=0 must be at least 1: {name} has no steps_per_shot" in message(
+        {"method": name, "optim": {"epochs": 0}}
+    )
 
 
 def test_a_config_with_another_method_still_takes_a_population():

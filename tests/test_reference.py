@@ -169,7 +169,7 @@ def test_steps(case):
         momentum=settings["momentum"],
         weight_decay=settings["weight_decay"],
     )
-    optimiser = optim.optimiser(constant, steps_per_epoch=settings["steps"])
+    optimiser = optim.optimiser(constant, optim.Length(constant.epochs, per_epoch=settings["steps"]))
     phi = recorded_phi(record, "init")
     state = step.TrainState(jnp.zeros((), jnp.int32), phi, optimiser.init(phi))
     batch = Batch(
@@ -292,7 +292,7 @@ def replay_pixels(case, exact):
     inject = Injector(generators=sites.build_noise(noise), image_tower=clip.image_tower)
     rates = {"lr": settings["lr"], "warmup_lr": settings["lr"]}
     constant = config.Optim(**rates, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
-    optimiser = optim.optimiser(constant, steps_per_epoch=settings["steps"])
+    optimiser = optim.optimiser(constant, optim.Length(constant.epochs, per_epoch=settings["steps"]))
     phi = pixel_phi(record, "init")
     state = step.TrainState(jnp.zeros((), jnp.int32), phi, optimiser.init(phi), pixel_buffers(record, "init"))
     blank = jax.eval_shape(inject.init, jax.random.key(0), clip.theta, text)

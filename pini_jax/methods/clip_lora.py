@@ -26,16 +26,17 @@ class ClipLora(Method):
 
     Source: Zanella and Ben Ayed 2024, Low-Rank Few-Shot Adaptation of Vision-Language Models,
     https://arxiv.org/abs/2405.18541: AdamW, learning rate 2e-4, weight decay 0.01, batches of 32, 500 steps per
-    shot. An epoch of n classes and K shots has n K / 32 steps: 100 epochs are the paper's 500 K steps for 160
-    classes.
+    shot.
 
     Attributes:
         rank: r, columns of A.
         alpha: scale of the change.
+        steps_per_shot: where `optim.epochs` is 0.
     """
 
     rank: int = at_least(1, 2)
     alpha: float = positive(1.0)
+    steps_per_shot: int = at_least(1, 500)
 
     paper: ClassVar[Mapping[str, Any]] = {
         "template": "coop",
@@ -43,7 +44,7 @@ class ClipLora(Method):
         "optim.schedule": "cosine",
         "optim.lr": 2e-4,
         "optim.weight_decay": 1e-2,
-        "optim.epochs": 100,
+        "optim.epochs": 0,
     }
     search: ClassVar[Search] = {"optim.lr": (2e-4, 1e-3, 5e-3), "options.rank": (2, 8)}
 

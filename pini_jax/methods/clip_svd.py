@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pini_jax.core.options import at_least
 from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
@@ -26,9 +27,13 @@ class ClipSvd(Method):
 
     Source: Koleilat et al. 2025, Singular Value Few-shot Adaptation of Vision-Language Models,
     https://arxiv.org/abs/2509.03740, and its code: AdamW, weight decay 0.01, batches of 32, learning rate 5e-4 for
-    all natural images and up to 0.01 by dataset for others, 200 steps per shot. An epoch of n classes and K shots
-    has n K / 32 steps: 40 epochs are these for 160 classes.
+    all natural images and up to 0.01 by dataset for others, 200 steps per shot.
+
+    Attributes:
+        steps_per_shot: where `optim.epochs` is 0.
     """
+
+    steps_per_shot: int = at_least(1, 200)
 
     paper: ClassVar[Mapping[str, Any]] = {
         "template": "coop",
@@ -36,7 +41,7 @@ class ClipSvd(Method):
         "optim.schedule": "cosine",
         "optim.lr": 5e-4,
         "optim.weight_decay": 1e-2,
-        "optim.epochs": 40,
+        "optim.epochs": 0,
     }
     search: ClassVar[Search] = {"optim.lr": (5e-4, 2e-3, 1e-2)}
 

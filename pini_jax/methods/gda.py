@@ -17,6 +17,8 @@ from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
 
+SAME = 1e-12  # mean square of unit features around their means, below which it is rounding alone
+
 
 @dataclasses.dataclass(frozen=True)
 class Gda(Method):
@@ -40,7 +42,7 @@ class Gda(Method):
     traits = Traits(starts_from_support=True, is_fitted=True, is_per_class=True, moves_images=True)
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """The discriminant.
+        """The discriminant; no numbers where all features of every class are the same, which a run refuses.
 
         Raises:
             InputError: there is one feature per class, and no scatter around it.
@@ -51,7 +53,8 @@ class Gda(Method):
         means = support.class_means(f, classes)
         rest = f - means[labels]
         scatter = jnp.matmul(rest.T, rest, precision=HIGHEST)
-        ridge = jnp.trace(scatter) / (len(labels) - 1)
+        total = jnp.trace(scatter)
+        ridge = jnp.where(total > SAME * len(labels), total / (len(labels) - 1), jnp.nan)
         solved = jax.scipy.linalg.solve(scatter + ridge * jnp.eye(width), means.T, assume_a="pos")
         kernel = width * solved
         bias = -0.5 * (kernel * means.T).sum(0) - jnp.log(classes)

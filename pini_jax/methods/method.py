@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import optax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from pini_jax.clip.prompts import Prompts
@@ -23,7 +22,7 @@ from pini_jax.core.shapes import Numbers, Parameters, present
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods import optim
 from pini_jax.methods.objective import Objective
-from pini_jax.methods.optim import Optim
+from pini_jax.methods.optim import Length, Optim
 from pini_jax.noise.draws import Draw, draw_mean
 from pini_jax.noise.gaussian import Gaussian
 
@@ -128,13 +127,13 @@ class Method:
         """How many draws a training step takes at each site; one where a site is not named."""
         return {}
 
-    def schedule(self, settings: Optim, steps_per_epoch: ArrayLike) -> optax.Schedule:
+    def schedule(self, settings: Optim, length: Length) -> optax.Schedule:
         """step -> learning rate."""
-        return optim.schedule(settings, steps_per_epoch)
+        return optim.schedule(settings, length)
 
-    def optimiser(self, settings: Optim, steps_per_epoch: ArrayLike) -> optax.GradientTransformation:
+    def optimiser(self, settings: Optim, length: Length) -> optax.GradientTransformation:
         """Of what is trained; its learning rate is that of `schedule`."""
-        return optim.optimiser(settings, steps_per_epoch)
+        return optim.optimiser(settings, length)
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """What is known before the first step: drawn, or made from the classes and the selection."""

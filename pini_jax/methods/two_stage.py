@@ -13,12 +13,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from pini_jax.clip.zero_shot import normalise
-from pini_jax.core.options import fraction
+from pini_jax.core.options import at_least, fraction
 from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods import optim
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
-from pini_jax.methods.optim import Optim
+from pini_jax.methods.optim import Length, Optim
 from pini_jax.methods.transformers import TOWERS, check_transformers
 from pini_jax.noise.draws import Draw, draw_mean
 
@@ -34,14 +34,15 @@ class TwoStage(Method):
 
     Source: Farina et al. 2025, Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages,
     https://arxiv.org/abs/2503.11609: one recipe for all data, AdamW, learning rate 2e-4 by a cosine of steps in
-    each stage, weight decay 0.01, batches of 32, 300 steps per shot. An epoch of n classes and K shots has
-    n K / 32 steps: 60 epochs are these for 160 classes.
+    each stage, weight decay 0.01, batches of 32, 300 steps per shot.
 
     Attributes:
         share: of the steps, that the first stage has.
+        steps_per_shot: of both stages, where `optim.epochs` is 0.
     """
 
     share: float = fraction(0.6)
+    steps_per_shot: int = at_least(1, 300)
 
     paper: ClassVar[Mapping[str, Any]] = {
         "template": "coop",
@@ -49,7 +50,7 @@ class TwoStage(Method):
         "optim.schedule": "cosine",
         "optim.lr": 2e-4,
         "optim.weight_decay": 1e-2,
-        "optim.epochs": 60,
+        "optim.epochs": 0,
     }
     search: ClassVar[Search] = {}
 
@@ -80,26 +81,25 @@ class TwoStage(Method):
         """The classifier."""
         return normalise(text) + variables.phi["classes"]
 
-    def schedule(self, settings: Optim, steps_per_epoch: ArrayLike) -> optax.Schedule:
+    def schedule(self, settings: Optim, length: Length) -> optax.Schedule:
         """The schedule of a whole training, once in each stage."""
-        whole = super().schedule(settings, steps_per_epoch)
-        steps = settings.epochs * steps_per_epoch
+        whole, steps = super().schedule(settings, length), length.steps
         first = self._first(steps)
 
         def rate(step: ArrayLike) -> ArrayLike:
-            begin, length = jnp.where(step < first, 0, first), jnp.where(step < first, first, steps - first)
-            return whole((step - begin) / length * steps)
+            begin, stage = jnp.where(step < first, 0, first), jnp.where(step < first, first, steps - first)
+            return whole((step - begin) / stage * steps)
 
         return rate
 
-    def optimiser(self, settings: Optim, steps_per_epoch: ArrayLike) -> optax.GradientTransformation:
+    def optimiser(self, settings: Optim, length: Length) -> optax.GradientTransformation:
         """Norms in the first stage, and classes in the second."""
-        first, direction = self._first(settings.epochs * steps_per_epoch), optim.direction(settings)
+        first, direction = self._first(length.steps), optim.direction(settings)
         stages = {
             "norms": optax.conditionally_mask(direction, lambda step: step < first),
             "classes": optax.conditionally_mask(direction, lambda step: step >= first),
         }
-        rate = optax.scale_by_learning_rate(self.schedule(settings, steps_per_epoch))
+        rate = optax.scale_by_learning_rate(self.schedule(settings, length))
         return optax.chain(optax.partition(stages, {stage: stage for stage in stages}), rate)
 
     def _first(self, steps: ArrayLike) -> Array:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import read_object
 from pini_jax.data.batches import Batches
+from pini_jax.methods.optim import num_steps
 from pini_jax.report.collect import read_settings
 from pini_jax.runs.folder import read_sealed
 
@@ -65,10 +66,11 @@ def _num_steps(folder: Path) -> int:
     """As the run's own plan has it; 0 before its images are selected, or where the selection is damaged."""
     if not (folder / "selection.json").exists():
         return 0
-    config = read_settings(folder, ("batch_size", "views", "seed", "optim.epochs"))
+    config = read_settings(folder, ("batch_size", "views", "seed", "shots", "optim.epochs"))
     try:
         images = len(read_sealed(folder / "selection.json")["train"])
     except InputError:  # the run names it, and makes it again
         return 0
     batches = Batches(images, min(config["batch_size"], images), config["views"], config["seed"])
-    return int(config["optim.epochs"]) * batches.per_epoch
+    per_shot = config.get("options.steps_per_shot", 0)
+    return num_steps(config["optim.epochs"], batches.per_epoch, per_shot, config["shots"])

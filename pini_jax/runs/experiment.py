@@ -32,7 +32,7 @@ from pini_jax.task.task import Task
 from pini_jax.train import checkpoint
 from pini_jax.train.group import Trainee, make_group
 from pini_jax.train.loop import Watch, compile_group, train, unwatched
-from pini_jax.train.recorder import Recorder
+from pini_jax.train.recorder import Recorder, is_finite
 from pini_jax.train.step import initial_state
 
 LOG = logging.getLogger(__name__)
@@ -161,8 +161,9 @@ def _finish(
         evaluated = measured.measure_splits(kept)
     measures = flatten_dict(evaluated, sep=".")
     numbers = {key: x for key, x in measures.items() if x is not None and not isinstance(x, str)}
-    if wrong := [key for key, x in numbers.items() if not np.isfinite(x).all()]:
-        recorder.fail(f"what was learned gives no numbers ({listed(wrong)})")
+    wrong = [key for key, x in numbers.items() if not np.isfinite(x).all()]
+    if wrong or not is_finite(recorder.state):  # nothing measures a run without images held out
+        recorder.fail(f"what was learned gives no numbers ({listed(wrong or ['its parameters'])})")
         return None
     file = run.workdir / "predictions.parquet"
     sha256 = predictions.write_predictions(file, kept) if kept.answers else None

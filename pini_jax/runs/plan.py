@@ -32,6 +32,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.store import Store
 from pini_jax.core.wording import listed
 from pini_jax.data.datasets import coop
+from pini_jax.methods.optim import num_steps
 from pini_jax.runs import population
 from pini_jax.runs.population import Variation
 
@@ -117,8 +118,9 @@ class _Draft(NamedTuple):
     @property
     def cost(self) -> int:
         """Images that training sees: passes x shots x classes x draws; of one class where they are unknown."""
-        epochs = self.numbers.get("optim.epochs", self.common.optim.epochs)
-        return epochs * self.shots * CLASSES.get(self.common.dataset, 1) * self.common.num_samples
+        config, images = self.common, self.shots * CLASSES.get(self.common.dataset, 1)
+        per_shot = config.steps_per_shot * min(config.batch_size, images)
+        return num_steps(config.optim.epochs, images, per_shot, self.shots) * config.num_samples
 
 
 def _halves(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -23,6 +23,7 @@ from pini_jax.data.datasets.records import Dataset, Record
 from pini_jax.data.datasets.unreadable import set_aside
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Batch, Method
+from pini_jax.methods.optim import Length
 from pini_jax.task import frozen as frozen_halves
 from pini_jax.task import task as tasks
 from pini_jax.task.frozen import Frozen, Images, View
@@ -66,7 +67,13 @@ class Run(NamedTuple):
     @property
     def num_steps(self) -> int:
         """Steps of the whole training; none where `init` solves for all that is to be learned."""
-        return 0 if self.shared.method.traits.is_fitted else self.config.optim.epochs * self.batches.per_epoch
+        return 0 if self.shared.method.traits.is_fitted else self.config.num_steps(self.batches.per_epoch)
+
+    @property
+    def length(self) -> Length:
+        """Of the whole training, as a compiled step takes it."""
+        epochs, per_epoch = self.num_steps / self.batches.per_epoch, self.batches.per_epoch
+        return Length(np.array(epochs, np.float32), np.array(per_epoch, np.int32))
 
     def __str__(self) -> str:
         data = self.data

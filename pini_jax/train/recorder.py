@@ -44,7 +44,7 @@ class Recorder:
 
     def __init__(self, run: Run, fresh: TrainState):
         self._run, self._num_steps = run, run.num_steps
-        rate = run.shared.method.schedule(run.config.optim, run.batches.per_epoch)
+        rate = run.shared.method.schedule(run.config.optim, run.length)
         self._rates = np.asarray(rate(jnp.arange(run.num_steps)))
         self._files = ExitStack()
         self._begun = 0.0

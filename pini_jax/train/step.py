@@ -17,7 +17,7 @@ from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods import forward
 from pini_jax.methods.method import Batch, Method, Text, Variables
 from pini_jax.methods.objective import Parts
-from pini_jax.methods.optim import Optim
+from pini_jax.methods.optim import Length, Optim
 from pini_jax.noise.draws import Draw, draw_batch
 from pini_jax.task.run import Run, support
 
@@ -41,7 +41,7 @@ class Constants(NamedTuple):
 
     seed: Int[Numbers, ""]
     optim: Optim
-    steps_per_epoch: Int[Numbers, ""]
+    length: Length
 
     @property
     def root(self) -> Array:
@@ -50,7 +50,7 @@ class Constants(NamedTuple):
 
     def optimiser(self, method: Method) -> optax.GradientTransformation:
         """Of the trainables of a method."""
-        return method.optimiser(self.optim, self.steps_per_epoch)
+        return method.optimiser(self.optim, self.length)
 
 
 def init_state(
@@ -98,8 +98,7 @@ def update(
 
 def constants_of(run: Run) -> Constants:
     """The numbers that a run's steps share."""
-    seed, steps_per_epoch = np.array(run.config.seed, np.uint32), np.array(run.batches.per_epoch, np.int32)
-    return Constants(seed, run.config.optim, steps_per_epoch)
+    return Constants(np.array(run.config.seed, np.uint32), run.config.optim, run.length)
 
 
 def initial_state(run: Run) -> TrainState:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import costs, flops, inputs, parts, sweep
 from benchmarks.costs import Costs, Facts, Point, Unit
-from pini_jax.config import Config
+from pini_jax.config import Config, resolve
 from pini_jax.data.datasets import coop
 from pini_jax.train import schedule
 
@@ -81,6 +81,12 @@ def test_steps_are_those_of_the_timetable(room):
     assert found.validated == 2 * 10 * (1 + 4 + 4) and found.draws == 6 * (1 + 1 + 32)
     cached = costs.describe([dataclasses.replace(config, views=8) for config in configs], FACTS, room)
     assert cached.trained == 8 * found.looked and cached.looked == 0
+
+
+def test_steps_are_those_of_shots_where_a_method_counts_them():
+    settings = {"method": "2sfs", "noise": {}, "options": {"steps_per_shot": 7}, "optim": {"epochs": 0}}
+    alone = costs.describe([resolve(settings | {"shots": 4})], FACTS, costs.ANY)
+    assert alone.steps == 28 and alone.trained == 28 * 32
 
 
 def test_the_papers_sweep_is_165_runs_of_datasets_that_are_known():

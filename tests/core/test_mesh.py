@@ -170,6 +170,7 @@ import jax, numpy as np, tiny_clips
 from pini_jax.config import Optim
 from pini_jax.core import mesh
 from pini_jax.methods.method import Batch, Text
+from pini_jax.methods.optim import Length
 from pini_jax.task.frozen import FrozenTowers
 from pini_jax.train import lanes as program
 from pini_jax.train.step import Constants, init_state
@@ -178,7 +179,7 @@ clip, devices, injector = tiny_clips.load(), mesh.make_mesh(), tiny_clips.make_i
 names = [f"cat of the {i}" for i in range(50)]
 placed = FrozenTowers(clip, devices).prompts("x x the {}.", "digits", names)
 text = Text(np.zeros((1, 50, clip.embed_dim), np.float32), placed)
-constants = Constants(np.array(1, np.uint32), Optim(), np.array(4))
+constants = Constants(np.array(1, np.uint32), Optim(), Length(np.array(100, np.float32), np.array(4)))
 theta = mesh.replicate(devices, {"text": clip.theta["text"], "logit_scale": clip.theta["logit_scale"]})
 state = jax.jit(init_state, static_argnums=0)(injector, theta, text, constants)
 lanes = program.stack(devices, [(state, constants)])

@@ -14,13 +14,14 @@ from pini_jax.clip.towers import stage
 from pini_jax.core.errors import InputError
 from pini_jax.methods import forward as stages
 from pini_jax.methods.method import Variables
-from pini_jax.methods.optim import Optim
+from pini_jax.methods.optim import Length, Optim
 from pini_jax.methods.two_stage import TwoStage
 from pini_jax.methods.zero_shot import ZeroShot
 
 XS = ("scale", "bias")
-EPOCHS, PER_EPOCH, FIRST = 5, 2, 6  # 0.6 of ten steps
-SETTINGS = Optim(name="adamw", schedule="cosine", lr=0.1, weight_decay=0.05, epochs=EPOCHS)
+STEPS, FIRST = 10, 6  # 0.6 of them
+LENGTH = Length(epochs=np.float32(STEPS / 3), per_epoch=3)  # the last epoch ends early
+SETTINGS = Optim(name="adamw", schedule="cosine", lr=0.1, weight_decay=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,9 @@ def adamw(start, gradients):
 
 def test_norms_are_trained_first_and_classes_then():
     """Each by an optimiser that begins with its stage, and the other stays as it is."""
-    optimiser = TwoStage().optimiser(SETTINGS, PER_EPOCH)
+    optimiser = TwoStage().optimiser(SETTINGS, LENGTH)
     start = {"norms": {"scale": np.array([1.0, -2.0], np.float32)}, "classes": np.ones((2, 3), np.float32)}
-    gradients = np.random.default_rng(0).standard_normal((EPOCHS * PER_EPOCH, 8), np.float32)
+    gradients = np.random.default_rng(0).standard_normal((STEPS, 8), np.float32)
     phi = jax.tree.map(jnp.asarray, start)
     state = optimiser.init(phi)
     for i, g in enumerate(gradients):
@@ -59,17 +60,17 @@ def test_norms_are_trained_first_and_classes_then():
 
 
 def test_the_rate_begins_again_with_the_second_stage():
-    rate = TwoStage().schedule(SETTINGS, PER_EPOCH)
-    found = [float(rate(step)) for step in range(EPOCHS * PER_EPOCH)]
-    cosines = [[0.1 * (1 + math.cos(math.pi * i / n)) / 2 for i in range(n)] for n in (FIRST, 10 - FIRST)]
+    rate = TwoStage().schedule(SETTINGS, LENGTH)
+    found = [float(rate(step)) for step in range(STEPS)]
+    cosines = [[0.1 * (1 + math.cos(math.pi * i / n)) / 2 for i in range(n)] for n in (FIRST, STEPS - FIRST)]
     np.testing.assert_allclose(found, sum(cosines, []), rtol=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_one_stage_alone_has_all_steps(share):
-    rate = TwoStage(share=share).schedule(SETTINGS, PER_EPOCH)
-    plain = [0.1 * (1 + math.cos(math.pi * i / 10)) / 2 for i in range(10)]
-    np.testing.assert_allclose([float(rate(step)) for step in range(10)], plain, rtol=1e-5)
+    rate = TwoStage(share=share).schedule(SETTINGS, LENGTH)
+    plain = [0.1 * (1 + math.cos(math.pi * i / STEPS)) / 2 for i in range(STEPS)]
+    np.testing.assert_allclose([float(rate(step)) for step in range(STEPS)], plain, rtol=1e-5)
 
 
 def test_the_norms_of_both_towers_are_all_that_changes(started):

@@ -23,6 +23,16 @@ def test_what_is_finished_is_not_listed_and_all_else_is(tmp_path):
     ]
 
 
+def test_steps_of_a_shot_are_counted_where_there_are_no_epochs(tmp_path):
+    sweeps.write_sweep(tmp_path, sweeps.NAMES[:1], shots=(4,), seeds=(1,), images=40)
+    (file,) = tmp_path.glob("*/config.json")
+    (file.parent / "result.json").unlink()
+    of_shots = {"options": {"steps_per_shot": 300}, "optim": {"epochs": 0}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | of_shots))
+    (found,) = unfinished_runs([tmp_path])
+    assert found.steps == 1200
+
+
 def test_a_run_that_has_just_begun_has_no_steps_yet(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert unfinished_runs([tmp_path]) == [Unfinished(tmp_path, UNDER_WAY)]

@@ -70,6 +70,13 @@ def test_costly_units_come_first():
     assert costs == sorted(costs, reverse=True) and costs[0] == 30 * 16 * 10 * 4
 
 
+@pytest.mark.parametrize(("shots", "batch"), [(1, 10), (4, 32)])
+def test_steps_of_a_shot_cost_a_batch_each(shots, batch):
+    settings = {"method": "2sfs", "noise": {}, "shots": shots, "optim": {"epochs": 0}}
+    (alone,) = plans.make_plan(settings | {"options": {"steps_per_shot": 7}}).runs
+    assert alone.cost == 7 * shots * batch
+
+
 def test_what_is_written_is_read():
     store = Memory()
     plan = plans.make_plan({"population": POPULATIONS["named"]})
@@ -112,6 +119,7 @@ WRONG = {
     "must be {key: value": [{}],
     "several members have the same name": [{"shots": 1}, {"shots": 1}],
     "did you mean 'digits'": {"dataset": ("digits", "digts")},
+    "epochs=0 must be at least 1: pini has no steps_per_shot": {"optim.epochs": (0, 1)},
 }
 
 

@@ -23,7 +23,7 @@ from pini_jax.train.checkpoint import KEEP, Checkpoints, num_bytes
 from pini_jax.train.step import Constants, TrainState, init_state
 
 CLIP = "ab" * 32
-OPTIMISER = optim.optimiser(Optim(), steps_per_epoch=4)
+OPTIMISER = optim.optimiser(Optim(), optim.Length(epochs=100, per_epoch=4))
 
 
 def make_state(step):
@@ -265,7 +265,7 @@ def test_the_released_configuration_on_vit_b_16_stays_under_20_mb():
     inject = injector.Injector(towers.TextTower(sizes, 512), sites.build_noise(configs.Config().noise))
     rows = (37, 6)
     built = prompts.Prompts(*(np.zeros(shape, np.int32) for shape in (1, 25, rows, rows, rows, 37)))
-    constants = Constants(np.uint32(0), configs.Optim(), np.int32(5))
+    constants = Constants(np.uint32(0), configs.Optim(), optim.Length(np.float32(100), np.int32(5)))
     text = Text(np.zeros((1, 37, 512), np.float32), built)
     state = jax.eval_shape(functools.partial(init_state, inject), {}, text, constants)
     assert sum(x.size for x in jax.tree.leaves(state.phi)) == 5 * (512 * 512 + 512) + 2 * 25 * 512

@@ -11,6 +11,7 @@ from pini_jax.clip import prompts, zero_shot
 from pini_jax.config import Optim
 from pini_jax.core import mesh
 from pini_jax.methods.method import Batch, Text
+from pini_jax.methods.optim import Length
 from pini_jax.methods.pini import Injector
 from pini_jax.noise import sites
 from pini_jax.train import lanes as program
@@ -35,7 +36,11 @@ def text(clip):
 def runs(injector, clip, text):
     """Three, with seeds, learning rates, epochs and numbers of images of their own."""
     constants = [
-        Constants(np.array(seed, np.uint32), Optim(lr=0.1 * seed, warmup_lr=0.05, epochs=seed), np.array(seed))
+        Constants(
+            np.array(seed, np.uint32),
+            Optim(lr=0.1 * seed, warmup_lr=0.05),
+            Length(np.array(seed, np.float32), np.array(seed)),
+        )
         for seed in (1, 2, 3)
     ]
     init = jax.jit(init_state, static_argnums=0)
@@ -151,7 +156,7 @@ def test_convolutions_of_a_step_are_in_no_loop(clip, text):
     noise = sites.build_noise({"pixels": {"generator": "conv"}})
     method = Injector(clip.text_tower, noise, image_tower=clip.image_tower)
     text, size = Text(text.features), clip.image_tower.sizes.image_size
-    constants = Constants(np.array(1, np.uint32), Optim(), np.array(1))
+    constants = Constants(np.array(1, np.uint32), Optim(), Length(np.array(100.0, np.float32), np.array(1)))
     lanes = program.stack(
         MESH, [(jax.jit(init_state, static_argnums=0)(method, clip.theta, text, constants), constants)]
     )

@@ -12,11 +12,12 @@ from pini_jax.core import rng
 from pini_jax.methods import forward as stages
 from pini_jax.methods.method import Batch, Variables
 from pini_jax.methods.objective import objective
+from pini_jax.methods.optim import Length
 from pini_jax.noise.draws import draw_batch
 from pini_jax.train.step import Constants, init_state, train_step
 
 LR = 0.1
-CONSTANTS = Constants(1, Optim(lr=LR, warmup_lr=LR, weight_decay=0.0), steps_per_epoch=100)
+CONSTANTS = Constants(1, Optim(lr=LR, warmup_lr=LR, weight_decay=0.0), Length(epochs=100, per_epoch=100))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from pini_jax.evaluate import prediction
 from pini_jax.methods import registry
 from pini_jax.methods.method import Batch
 from pini_jax.methods.objective import Objective
-from pini_jax.methods.optim import Optim
+from pini_jax.methods.optim import Length, Optim
 from pini_jax.methods.registry import Towers
 from pini_jax.noise import sites
 from pini_jax.train import lanes
@@ -30,7 +30,7 @@ from pini_jax.train.step import Constants, init_state, train_step
 
 BATCH = 8
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1], np.int32)
-CONSTANTS = Constants(np.uint32(1), Optim(), np.int32(10))
+CONSTANTS = Constants(np.array(1, np.uint32), Optim(), Length(np.array(100, np.float32), np.array(10, np.int32)))
 RIVALS = {name: (name, {}) for name in registry.METHODS if not registry.makes_noise(name)}
 PLACES = {
     f"{site.name}: {generator}": ("pini", {site.name: {"generator": generator}})
@@ -94,8 +94,7 @@ def test_a_call_of_several_steps_exports(clip, text):
     """As many as an argument says."""
     method, images = build("released", clip)
     mesh = meshes.make_mesh(1)
-    constants = CONSTANTS._replace(steps_per_epoch=np.array(10, np.int32), seed=np.array(1, np.uint32))
-    running = lanes.stack(mesh, [(starting(method, clip, text), constants)] * 2)
+    running = lanes.stack(mesh, [(starting(method, clip, text), CONSTANTS)] * 2)
     batch = Batch(images, LABELS, np.ones(BATCH, np.float32))
     table = lanes.stack_batches(mesh, [[batch] * 2], BATCH, most=4)
     given = running, meshes.replicate(mesh, clip.theta), meshes.replicate(mesh, text), table

@@ -259,6 +259,13 @@ def test_learned_noise_on_features(settings):
     assert Classifier(**settings).fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.9
 
 
+def test_what_cannot_be_solved_is_told_without_images_that_judge():
+    """All images of a class are copies of one."""
+    _, y = features()
+    with pytest.raises(InputError, match="what was learned gives no numbers"):
+        Classifier(method="gda").fit(np.eye(3, 6)[y], y)
+
+
 @pytest.mark.parametrize("method", [None, "gda", "zero_shot"])
 def test_class_means_that_stand_for_texts_have_not_seen_what_judges(method, monkeypatch):
     """Neither the text of a fit, nor of what plain CLIP answers, changes with the images that are left out."""
