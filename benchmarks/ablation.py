@@ -13,7 +13,7 @@ with noise beside the mean that was learned without any, by all generators.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -48,42 +48,62 @@ def gain(entries: Sequence[Entry], name: str) -> tuple[float, float]:
     return nats, error
 
 
+def cell(
+    by_shots: Mapping[int, Sequence[Entry]], shots: Sequence[int], form: Callable[[Sequence[Entry]], str]
+) -> str:
+    """Of every number of shots, and a dash where no run has finished."""
+    return " / ".join(form(by_shots[k]) if k in by_shots else "-" for k in shots)
+
+
+def shots_of(groups: Groups) -> list[int]:
+    """All that some variant has."""
+    return sorted({k for by_shots in groups.values() for k in by_shots})
+
+
+def percent(mode: str) -> Callable[[Sequence[Entry]], str]:
+    """Accuracy in a mode."""
+    return lambda entries: f"{100 * metric(entries, mode, 'accuracy'):.1f}"
+
+
+def nll(mode: str) -> Callable[[Sequence[Entry]], str]:
+    """In nats, in a mode."""
+    return lambda entries: f"{metric(entries, mode, 'nll'):.2f}"
+
+
+def draws(name: str) -> Callable[[Sequence[Entry]], str]:
+    """A gain of draws with its error."""
+    return lambda entries: "{:+.0f} ± {:.0f}".format(*gain(entries, name))
+
+
 def variants(dataset: str, groups: Groups) -> str:
     """All of them, but for means that were learned without draws; each cell has all numbers of shots."""
-    rows = []
-    for label, by_shots in groups.items():
-        if label.endswith(ALONE):
-            continue
-        cells = [
-            [f"{100 * metric(entries, mode, 'accuracy'):.1f}" for entries in by_shots.values()]
-            for mode in ("mean", "marginal")
-        ]
-        cells += [
-            [f"{metric(entries, mode, 'nll'):.2f}" for entries in by_shots.values()]
-            for mode in ("mean", "marginal")
-        ]
-        for name in ("averaged", "calibrated"):
-            cells.append(["{:+.0f} ± {:.0f}".format(*gain(entries, name)) for entries in by_shots.values()])
-        rows.append([f"`{label}`", *(" / ".join(cell) for cell in cells)])
-    shots = " / ".join(map(str, next(iter(groups.values()))))
-    modes = "%, `mean`", "%, `marginal`", "NLL, `mean`", "NLL, `marginal`", "draws, mnat", "calibrated, mnat"
-    return table([f"{dataset}, {shots} shots", *modes], rows)
+    columns = {
+        "%, `mean`": percent("mean"),
+        "%, `marginal`": percent("marginal"),
+        "NLL, `mean`": nll("mean"),
+        "NLL, `marginal`": nll("marginal"),
+        "draws, mnat": draws("averaged"),
+        "calibrated, mnat": draws("calibrated"),
+    }
+    shots = shots_of(groups)
+    rows = [
+        [f"`{label}`", *(cell(by_shots, shots, form) for form in columns.values())]
+        for label, by_shots in groups.items()
+        if not label.endswith(ALONE)
+    ]
+    return table([f"{dataset}, {' / '.join(map(str, shots))} shots", *columns], rows)
 
 
 def with_and_without(dataset: str, groups: Groups) -> str:
     """A mean that was learned under draws of noise, beside one that was not: what either predicts without any."""
-    rows = []
-    for label in groups:
-        if label + ALONE not in groups:
-            continue
-        cells = []
-        for name, scale, form in (("accuracy", 100, ".1f"), ("nll", 1, ".2f")):
-            for with_label in (label, label + ALONE):
-                found = groups[with_label].values()
-                cells.append(" / ".join(f"{scale * metric(entries, 'mean', name):{form}}" for entries in found))
-        rows.append([f"`{label}`", *cells])
-    shots = " / ".join(map(str, next(iter(groups.values()))))
-    return table([f"{dataset}, {shots} shots", "%, noise", "%, no noise", "NLL, noise", "NLL, no noise"], rows)
+    shots = shots_of(groups)
+    rows = [
+        [f"`{x}`", *(cell(groups[of], shots, form("mean")) for form in (percent, nll) for of in (x, x + ALONE))]
+        for x in groups
+        if x + ALONE in groups
+    ]
+    columns = "%, noise", "%, no noise", "NLL, noise", "NLL, no noise"
+    return table([f"{dataset}, {' / '.join(map(str, shots))} shots", *columns], rows)
 
 
 def draw(datasets: Mapping[str, Groups]) -> plt.Figure:
@@ -98,26 +118,25 @@ def draw(datasets: Mapping[str, Groups]) -> plt.Figure:
         squeeze=False,
         layout="constrained",
     )
-    for (name, labels), (accuracy, draws) in zip(pairs.items(), grid, strict=True):
+    for (name, labels), (accuracy, told) in zip(pairs.items(), grid, strict=True):
         groups = datasets[name]
-        shots = [*dict.fromkeys(k for label in labels for k in groups[label])]
-        for i, (k, look) in enumerate(zip(shots, style.line_styles(), strict=False)):
+        for i, (k, look) in enumerate(zip(shots_of(groups), style.line_styles(), strict=False)):
             look |= {"linestyle": "", "label": f"{k} shot{'s' * (k > 1)}"}
             rows = [row for row, x in enumerate(labels) if k in groups[x] and k in groups[x + ALONE]]
             found = [(groups[labels[row]][k], groups[labels[row] + ALONE][k]) for row in rows]
-            places = np.array(rows) + 0.25 * (i - (len(shots) - 1) / 2)
+            places = np.array(rows) + 0.25 * (i - 1)
             more = [metric(noise, "mean", "accuracy") - metric(none, "mean", "accuracy") for noise, none in found]
             accuracy.plot(100 * np.array(more), places, **look)
             gains = np.array([gain(noise, "calibrated") for noise, _ in found]).reshape(-1, 2)
-            draws.errorbar(gains[:, 0], places, xerr=gains[:, 1], elinewidth=0.7, **look)
-        for axes in (accuracy, draws):
+            told.errorbar(gains[:, 0], places, xerr=gains[:, 1], elinewidth=0.7, **look)
+        for axes in (accuracy, told):
             axes.axvline(0, color="black", linestyle=":", linewidth=0.8)
             axes.set_ylim(len(labels) - 0.5, -0.5)
         accuracy.set_yticks(range(len(labels)), labels)
         accuracy.set_title(name, loc="left")
         accuracy.set_xlabel("accuracy of the mean, points:\nlearned with noise − without")
-        draws.set_xlabel("−NLL, calibrated, thousandths of a nat:\naveraged draws − their mean")
-        draws.legend(fontsize=6)
+        told.set_xlabel("−NLL, calibrated, thousandths of a nat:\naveraged draws − their mean")
+        told.legend(fontsize=6)
     return figure
 
 

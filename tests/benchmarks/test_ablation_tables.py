@@ -22,12 +22,15 @@ def groups():
     """Of two seeds each."""
     mlp = [entry("mlp", shots, accuracy, 0.2) for shots in (4, 1) for accuracy in (0.5, 0.6)]
     alone = [entry("mlp, mean_only", shots, 0.25 * shots, 0.0) for shots in (1, 1, 4)]
-    return ablation.grouped([entry("none", 1, 0.4, 0.0), entry("none", 4, 0.4, 0.0), *mlp, *alone])
+    return ablation.grouped(
+        [entry("none", 1, 0.4, 0.0), entry("none", 4, 0.4, 0.0), *mlp, *alone, entry("k", 4, 0.5, 0)]
+    )
 
 
 def test_a_row_has_all_shots_of_a_variant(groups):
-    head, _, none, mlp = ablation.variants("dtd", groups).splitlines()
+    head, _, none, mlp, k = ablation.variants("dtd", groups).splitlines()
     assert head.startswith("| dtd, 1 / 4 shots | %, `mean` | %, `marginal` |")
+    assert k.startswith("| `k` | - / 50.0 |"), "no run with one shot has finished"
     assert none.startswith("| `none` | 40.0 / 40.0 | 50.0 / 50.0 |")
     cells = mlp.strip("| ").split(" | ")
     assert cells[1:5] == ["55.0 / 55.0", "65.0 / 65.0", "1.00 / 1.00", "0.90 / 0.90"]
