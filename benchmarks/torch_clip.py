@@ -6,9 +6,10 @@ and backwards, and the frozen weights want no gradient. On a GPU if PyTorch has 
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,20 @@ from benchmarks.inputs import Numbers, Whole
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load(folder: Path) -> transformers.CLIPModel:
-    """The frozen model."""
+def load(folder: Path, dtype: str = "float32", attention: str = "sdpa") -> transformers.CLIPModel:
+    """The frozen model.
+
+    Args:
+        attention: of `attentions`.
+    """
     torch.set_num_threads(os.cpu_count() or 1)
-    clip = transformers.CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-    return clip.requires_grad_(False).to(DEVICE)
+    settings = dict(dtype=getattr(torch, dtype), attn_implementation=attention)
+    return transformers.CLIPModel.from_pretrained(folder, **settings).eval().requires_grad_(False).to(DEVICE)
+
+
+def attentions() -> list[str]:
+    """The fast ones that are installed; PyTorch's own, `sdpa`, takes the fastest kernel that it has."""
+    return ["sdpa", *["flash_attention_2"] * transformers.utils.is_flash_attn_2_available()]
 
 
 def tensor(x: np.ndarray) -> torch.Tensor:
@@ -41,6 +51,23 @@ def images(pixels: np.ndarray) -> torch.Tensor:
 def memory() -> int:
     """The bytes that there are for a step."""
     return timing.memory_limit() if DEVICE == "cpu" else torch.cuda.get_device_properties(0).total_memory
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether it says so; of the host's memory PyTorch says it in an error of any kind."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def reason(error: Exception) -> str:
+    """Why something is left out, in a line."""
+    if lacks_memory(error):
+        return f"does not fit {memory() / 1e9:.0f} GB"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def finished(x: torch.Tensor) -> float:
+    """A number of the tensor, for which a GPU is waited."""
+    return x.flatten()[0].item()
 
 
 @torch.no_grad()
@@ -131,13 +158,11 @@ def serve_step(folder: Path, classes: int, tower: str) -> None:
     losses = []
     try:
         losses += [training.replay(features(), normals) for normals in numbers.normals]
-    except RuntimeError as error:  # which is also what PyTorch has for the host's memory
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not lacks_memory(error):
             raise
-    if losses:
-        timing.serve({"step": lambda: training.step(features())}, losses=losses, device=DEVICE)
-    else:
-        timing.serve({}, refused=f"does not fit {memory() / 1e9:.0f} GB", device=DEVICE)
+        return timing.serve({}, refused=reason(error), device=DEVICE)
+    timing.serve({"step": lambda: training.step(features())}, losses=losses, device=DEVICE)
 
 
 def serve_encode(folder: Path, sides: list[int]) -> None:
@@ -147,10 +172,6 @@ def serve_encode(folder: Path, sides: list[int]) -> None:
     texts = inputs.whole(inputs.make_texts(sizes.text.vocab_size), sizes.text.context_length)
     padded, longest = tensor(texts.ids), tensor(texts.ids[:, : texts.end.max() + 1])
     matrices = {side: torch.randn(side, side, device=DEVICE) for side in sides}
-
-    def finished(x: torch.Tensor) -> float:
-        return x.flatten()[0].item()  # which waits for a GPU
-
     works = {
         "images": lambda: finished(encode_images(clip, pixels)),
         "padded": lambda: finished(encode_texts(clip, padded)),
@@ -162,6 +183,31 @@ def serve_encode(folder: Path, sides: list[int]) -> None:
     timing.serve(works, device=DEVICE)
 
 
+def ways(clip: transformers.CLIPModel, pixels: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
+    """The image tower as PyTorch runs it, and as it compiles it."""
+
+    def encode() -> torch.Tensor:
+        return encode_images(clip, pixels)
+
+    return {"as it is": encode, "compiled": torch.compile(encode)}
+
+
+def serve_images(folder: Path, batch: int, dtype: str) -> None:
+    """The worker of `accelerator.image_peers`: every way that works here. Their features go to WAY.npy."""
+    works, left_out = {}, {}
+    for attention in attentions():
+        clip = load(folder, dtype, attention)
+        pixels = images(inputs.make_pixels(clip.config.vision_config.image_size, batch)).to(clip.dtype)
+        for name, encode in ways(clip, pixels).items():
+            way = f"{attention}, {name}"
+            try:
+                np.save(folder / f"{way}.npy", encode().float().numpy(force=True))
+                works[way] = lambda encode=encode: finished(encode())
+            except Exception as error:  # a compiler that is missing is said in errors of many kinds
+                left_out[way] = reason(error)
+    timing.serve(works, ways=list(works), left_out=left_out)
+
+
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     kind, path, *arguments = sys.argv[1:]
@@ -170,5 +216,8 @@ if __name__ == "__main__":
     if kind == "step":
         number, place = arguments
         serve_step(Path(path), int(number), place)
+    elif kind == "images":
+        number, dtype = arguments
+        serve_images(Path(path), int(number), dtype)
     else:
         serve_encode(Path(path), [int(side) for side in arguments])

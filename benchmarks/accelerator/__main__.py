@@ -9,10 +9,11 @@ On a CPU everything is small, which proves the command and says nothing about sp
 3. `images`: the image tower forwards.
 4. `lanes`: members of a population side by side; `alone` is the step of one.
 5. `peers`: the step beside the paper's in PyTorch, in turn, where that is installed; losses are side by side.
-6. `training`: a whole run, by its phases.
-7. `switches`: what remat, packed rows, flash attention and many steps per call are worth.
+6. `image_peers`: the image tower beside transformers' in PyTorch, as it is and compiled, in turn.
+7. `training`: a whole run, by its phases.
+8. `switches`: what remat, packed rows, flash attention and many steps per call are worth.
 
-All but `peers` and `training` want no packages but jax, flax, optax and numpy.
+All but `peers`, `image_peers` and `training` want no packages but jax, flax, optax and numpy.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from benchmarks.accelerator.scale import LARGE, SMALL, Scale
 from benchmarks.accelerator.work import Row
 
 LIMIT = 420.0  # seconds of the whole
-PHASES = ("peak", "text", "images", "lanes", "peers", "training", "switches")  # modules beside this one
+PHASES = ("peak", "text", "images", "lanes", "peers", "image_peers", "training", "switches")  # modules beside this one
 
 
 def measure(scale: Scale, phases: Sequence[str], write: Callable[[Row], None]) -> None:

@@ -6,11 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.accelerator.packages import UNUSED, missing
+from benchmarks.accelerator.packages import TORCH, missing
 from benchmarks.accelerator.scale import Scale
 from benchmarks.accelerator.work import Row
-
-TORCH = ("torch", "transformers", "safetensors", *UNUSED)
 
 
 def measure(scale: Scale) -> Iterator[Row]:
