@@ -6,7 +6,6 @@ and backwards, and the frozen weights want no gradient. On a GPU if PyTorch has 
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Callable, Mapping

@@ -19,7 +19,7 @@ class Scale(NamedTuple):
         lane_classes: of their steps.
         steps: per call, where a call takes many.
         peers: numbers of classes.
-        training: (clip, classes, shots, epochs) as in `benchmarks.population`.
+        training: (clip, classes, shots, epochs) as in `benchmarks.population`, and the epochs of its shares.
     """
 
     side: int
@@ -32,7 +32,7 @@ class Scale(NamedTuple):
     lane_classes: Sequence[int]
     steps: int
     peers: Sequence[int]
-    training: tuple[str, int, int, int]
+    training: tuple[str, int, int, int, int]
 
 
 LARGE = Scale(
@@ -46,7 +46,7 @@ LARGE = Scale(
     lane_classes=(10, 37, 100),
     steps=20,
     peers=(100, 397),
-    training=("", 37, 16, 100),
+    training=("", 37, 16, 100, 20),
 )
 SMALL = Scale(
     side=64,
@@ -59,5 +59,5 @@ SMALL = Scale(
     lane_classes=(10,),
     steps=2,
     peers=(),
-    training=("tiny_clip", 10, 1, 1),
+    training=("tiny_clip", 10, 1, 1, 2),
 )

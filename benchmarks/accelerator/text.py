@@ -26,11 +26,16 @@ NOISE = {
 
 
 class TextStep(NamedTuple):
-    """(phi, theta, text, batch, key) -> (phi, loss), with what it is called with; the released noise."""
+    """(phi, theta, text, batch, key) -> (phi, loss), with what it is called with; the released noise.
+
+    Attributes:
+        flops, num_bytes: that it needs at least, as `benchmarks.flops` counts.
+    """
 
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
     flops: float
+    num_bytes: float
 
 
 def text_step(name: str, classes: int, remat: bool = False, packed: bool = True) -> TextStep:
@@ -53,7 +58,8 @@ def text_step(name: str, classes: int, remat: bool = False, packed: bool = True)
     text = Text(np.zeros((1, classes, sizes.embed_dim), np.float32), rows if packed else apart)
     batch = Batch(numbers.features, numbers.labels, np.ones(len(numbers.labels), np.float32))
     theta = {"text": weights(tower), "logit_scale": np.float32(np.log(100))}
-    return TextStep(call, (numbers.phi, theta, text, batch, jax.random.key(1)), flops.step_flops(sizes, rows))
+    needed = flops.step_flops(sizes, rows), flops.step_bytes(sizes, rows, tower.dtype.itemsize)
+    return TextStep(call, (numbers.phi, theta, text, batch, jax.random.key(1)), *needed)
 
 
 def weights(tower: towers.TextTower) -> Any:
