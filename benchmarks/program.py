@@ -1,11 +1,11 @@
 """What the compiled text step computes and moves, read from its program: python -m benchmarks.program.
 
-'Products are counted in the optimised program (`benchmarks.products`), those of a loop as often as it turns, and
+Products are counted in the optimised program (`benchmarks.products`), those of a loop as often as it turns, and
 set against what the mathematics needs (`benchmarks.flops`); where layers are computed again, their way there is
 counted twice. So are bytes read and written (`benchmarks.traffic`), against those of the products alone. `not
-known` are calls whose operations are in no table, which count nothing, loops whose turns are not known, which count
-once, and conditions, whose branches count nothing. The rest are transposes, copies and changes of dtype that are
-programs of their own, or what a fused one ends in: megabytes written in a step, the greatest first.
+known` are calls whose operations are in no table, which count nothing, loops whose turns are not known, which are
+counted once, and conditions, whose branches are not counted. The rest are transposes, copies and changes of dtype
+that are programs of their own, or what a fused one ends in: megabytes written in a step, the greatest first.
 """
 
 from __future__ import annotations
