@@ -6,6 +6,7 @@ and backwards, and the frozen weights want no gradient. On a GPU if PyTorch has 
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -14,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from safetensors import safe_open
 
 from benchmarks import inputs, timing
+from benchmarks.accelerator.sizes import SIZES
 from benchmarks.inputs import Numbers, Whole
+from pini_jax.clip.architecture import Architecture
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -29,7 +33,10 @@ def load(folder: Path, dtype: str = "float32", attention: str = "sdpa") -> trans
     """
     torch.set_num_threads(os.cpu_count() or 1)
     settings = dict(dtype=getattr(torch, dtype), attn_implementation=attention)
-    return transformers.CLIPModel.from_pretrained(folder, **settings).eval().requires_grad_(False).to(DEVICE)
+    clip = transformers.CLIPModel.from_pretrained(folder, **settings).eval()
+    with safe_open(folder / "model.safetensors", "pt") as file:  # 16 bits are too few for an exponent
+        clip.logit_scale.data = file.get_tensor("logit_scale")
+    return clip.requires_grad_(False).to(DEVICE)
 
 
 def attentions() -> list[str]:
@@ -117,9 +124,9 @@ class Training:
         tower, noise = self.clip.text_model, self.noise.mean + self.noise.scale * normals
         x = tower.embeddings(input_ids=self.ids)
         stop = 1 + len(noise)
-        x = torch.cat([x[:, :1], x[:, 1:stop] + noise, x[:, stop:]], dim=1)
+        x = torch.cat([x[:, :1], x[:, 1:stop] + noise.to(x.dtype), x[:, stop:]], dim=1)
         x = tower.final_layer_norm(tower.encoder(inputs_embeds=x, is_causal=True).last_hidden_state)
-        return self.clip.text_projection(x[torch.arange(len(x)), self.end])
+        return self.clip.text_projection(x[torch.arange(len(x)), self.end]).float()
 
     def step(self, features: torch.Tensor, normals: Mapping[str, torch.Tensor] | None = None) -> float:
         """One update; its loss. Draws are fresh unless given."""
@@ -143,12 +150,30 @@ class Training:
         return self.step(features, dict(prompt_tokens=tensor(prompt), image_features=tensor(image)))
 
 
+def begin(clip: transformers.CLIPModel, sizes: Architecture, classes: int, steps: int) -> tuple[Training, Numbers]:
+    """A training, and what it is given, with draws of so many steps."""
+    prompts = inputs.make_prompts(inputs.LENGTHS[classes], sizes.text.vocab_size)
+    numbers = inputs.make_numbers(sizes, prompts, steps)
+    return Training(clip, inputs.whole(prompts, sizes.text.context_length), numbers, inputs.LR), numbers
+
+
+def serve_steps(folder: Path, name: str, dtype: str, numbers_of_classes: list[int]) -> None:
+    """The worker of `accelerator.peers`: the loss of a step with given draws by the number of classes."""
+    clip, works, losses, left_out = load(folder, dtype), {}, {}, {}
+    for classes in numbers_of_classes:
+        training, numbers = begin(clip, SIZES[name], classes, steps=1)
+        features, key = tensor(numbers.features), str(classes)
+        try:
+            losses[key] = training.replay(features, numbers.normals[0])
+            works[key] = functools.partial(training.step, features)
+        except RuntimeError as error:
+            left_out[key] = reason(error)
+    timing.serve(works, losses=losses, left_out=left_out)
+
+
 def serve_step(folder: Path, classes: int, tower: str) -> None:
     """The worker of a row of `step`: losses of steps with given draws, then as many steps as are asked for."""
-    sizes = inputs.VIT_B_16
-    prompts = inputs.make_prompts(inputs.LENGTHS[classes], sizes.text.vocab_size)
-    numbers = inputs.make_numbers(sizes, prompts, inputs.STEPS[classes])
-    training = Training(load(folder), inputs.whole(prompts, sizes.text.context_length), numbers, inputs.LR)
+    training, numbers = begin(load(folder), inputs.VIT_B_16, classes, inputs.STEPS[classes])
     pixels, given = images(numbers.pixels), tensor(numbers.features)
 
     def features() -> torch.Tensor:
@@ -196,7 +221,7 @@ def serve_images(folder: Path, batch: int, dtype: str) -> None:
     works, left_out = {}, {}
     for attention in attentions():
         clip = load(folder, dtype, attention)
-        pixels = images(inputs.make_pixels(clip.config.vision_config.image_size, batch)).to(clip.dtype)
+        pixels = images(inputs.make_pixels(clip.config.vision_config.image_size, batch)).to(getattr(torch, dtype))
         for name, encode in ways(clip, pixels).items():
             way = f"{attention}, {name}"
             try:
@@ -215,6 +240,9 @@ if __name__ == "__main__":
     if kind == "step":
         number, place = arguments
         serve_step(Path(path), int(number), place)
+    elif kind == "steps":
+        name, dtype, *numbers_of_classes = arguments
+        serve_steps(Path(path), name, dtype, [int(number) for number in numbers_of_classes])
     elif kind == "images":
         number, dtype = arguments
         serve_images(Path(path), int(number), dtype)

@@ -9,12 +9,12 @@ nothing about speed. Weights are random.
 2. `text`: a step on cached features, with operations as `benchmarks.flops` counts them for packed prompts.
 3. `images`: the image tower forwards.
 4. `lanes`: members of a population side by side; `alone` is the step of one.
-5. `peers`: the step beside the paper's in PyTorch, in turn, where that is installed; losses are side by side.
-6. `image_peers`: the image tower beside transformers' in PyTorch, as it is and compiled, in turn.
-7. `training`: a whole run, by its phases; of a shorter one the shares that are not steps, checkpoints apart.
+5. `training`: a whole run, by its phases; of a shorter one the shares that are not steps, checkpoints apart.
+6. `peers`: the step beside the paper's in PyTorch, in turn, where that is installed; losses are side by side.
+7. `image_peers`: the image tower beside transformers' in PyTorch, as it is and compiled, in turn.
 8. `switches`: what remat, packed rows, flash attention and many steps per call are worth.
 
-All but `peers`, `image_peers` and `training` want no packages but jax, flax, optax and numpy.
+All but `training`, `peers` and `image_peers` want no packages but jax, flax, optax and numpy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from benchmarks.accelerator.scale import LARGE, SMALL, Scale
 from benchmarks.accelerator.work import Row
 
 LIMIT = 420.0  # seconds of the whole
-PHASES = ("peak", "text", "images", "lanes", "peers", "image_peers", "training", "switches")  # modules, in order
+PHASES = ("peak", "text", "images", "lanes", "training", "peers", "image_peers", "switches")  # modules, in order
 
 
 def measure(scale: Scale, phases: Sequence[str], write: Callable[[Row], None]) -> None:

@@ -7,23 +7,19 @@ PyTorch is a process of its own, with each of its fast attentions, as it is and 
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import flops, inputs, timing
-from benchmarks.accelerator import images
+from benchmarks.accelerator import images, turns
 from benchmarks.accelerator.packages import TORCH, missing
 from benchmarks.accelerator.scale import Scale
 from benchmarks.accelerator.sizes import SIZES
 from benchmarks.accelerator.work import Row, Work, of_peak, tower_dtype
 from pini_jax.clip.architecture import Architecture
-
-OURS = "ours"
-ROUNDS = 5
 
 
 def measure(scale: Scale) -> Iterator[Row]:
@@ -43,14 +39,16 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def sides(folder: Path, sizes: Architecture, batch: int) -> Iterator[Row]:
-    """The median milliseconds of each, of rounds in which they take turns."""
+    """The milliseconds of each, and why others have none."""
     ours = our_side(folder, sizes, batch)
     features = np.array(ours.compiled(*ours.arguments), np.float32)
     with timing.Worker("benchmarks.torch_clip", "images", str(folder), str(batch), tower_dtype().name) as theirs:
-        taken = [in_turn(ours, theirs) for _ in range(ROUNDS)]
-    for side in taken[0]:
-        row = dict(side=side, ms=1e3 * statistics.median(seconds[side] for seconds in taken))
-        yield row if side == OURS else row | dict(difference=difference(np.load(folder / f"{side}.npy"), features))
+        taken = turns.medians(ours, theirs, theirs.said["ways"])
+    for side, ms in taken.items():
+        row = dict(side=side, ms=ms)
+        if side != turns.OURS:
+            row |= dict(difference=difference(np.load(folder / f"{side}.npy"), features))
+        yield row
     for side, why in theirs.said["left_out"].items():
         yield dict(side=side, left_out=why)
 
@@ -64,11 +62,6 @@ def our_side(folder: Path, sizes: Architecture, batch: int) -> Work:
     clip = pretrained.load_clip(str(folder), dtype=tower_dtype())
     pixels = inputs.make_pixels(sizes.image.image_size, batch)
     return images.forwards(clip.image_tower, clip.theta["image"], pixels)
-
-
-def in_turn(ours: Work, theirs: timing.Worker) -> Mapping[str, float]:
-    """Seconds of a batch on either side, once."""
-    return {OURS: ours.once()} | {way: theirs.seconds(way) for way in theirs.said["ways"]}
 
 
 def rates(scale: Scale, sizes: Architecture, row: Row) -> Row:
