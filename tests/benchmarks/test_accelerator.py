@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import flops, inputs, timing
-from benchmarks.accelerator import switches, text, training
+from benchmarks.accelerator import peers, switches, text, training
 from benchmarks.accelerator.__main__ import PHASES, main
 from benchmarks.accelerator.sizes import SIZES
 from pini_jax.clip import prompts
@@ -71,6 +71,25 @@ def test_pytorchs_image_tower_computes_the_same(tmp_path):
     for row in (ours, *theirs):
         assert "left_out" in row or row["per_second"] == pytest.approx(1e3 * row["batch"] / row["ms"])
     assert theirs[0]["difference"] < 1e-4
+
+
+@pytest.mark.long
+def test_pytorchs_step_begins_with_the_same_loss(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    _, row = rows_of(tmp_path, "peers")
+    assert row["pytorch_loss"] == pytest.approx(row["loss"], rel=1e-5)
+    assert row["ratio"] == pytest.approx(row["pytorch_ms"] / row["ms"])
+
+
+@pytest.mark.long
+def test_where_pytorchs_step_does_not_fit_ours_stands():
+    class Full:
+        said = dict(losses={}, left_out={"10": "does not fit 80 GB"})
+
+    theta = text.text_step("tiny", 10).arguments[1]["text"]
+    row = peers.compare("tiny", 10, theta, Full())
+    assert row["left_out"] == "PyTorch: does not fit 80 GB" and row["loss"] > 0
 
 
 def test_what_cannot_be_compiled_is_left_out_and_the_rest_stands(tmp_path, monkeypatch):
