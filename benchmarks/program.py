@@ -60,7 +60,7 @@ def read(text: str) -> Read:
 
 def _is_unknown(instruction: Instruction) -> bool:
     """Whether operations may be missing from the count: of a call, a loop, or either branch of a condition."""
-    if instruction.kind == "custom-call":
+    if instruction.kind in ("custom-call", "custom-call-start"):
         return instruction.target not in products.COUNTS
     return instruction.turns is None or instruction.kind == "conditional"
 

@@ -12,6 +12,7 @@ FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("while", "call", "conditional", "async-start", "async-update", "async-done"),  # what they call is counted
 )
+SCRATCH = ("s8", "u8")  # of a call's further results: room to work in, of which nobody knows how much is used
 SLICES = ("slice", "dynamic-slice", "gather")
 UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # which operand is written into the first
 
@@ -52,5 +53,8 @@ def _written(result: Instruction, body: Computation) -> float:
         return sum(_written(body[name], body) for name in result.operands)
     if result.kind == "bitcast":
         return _written(body[result.operands[0]], body)
+    if result.kind == "custom-call":
+        first, *others = result.results
+        return first.num_bytes + sum(array.num_bytes for array in others if array.dtype not in SCRATCH)
     place = UPDATES.get(result.kind)
     return result.num_bytes if place is None else body[result.operands[place]].num_bytes
