@@ -74,9 +74,10 @@ def test_pytorchs_image_tower_computes_the_same(tmp_path):
 
 
 @pytest.mark.long
-def test_pytorchs_step_begins_with_the_same_loss(tmp_path):
+def test_pytorchs_step_begins_with_the_same_loss(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
+    monkeypatch.setattr(peers, "SECONDS", np.inf)  # however busy the machine is
     _, row = rows_of(tmp_path, "peers")
     assert row["pytorch_loss"] == pytest.approx(row["loss"], rel=1e-5)
     assert row["ratio"] == pytest.approx(row["pytorch_ms"] / row["ms"])
