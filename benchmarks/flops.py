@@ -1,4 +1,4 @@
-"""Operations that the mathematics of the towers needs, counted from sizes."""
+"""Operations that the mathematics of the towers needs, and bytes that it moves, counted from sizes."""
 
 from __future__ import annotations
 
@@ -44,6 +44,18 @@ def step_flops(sizes: Architecture, packed: Prompts) -> float:
     """
     attention = prompts_flops(sizes, packed) - prompts_flops(sizes, packed, attention=False)
     return 2 * prompts_flops(sizes, packed) + attention
+
+
+def step_bytes(sizes: Architecture, packed: Prompts, itemsize: int) -> float:
+    """2 L (4 d^2 + 2 d m) + L t (27 d + 5 m) numbers for t tokens in L layers, on the same two ways.
+
+    Products read their operands and write their results once; nothing else goes to memory. Attention is one
+    product: it reads queries, keys and values, and on the way back the gradient too, for which it writes three. Of
+    what the way there has computed, the way back reads these and the inputs of the MLP's non-linearity.
+    """
+    layers, d, m = (getattr(sizes.text.transformer, name) for name in ("layers", "width", "mlp_width"))
+    tokens = len(packed.start) + len(packed.prefix) + packed.suffix.size
+    return itemsize * layers * (2 * (4 * d**2 + 2 * d * m) + tokens * (27 * d + 5 * m))
 
 
 def released_step_flops(sizes: Architecture, classes: int, images: int) -> float:

@@ -66,16 +66,22 @@ def measure(name: str, members: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         configs = configs_of(name, Path(folder), members)
         with population.entered(share(configs[0]), configs, Path(folder) / "runs") as group:
-            compiled = loop.compile_group(group)
-            steps(group, *compiled)  # warms up
-            found = {
-                "steps": parts.spend(lambda: steps(group, *compiled)),
-                "batches": parts.spend(lambda: batches(group)),
-                "checkpoints": parts.time_save(group.trainees[0].recorder.state) * num_saves(group),
-                "whole": parts.spend(lambda: loop.train(group, *compiled)),
-            }
+            found = split(group)
     row = dict(name=name, members=members, load=os.getloadavg()[0], ticks=max(group.lengths))
-    return row | {key: Cost(*map(float, pair))._asdict() for key, pair in found.items()}
+    return row | {key: cost._asdict() for key, cost in found.items()}
+
+
+def split(group: Group) -> dict[str, Cost]:
+    """What a training takes, and its parts on their own."""
+    compiled = loop.compile_group(group)
+    steps(group, *compiled)  # warms up
+    found = {
+        "steps": parts.spend(lambda: steps(group, *compiled)),
+        "batches": parts.spend(lambda: batches(group)),
+        "checkpoints": parts.time_save(group.trainees[0].recorder.state) * num_saves(group),
+        "whole": parts.spend(lambda: loop.train(group, *compiled)),
+    }
+    return {key: Cost(*map(float, pair)) for key, pair in found.items()}
 
 
 def num_saves(group: Group) -> int:

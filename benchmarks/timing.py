@@ -19,6 +19,7 @@ Work = Callable[[], object]  # ends when its result is there
 
 SHARE = 0.9  # of the memory that is available, what a process may take
 PROC = Path("/proc")
+IMPORTED = time.monotonic()
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes that take turns share a GPU
 
 
@@ -59,6 +60,16 @@ def peak() -> int:
     if PROC.exists():  # getrusage also counts the process that this one was before it ran Python
         return _kilobytes("self/status", "VmHWM") * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
+
+
+def age() -> float:
+    """Seconds since this process began, or where the system does not say that, since this module was imported."""
+    if not PROC.exists():
+        return time.monotonic() - IMPORTED
+    # The name, in brackets, may hold blanks; the 22nd number is the start, in ticks since the machine's.
+    start = (PROC / "self/stat").read_text().rpartition(")")[2].split()[19]
+    since_boot = (PROC / "uptime").read_text().split()[0]
+    return float(since_boot) - int(start) / os.sysconf("SC_CLK_TCK")
 
 
 def limit_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -14,12 +15,17 @@ from pini_jax.clip import towers
 
 
 def image_work(name: str, batch: int) -> Work:
-    """A batch of pixels through the tower."""
+    """A batch of pixels through the tower, with random weights."""
     sizes, dtype = SIZES[name], tower_dtype()
     tower, side = towers.image_tower(sizes, dtype), sizes.image.image_size
     pixels = jax.random.normal(jax.random.key(0), (batch, side, side, 3))
     theta = jax.jit(tower.init)(jax.random.key(0), pixels[:1])["params"]
     theta["blocks"] = jax.tree.map(lambda x: x.astype(dtype), theta["blocks"])
+    return forwards(tower, theta, pixels)
+
+
+def forwards(tower: towers.ImageTower, theta: Any, pixels: Any) -> Work:
+    """Features of the pixels, un-normalised."""
     return work(lambda theta, pixels: tower.apply({"params": theta}, pixels), theta, pixels)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from unittest.mock import MagicMock
 
 UNUSED = ("jaxtyping", "tokenizers")  # rooms import them, and what is measured calls nothing of theirs
+TORCH = ("torch", "transformers", "safetensors", *UNUSED)  # of what is measured beside PyTorch
 
 
 def missing(names: Sequence[str]) -> list[str]:

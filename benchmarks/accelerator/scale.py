@@ -18,8 +18,8 @@ class Scale(NamedTuple):
         lanes: members side by side.
         lane_classes: of their steps.
         steps: per call, where a call takes many.
-        peers: numbers of classes.
-        training: (clip, classes, shots, epochs) as in `benchmarks.population`.
+        peers: numbers of classes of the steps beside PyTorch's, what matters most first.
+        training: (clip, classes, shots, epochs) as in `benchmarks.population`, and the epochs of its shares.
     """
 
     side: int
@@ -32,7 +32,7 @@ class Scale(NamedTuple):
     lane_classes: Sequence[int]
     steps: int
     peers: Sequence[int]
-    training: tuple[str, int, int, int]
+    training: tuple[str, int, int, int, int]
 
 
 LARGE = Scale(
@@ -45,8 +45,8 @@ LARGE = Scale(
     lanes=(1, 5, 15, 45),
     lane_classes=(10, 37, 100),
     steps=20,
-    peers=(100, 397),
-    training=("", 37, 16, 100),
+    peers=(100, 1000, 10, 397),
+    training=("", 37, 16, 100, 20),
 )
 SMALL = Scale(
     side=64,
@@ -58,6 +58,6 @@ SMALL = Scale(
     lanes=(1, 2),
     lane_classes=(10,),
     steps=2,
-    peers=(),
-    training=("tiny_clip", 10, 1, 1),
+    peers=(10,),
+    training=("tiny_clip", 10, 1, 1, 2),
 )

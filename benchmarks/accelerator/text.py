@@ -17,7 +17,7 @@ from pini_jax.methods import forward
 from pini_jax.methods.method import Batch, Text, Variables
 from pini_jax.methods.pini import Injector
 from pini_jax.noise import sites
-from pini_jax.noise.draws import draw_batch
+from pini_jax.noise.draws import draw_batch, draw_replay
 
 NOISE = {
     "prompt_tokens": {"generator": "table"},
@@ -26,24 +26,34 @@ NOISE = {
 
 
 class TextStep(NamedTuple):
-    """(phi, theta, text, batch, key) -> (phi, loss), with what it is called with; the released noise."""
+    """(phi, theta, text, batch, key) -> (phi, loss), with what it is called with; the released noise.
+
+    Attributes:
+        flops, num_bytes: that it needs at least, as `benchmarks.flops` counts.
+    """
 
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
     flops: float
+    num_bytes: float
 
 
-def text_step(name: str, classes: int, remat: bool = False, packed: bool = True) -> TextStep:
-    """A step on cached features: forwards, the gradient of the trainables, and plain SGD."""
-    sizes = SIZES[name]
+def text_step(name: str, classes: int, remat: bool = False, packed: bool = True, theta: Any = None) -> TextStep:
+    """A step on cached features: forwards, the gradient of the trainables, and plain SGD.
+
+    Args:
+        theta: of the text tower, for a step with given draws, which another library can take too: normals stand in
+            the key's place. None draws weights and noise.
+    """
+    sizes, replays = SIZES[name], theta is not None
     apart = inputs.make_prompts(inputs.LENGTHS[classes], sizes.text.vocab_size)
-    rows, numbers = prompts.pack(apart), inputs.make_numbers(sizes, apart, steps=0)
+    rows, numbers = prompts.pack(apart), inputs.make_numbers(sizes, apart, steps=1)
     tower = towers.TextTower(sizes.text, sizes.embed_dim, tower_dtype(), remat=remat)
     method = Injector(tower, sites.build_noise(sites.noise_with_defaults(NOISE)))
 
-    def call(phi: Any, theta: Any, text: Text, batch: Batch, key: Any) -> tuple[Any, Any]:
+    def call(phi: Any, theta: Any, text: Text, batch: Batch, drawn: Any) -> tuple[Any, Any]:
         def loss(phi: Any) -> Any:
-            draw = draw_batch(key, len(batch.labels), {})
+            draw = draw_replay(drawn) if replays else draw_batch(drawn, len(batch.labels), {})
             return forward.loss(method, Variables(phi), theta, text, batch, draw)[0].loss
 
         value, gradient = jax.value_and_grad(loss)(phi)
@@ -52,8 +62,10 @@ def text_step(name: str, classes: int, remat: bool = False, packed: bool = True)
     # Plain CLIP's features of the classes are nothing to this noise.
     text = Text(np.zeros((1, classes, sizes.embed_dim), np.float32), rows if packed else apart)
     batch = Batch(numbers.features, numbers.labels, np.ones(len(numbers.labels), np.float32))
-    theta = {"text": weights(tower), "logit_scale": np.float32(np.log(100))}
-    return TextStep(call, (numbers.phi, theta, text, batch, jax.random.key(1)), flops.step_flops(sizes, rows))
+    theta = {"text": theta if replays else weights(tower), "logit_scale": np.float32(np.log(100))}
+    drawn = numbers.normals[0] if replays else jax.random.key(1)
+    needed = flops.step_flops(sizes, rows), flops.step_bytes(sizes, rows, tower.dtype.itemsize)
+    return TextStep(call, (numbers.phi, theta, text, batch, drawn), *needed)
 
 
 def weights(tower: towers.TextTower) -> Any:

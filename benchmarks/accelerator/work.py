@@ -34,10 +34,14 @@ class Work(NamedTuple):
         taken: list[float] = []
         jax.block_until_ready(self.compiled(*self.arguments))
         while not taken or (sum(taken) < ROUND and len(taken) < CALLS):
-            start = time.perf_counter()
-            jax.block_until_ready(self.compiled(*self.arguments))
-            taken.append(time.perf_counter() - start)
+            taken.append(self.once())
         return statistics.median(taken)
+
+    def once(self) -> float:
+        """Seconds of a single call."""
+        start = time.perf_counter()
+        jax.block_until_ready(self.compiled(*self.arguments))
+        return time.perf_counter() - start
 
 
 def work(function: Callable[..., Any], *arguments: Any) -> Work:

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+import time
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import flops, inputs
-from benchmarks.accelerator import switches, text
+from benchmarks import flops, inputs, timing
+from benchmarks.accelerator import peers, switches, text, training
 from benchmarks.accelerator.__main__ import PHASES, main
+from benchmarks.accelerator.sizes import SIZES
 from pini_jax.clip import prompts
 
 
@@ -35,8 +38,8 @@ def test_every_phase_gives_numbers_without_packages_of_ours(tmp_path):
     assert machine["versions"]["jax"] and machine["without"] == ["jaxtyping", "tokenizers"]
     assert list(dict.fromkeys(row["phase"] for row in rows)) == list(PHASES)
     left_out = {row.get("switch", row["phase"]): row["left_out"] for row in rows if "left_out" in row}
-    assert left_out.keys() == {"peers", "training", "flash"}
-    assert all("missing" in left_out[phase] for phase in ("peers", "training"))
+    assert left_out.keys() == {"peers", "image_peers", "training", "flash"}
+    assert all("missing" in left_out[phase] for phase in ("peers", "image_peers", "training"))
     assert all(row["ms"] > 0 for row in rows if "ms" in row)
     (step,) = (row for row in rows if row["phase"] == "text")
     assert np.isfinite(step["loss"]) and step["loss"] > 0
@@ -44,9 +47,109 @@ def test_every_phase_gives_numbers_without_packages_of_ours(tmp_path):
 
 @pytest.mark.long
 def test_a_whole_training_says_where_its_seconds_go(tmp_path):
-    _, row = rows_of(tmp_path, "training")
+    _, row, split = rows_of(tmp_path, "training")
     assert row["steps"] == 1 and row["total"] > sum(row["seconds"].values()) / 2
     assert row["seconds"].keys() == {"setup", "compile", "train", "evaluate"}
+    assert split["saves"] == 1 and split["shares"] == training.shares(split["parts"], 1)
+    assert min(split["parts"].values()) > 0
+
+
+def test_shares_set_checkpoints_apart_from_what_else_is_not_a_step():
+    seconds = dict(whole=10.0, steps=6.0, batches=1.0, checkpoints=2.0, saved_once=7.0)
+    # One of four checkpoints is half a second, so that half a second more than the steps is the host's.
+    expected = dict(not_steps=0.4, checkpoints=0.35, between_steps=0.05)
+    assert training.shares(seconds, saves=4) == pytest.approx(expected)
+
+
+@pytest.mark.long
+def test_pytorchs_image_tower_computes_the_same(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    _, ours, *theirs = rows_of(tmp_path, "image_peers")
+    assert ours["side"] == "ours" and "difference" not in ours
+    assert [row["side"] for row in theirs] == ["sdpa, as it is", "sdpa, compiled"]
+    for row in (ours, *theirs):
+        assert "left_out" in row or row["per_second"] == pytest.approx(1e3 * row["batch"] / row["ms"])
+    assert theirs[0]["difference"] < 1e-4
+
+
+@pytest.mark.long
+def test_pytorchs_step_begins_with_the_same_loss(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(peers, "SECONDS", np.inf)  # however busy the machine is
+    _, row = rows_of(tmp_path, "peers")
+    assert row["pytorch_loss"] == pytest.approx(row["loss"], rel=1e-5)
+    assert row["ratio"] == pytest.approx(row["pytorch_ms"] / row["ms"])
+
+
+@pytest.mark.long
+def test_where_pytorchs_step_does_not_fit_ours_stands():
+    class Full:
+        said = dict(losses={}, left_out={"10": "does not fit 80 GB"})
+
+    theta = text.text_step("tiny", 10).arguments[1]["text"]
+    row = peers.compare("tiny", 10, theta, Full())
+    assert row["left_out"] == "PyTorch: does not fit 80 GB" and row["loss"] > 0
+
+
+def test_what_cannot_be_compiled_is_left_out_and_the_rest_stands(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from benchmarks import random_clip, torch_clip
+
+    def refuse(encode):
+        def compiled():
+            raise RuntimeError("no compiler\nin a long trace")
+
+        return compiled
+
+    served = {}
+    monkeypatch.setattr(torch_clip.torch, "compile", refuse)
+    monkeypatch.setattr(timing, "serve", lambda works, **said: served.update(said, works=works))
+    random_clip.write(tmp_path, SIZES["tiny"])
+    torch_clip.serve_images(tmp_path, batch=2, dtype="float32")
+    assert served["ways"] == list(served["works"]) == ["sdpa, as it is"]
+    assert served["left_out"] == {"sdpa, compiled": "RuntimeError: no compiler"}
+    assert np.load(tmp_path / "sdpa, as it is.npy").shape == (2, SIZES["tiny"].embed_dim)
+
+
+STUCK = """
+import sys, threading
+from benchmarks.accelerator import __main__, peak
+
+def measure(scale):
+    yield dict(what="first")
+    threading.Event().wait()  # as for a device that never answers
+
+peak.measure = measure
+__main__.main([f"--output={sys.argv[1]}", "--phases", "peak", "--limit=1"])
+"""
+
+
+def test_at_the_limit_what_is_written_stays_and_a_line_says_so(tmp_path):
+    done = subprocess.run([sys.executable, "-c", STUCK, str(tmp_path)], check=True, capture_output=True, text=True)
+    written = (tmp_path / "results.jsonl").read_text()
+    first, *_, last = map(json.loads, written.splitlines())
+    assert first["phase"] == "machine" and last["phase"] == "end" and "after 1 seconds" in last["left_out"]
+    assert last["at"] >= 1 and done.stdout == written
+
+
+AGED = """
+import time
+start = time.monotonic()
+import numpy  # takes some time
+from benchmarks import timing
+print(start, timing.age(), time.monotonic())
+"""
+
+
+def test_a_process_ages_from_its_start_and_not_from_an_import():
+    before, tick = time.monotonic(), 0.02
+    done = subprocess.run([sys.executable, "-c", AGED], check=True, capture_output=True, text=True)
+    start, age, now = map(float, done.stdout.split())
+    assert age <= now - before + tick
+    assert age >= now - start - tick or not timing.PROC.exists()
 
 
 def test_a_phase_that_fails_costs_no_other(tmp_path, monkeypatch):
@@ -65,10 +168,21 @@ def test_a_phase_that_fails_costs_no_other(tmp_path, monkeypatch):
 def test_many_steps_in_a_call_are_steps_that_follow_each_other():
     step = text.text_step("tiny", 10)
     phi, *fixed, key = step.arguments
-    alone = switches.many(step.call, 1)
-    first, _ = switches.many(step.call, 2)(phi, *fixed, key)
-    once, _ = alone(phi, *fixed, key)
-    assert np.abs(first["prompt_tokens"]["mean"] - once["prompt_tokens"]["mean"]).max() > 0
+    call = jax.jit(step.call)
+    expected, losses = [phi], []
+    for each in jax.random.split(key, 3):
+        after, loss = call(expected[-1], *fixed, each)
+        expected.append(after)
+        losses.append(loss)
+    found, all_losses = jax.jit(switches.many(step.call, 3))(phi, *fixed, key)
+    np.testing.assert_allclose(all_losses, losses, rtol=1e-5)
+
+    def moved(after, before):
+        return jax.tree.map(np.subtract, after, before)["prompt_tokens"]["mean"]
+
+    whole, last = moved(expected[-1], phi), moved(expected[-1], expected[-2])
+    np.testing.assert_allclose(moved(found, phi), whole, rtol=0, atol=1e-3 * np.abs(whole).max())
+    assert np.abs(last).max() > 1e-2 * np.abs(whole).max()  # a step more or less shows
 
 
 @pytest.mark.parametrize("classes", [10, 37])
