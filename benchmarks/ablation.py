@@ -26,6 +26,7 @@ from pini_jax.report.collect import Entry
 
 ALONE = ", mean_only"  # ends the name of a variant without draws
 Groups = Mapping[str, Mapping[int, Sequence[Entry]]]  # by variant and shots
+Form = Callable[[Sequence[Entry]], str]  # of the runs of all seeds
 
 
 def grouped(entries: Sequence[Entry]) -> Groups:
@@ -48,9 +49,7 @@ def gain(entries: Sequence[Entry], name: str) -> tuple[float, float]:
     return nats, error
 
 
-def cell(
-    by_shots: Mapping[int, Sequence[Entry]], shots: Sequence[int], form: Callable[[Sequence[Entry]], str]
-) -> str:
+def cell(by_shots: Mapping[int, Sequence[Entry]], shots: Sequence[int], form: Form) -> str:
     """Of every number of shots, and a dash where no run has finished."""
     return " / ".join(form(by_shots[k]) if k in by_shots else "-" for k in shots)
 
@@ -60,17 +59,22 @@ def shots_of(groups: Groups) -> list[int]:
     return sorted({k for by_shots in groups.values() for k in by_shots})
 
 
-def percent(mode: str) -> Callable[[Sequence[Entry]], str]:
+def title(dataset: str, shots: Sequence[int]) -> str:
+    """Of the first column: what each cell has."""
+    return f"{dataset}, {' / '.join(map(str, shots))} shots"
+
+
+def percent(mode: str) -> Form:
     """Accuracy in a mode."""
     return lambda entries: f"{100 * metric(entries, mode, 'accuracy'):.1f}"
 
 
-def nll(mode: str) -> Callable[[Sequence[Entry]], str]:
+def nll(mode: str) -> Form:
     """In nats, in a mode."""
     return lambda entries: f"{metric(entries, mode, 'nll'):.2f}"
 
 
-def draws(name: str) -> Callable[[Sequence[Entry]], str]:
+def draws(name: str) -> Form:
     """A gain of draws with its error."""
     return lambda entries: "{:+.0f} ± {:.0f}".format(*gain(entries, name))
 
@@ -91,7 +95,7 @@ def variants(dataset: str, groups: Groups) -> str:
         for label, by_shots in groups.items()
         if not label.endswith(ALONE)
     ]
-    return table([f"{dataset}, {' / '.join(map(str, shots))} shots", *columns], rows)
+    return table([title(dataset, shots), *columns], rows)
 
 
 def with_and_without(dataset: str, groups: Groups) -> str:
@@ -103,7 +107,7 @@ def with_and_without(dataset: str, groups: Groups) -> str:
         if x + ALONE in groups
     ]
     columns = "%, noise", "%, no noise", "NLL, noise", "NLL, no noise"
-    return table([f"{dataset}, {' / '.join(map(str, shots))} shots", *columns], rows)
+    return table([title(dataset, shots), *columns], rows)
 
 
 def draw(datasets: Mapping[str, Groups]) -> plt.Figure:

@@ -99,15 +99,14 @@ def measure_information(plain: Answers, noisy: Answers) -> Information:
     """The same of what is kept: of plain CLIP, and of the method by its draws, for the same images."""
     plain, noisy = plain.labelled(), noisy.labelled()
     entropy, surprise, conditional = plain.entropy, -plain.label_log_probability, -noisy.label_expected
+    mutual, usable = (_gain(-before, -conditional) for before in (entropy, surprise))
     return Information(
         task_entropy=float(entropy.mean()),
         task_cross_entropy=float(surprise.mean()),
         conditional_entropy=float(conditional.mean()),
-        mutual_information=float((entropy - conditional).mean()),
-        usable_information=float((surprise - conditional).mean()),
-        standard_error=float(
-            max(np.std(x - conditional) for x in (entropy, surprise)) / np.sqrt(max(1, len(conditional) - 1))
-        ),
+        mutual_information=mutual.nats,
+        usable_information=usable.nats,
+        standard_error=max(mutual.standard_error, usable.standard_error),
     )
 
 
