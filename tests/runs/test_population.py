@@ -62,11 +62,13 @@ def assert_same(one, other):
         assert ours["test"][mode] == pytest.approx(theirs["test"][mode], abs=2e-3), mode
         assert ours["test"][mode]["nll"] == pytest.approx(theirs["test"][mode]["nll"], abs=1e-5)
     assert ours["information"] == pytest.approx(theirs["information"], abs=1e-5)
+    for kind, gain in ours["draws"].items():
+        assert gain == pytest.approx(theirs["draws"][kind], abs=1e-5), kind
     for name, bins in ours["reliability"].items():
         # A confidence at the edge of a bin may fall to either side.
         assert sum(bins["size"]) == sum(theirs["reliability"][name]["size"]) == ours["num_test"]
         assert sum(bins["confidence"]) == pytest.approx(sum(theirs["reliability"][name]["confidence"]), rel=1e-4)
-    rounded = ("test", "val", "zero_shot", "information", "reliability", "intervals", "doubt", "lanes")
+    rounded = ("test", "val", "zero_shot", "information", "draws", "reliability", "intervals", "doubt", "lanes")
     rounded += ("predictions_sha256", "val_zero_shot")
     settled = [{k: v for k, v in x.items() if k not in rounded} for x in (ours, theirs)]
     assert settled[0] == settled[1]
