@@ -116,11 +116,11 @@ class Config:
 
     @property
     def steps_per_shot(self) -> int:
-        """What the method takes where `optim.epochs` is 0; 0 where it has none."""
+        """Steps per shot of the method where `optim.epochs` is 0; 0 if it has none."""
         return self.options.get("steps_per_shot", 0)
 
     def num_steps(self, per_epoch: int) -> int:
-        """Steps of a training, where an epoch has so many."""
+        """Number of training steps, given the steps per epoch."""
         return num_steps(self.optim.epochs, per_epoch, self.steps_per_shot, self.shots)
 
 
@@ -168,7 +168,7 @@ def take_argument(arguments: str, key: str) -> tuple[str, str]:
 
 
 def with_method(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """The same data and towers with another method, set as its paper has it, and else by default.
+    """The config's data and towers with another method, which has its paper's settings and otherwise the defaults.
 
     Its template is the zero-shot one's, unless its paper has one of its own.
 
@@ -187,7 +187,9 @@ def with_method(config: ml_collections.ConfigDict, name: str) -> ml_collections.
 
 
 def with_recipe(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The same data and towers with the recipe that sets itself; of images eight mild views besides their own."""
+    """The config's data and towers with the recipe that sets itself and eight mild views per image besides its
+    own.
+    """
     config = with_method(config, "empirical_bayes")
     if config.clip:
         config.update({"views": 8, "augment": {"scale": (0.7, 1.0), "flip": 0.0}})
@@ -226,7 +228,7 @@ def _literal(text: str) -> Any:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain dictionaries, as in config.json."""
+    """The config as plain dictionaries, as in config.json."""
     return dataclasses.asdict(config)
 
 

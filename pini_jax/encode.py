@@ -33,7 +33,7 @@ from pini_jax.task.run import labels_of
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """What encodes, how the classes are called, and where the pack goes."""
+    """Defines the flags: what encodes, the names of the classes, and where the pack goes."""
     flags.DEFINE_string("output", None, "The pack, a file .npz.", flag_values=values)
     flags.DEFINE_string("clip", Config.clip, "What encodes: as in a config.", flag_values=values)
     flags.DEFINE_string("tokenizer", "", "Folder of the tokenizer, if not beside the weights.", flag_values=values)
@@ -44,7 +44,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    """Writes the pack, and says what is in it."""
+    """Writes the pack and prints what is in it."""
     output = Path(values.output)
     refuse_bucket("--output", values.output)
     if output.suffix != ".npz":

@@ -31,7 +31,7 @@ def load_plugins(names: Sequence[str]) -> dict[str, str]:
 
 
 def warn_of_changes(recorded: Mapping[str, str], since: str) -> None:
-    """Names the plug-ins whose source is another than the one that was recorded."""
+    """Names the plug-ins whose source differs from the recorded one."""
     for name, now in load_plugins([*recorded]).items():
         if now != recorded[name]:
             LOG.warning("the plug-in %s has changed since %s", name, since)

@@ -84,7 +84,7 @@ def main(values: flags.FlagValues, images: Sequence[str]) -> None:
 
 
 def answer_rows(trained: TrainedClassifier, numbered: Numbered, mode: str, columns: Columns) -> Rows:
-    """The row of every image, in order."""
+    """Yields the row of every image, in order."""
     for _, record, answer in trained.classify_all(numbered, mode):
         yield outputs.make_row(record.id, answer, columns)
 
@@ -104,7 +104,7 @@ def print_rows(rows: Rows) -> None:
 
 
 def go_on(partial: PartialFile, numbered: Numbered, answer: Callable[[Numbered], Rows], total: int | None) -> Rows:
-    """The rows that are there, and then all others, which are written.
+    """Yields the rows that are there, and then all others, which it writes.
 
     Raises:
         InputError: the inputs are others than when the first ones were written.
@@ -124,14 +124,14 @@ def go_on(partial: PartialFile, numbered: Numbered, answer: Callable[[Numbered],
 
 
 class Failures:
-    """The images without an answer: how many, and what is said of the first ones."""
+    """The images without an answer: their number, and the reasons of the first ones."""
 
     def __init__(self) -> None:
         self.seen = self.failed = 0
         self.first: list[str] = []
 
     def watch(self, rows: Iterable[Row]) -> Rows:
-        """The same rows."""
+        """Passes rows through, noting those without an answer."""
         for row in rows:
             self.seen += 1
             if row["error"] is not None:

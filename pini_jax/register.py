@@ -54,7 +54,7 @@ def generator(at: str, name: str) -> Callable[[G], G]:
 
 
 def site(made: Site) -> Site:
-    """A place for noise: `noise.NAME` is its noise.
+    """Registers a site for noise: `noise.NAME` configures it.
 
     Raises:
         InputError: there is a site of this name, or no such stage for it to stand at.

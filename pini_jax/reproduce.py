@@ -23,12 +23,12 @@ from pini_jax.runs.reproduce import reproduce
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Where it is made."""
+    """Defines the flag for the new folder."""
     flags.DEFINE_string("workdir", "", "Folder of the new run; RUN_again if there is none.", flag_values=values)
 
 
 def main(values: flags.FlagValues, runs: Sequence[str]) -> None:
-    """Prints what is the same, and what is not."""
+    """Prints what is the same and what is not."""
     if len(runs) != 1:
         raise UsageError("name the folder of one finished run")
     run = Path(runs[0])

@@ -124,7 +124,7 @@ class Preprocessing:
         )
 
     def to_hugging_face(self) -> dict[str, Any]:
-        """The same as the content of a `preprocessor_config.json`."""
+        """This pre-processing as the content of a `preprocessor_config.json`."""
         square, crop = ({"height": side, "width": side} for side in (self.size, self.crop))
         if self.squash and self.size == self.crop:
             kind: dict[str, Any] = {"image_processor_type": "SiglipImageProcessor", "size": square}
@@ -147,7 +147,7 @@ class Preprocessing:
         )
 
     def at(self, image_size: int) -> Preprocessing:
-        """The same at another resolution: `crop` becomes `image_size`, and `size` grows or shrinks with it.
+        """This pre-processing at another resolution: `crop` becomes `image_size`, and `size` scales with it.
 
         Raises:
             InputError: `image_size` is no whole number above zero.

@@ -123,7 +123,7 @@ def load_clip(
 def resize(
     sizes: architecture.Architecture, theta: Parameters, image_size: int
 ) -> tuple[architecture.Architecture, Parameters]:
-    """The same CLIP for images of image_size pixels: its positional embeddings are interpolated.
+    """The CLIP for images of image_size pixels: its positional embeddings are interpolated.
 
     Raises:
         InputError: the images are smaller than a patch.

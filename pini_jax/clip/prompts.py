@@ -97,7 +97,7 @@ def _alike(class_names: Sequence[str], rows: Sequence[Sequence[int]]) -> list[st
 
 
 def lay_out(prompts: Prompts, text: TextSizes, shards: int) -> Prompts:
-    """The same prompts in rows as a tower of these sizes reads them fastest, a multiple of `shards`."""
+    """The prompts in the rows that a tower of these sizes reads fastest; a multiple of `shards` rows."""
     if text.transformer.causal and text.pool == "end":
         return pack(prompts, shards)
     more = -len(prompts.suffix) % shards
@@ -106,7 +106,7 @@ def lay_out(prompts: Prompts, text: TextSizes, shards: int) -> Prompts:
 
 
 def pack(prompts: Prompts, shards: int = 1) -> Prompts:
-    """The same prompts with several suffixes in a row, up to their end tokens: almost nothing is filling.
+    """The prompts with several suffixes per row, up to their end tokens, with almost no padding.
 
     For towers with causal attention, where a token sees those of its own class before it, and no other of its row.
 

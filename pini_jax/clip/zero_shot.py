@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 72
 def embed_prompts(
     text_tower: TextTower, theta: Parameters, prompts: Prompts
 ) -> tuple[Float[Array, "1 q d"], Float[Array, "r s d"]]:
-    """Embedded prompts: the a start tokens with the prefix that all classes share, and rows of suffixes."""
+    """Embeds prompts: the a start tokens with the prefix that all classes share, and rows of suffixes."""
     shared = jnp.concatenate([prompts.start, prompts.prefix])
     prefix = stage(text_tower, "embed", theta["text"], shared)[None]
     return prefix, stage(text_tower, "embed", theta["text"], prompts.suffix, len(shared) + prompts.place)

@@ -39,7 +39,7 @@ def is_url(place: str) -> bool:
 
 
 class Stat(NamedTuple):
-    """What a store says of an object.
+    """What a store reports about an object.
 
     Attributes:
         tag: changes with the content.
@@ -52,7 +52,7 @@ class Stat(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """What lies under a prefix of a bucket; a `Store`.
+    """The objects under a prefix of a bucket; a `Store`.
 
     Attributes:
         url: such as gs://bucket/runs/digits.
@@ -65,11 +65,13 @@ class Bucket(NamedTuple):
     root: str
 
     def below(self, folder: str) -> Bucket:
-        """What lies in a folder of it."""
+        """The objects in a folder of this one."""
         return self._replace(url=f"{self.url}/{folder}", root=self._path(folder))
 
     def create(self, key: str, content: bytes) -> bool:
-        """By the store's own precondition. Of several that try with different contents one is told yes."""
+        """Writes an object if absent, by the store's own precondition; of several writers of different contents
+        one gets True.
+        """
         try:
             self._ask(lambda: self.files.pipe_file(self._path(key), content, mode="create"))
         except FileExistsError:
@@ -77,22 +79,22 @@ class Bucket(NamedTuple):
         return True
 
     def write(self, key: str, content: bytes) -> float:
-        """Over what was there."""
+        """Writes or overwrites an object, and returns when it was written."""
         self.put(key, content)
         return _written(self._ask(lambda: self.files.info(self._path(key))))
 
     def put(self, key: str, content: bytes) -> None:
-        """The same, without asking when that was."""
+        """Writes or overwrites an object."""
         self._ask(lambda: self.files.pipe_file(self._path(key), content))
 
     def read(self, key: str) -> bytes | None:
-        """The whole object, or None."""
+        """The whole object, or None if there is none."""
         with contextlib.suppress(FileNotFoundError):
             return self._ask(lambda: self.files.cat_file(self._path(key)))
         return None
 
     def get(self, key: str, path: Path) -> None:
-        """A copy of an object in a file.
+        """Copies an object into a file.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -100,7 +102,7 @@ class Bucket(NamedTuple):
         self._ask(lambda: self.files.get_file(self._path(key), str(path)))
 
     def get_all(self, keys: Iterable[str], folder: Path) -> None:
-        """Copies of many objects in a folder, under their keys.
+        """Copies many objects into a folder, under their keys.
 
         Raises:
             FileNotFoundError: as in `get`.
@@ -113,21 +115,21 @@ class Bucket(NamedTuple):
         at_once(get, keys)
 
     def times(self, folder: str) -> dict[str, float]:
-        """By one request for a thousand objects."""
+        """{name: when it was last written} of a folder's objects, with one request per thousand."""
         with contextlib.suppress(FileNotFoundError):
             entries = self._ask(lambda: self.files.ls(self._path(folder), detail=True))
             return {x["name"].rpartition("/")[2]: _written(x) for x in entries if x["type"] == "file"}
         return {}
 
     def names(self) -> set[str]:
-        """Of the folders and objects right in it."""
+        """The names of the folders and objects directly in it."""
         with contextlib.suppress(FileNotFoundError):
             entries = self._ask(lambda: self.files.ls(self.root, detail=False))
             return {name.rstrip("/").rpartition("/")[2] for name in entries}
         return set()
 
     def objects(self, folder: str = "") -> dict[str, Stat]:
-        """All below a folder, by keys that start from it.
+        """All objects below a folder, by keys relative to it.
 
         Raises:
             InputError: a key leads out of the folder, as one of a file system could.
@@ -140,14 +142,16 @@ class Bucket(NamedTuple):
         return {}
 
     def stat(self, key: str = "") -> Stat | None:
-        """What the store says of an object, or None; of the bucket's own root if there is no key."""
+        """What the store reports about an object, or about the bucket's own root if there is no key; None if
+        absent.
+        """
         with contextlib.suppress(FileNotFoundError):
             entry = self._ask(lambda: self.files.info(self._path(key)))
             return _stat(entry) if entry["type"] == "file" else None
         return None
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Objects that may be gone already."""
+        """Deletes objects, some of which may be gone already."""
 
         def delete(key: str) -> None:
             with contextlib.suppress(FileNotFoundError):

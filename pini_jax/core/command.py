@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 
 def run(command: Command) -> None:
-    """Runs it with sys.argv; the exit status is 0, 1 for an error, or 2 for what was typed wrong."""
+    """Runs a command with sys.argv; the exit status is 0, 1 for an error, or 2 for a usage error."""
     values = flags.FlagValues()
     command.define_flags(values)
     if {"--help", "-h"} & set(itertools.takewhile("--".__ne__, sys.argv)):
@@ -77,7 +77,7 @@ def _plain(error: Exception) -> str:
 
 
 def help_text(command: Command, values: flags.FlagValues) -> str:
-    """How it is called, what it does, and a table of its flags, as wide as the terminal."""
+    """The help of a command: usage, description, and a table of its flags as wide as the terminal."""
     width = min(100, shutil.get_terminal_size().columns)
     usage = f"usage: {command.name} [--FLAG=VALUE ...]{command.argument and f' {command.argument} ...'}"
     paragraphs = [x if x.startswith(" ") else textwrap.fill(x, width) for x in command.text.strip().split("\n\n")]

@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 
 
 def local(place: str) -> Path:
-    """A path of this machine as it is; of what is in a bucket, its copy.
+    """A path on this machine: the place itself, or the copy of what is in a bucket.
 
     Raises:
         InputError: as `fetch`.
@@ -62,7 +62,7 @@ def fetch_copy(url: str, wanted: Callable[[str], bool] = lambda key: True) -> Pa
 
 
 def name_of(path: Path) -> str:
-    """What a copy is called, on every machine, as long as its content is the same; "" of what is none."""
+    """The name of a copy, the same on every machine as long as its content is the same; "" if it is not a copy."""
     return path.relative_to(_trees()).as_posix() if path.is_relative_to(_trees()) else ""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message says what, and how to mend it.
+    """Something the user gave is wrong; the message says what, and how to correct it.
 
     Commands print it as one line, without a traceback, and exit with status 1.
     """

@@ -62,19 +62,19 @@ def fetch(x: jax.Array) -> np.ndarray:
 
 
 def agree(x: float) -> float:
-    """The first process's number, in all of them, where they must do the same."""
+    """The first process's number in all processes, where they must do the same."""
     return x if jax.process_count() == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(x)))
 
 
 def everywhere(flags: list[bool]) -> list[bool]:
-    """Which of them are true in all processes."""
+    """Which of the flags are true in all processes."""
     if jax.process_count() == 1 or not flags:
         return flags
     return multihost_utils.process_allgather(np.array(flags)).all(axis=0).tolist()
 
 
 def unlike(text: str) -> list[int]:
-    """The processes whose text is not the first one's."""
+    """The processes whose text differs from the first one's."""
     if jax.process_count() == 1:
         return []
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
@@ -83,7 +83,7 @@ def unlike(text: str) -> list[int]:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """The number of parts into which a batch is split."""
     return mesh.shape["data"]
 
 

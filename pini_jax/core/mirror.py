@@ -32,7 +32,7 @@ PASSING = ".orbax-checkpoint-tmp"  # in the names of what Orbax has not finished
 
 
 class Known(NamedTuple):
-    """A file as it was when it was read: what the file system says of it, and the hash of its content."""
+    """A file as it was when it was read: what the file system reports, and the hash of its content."""
 
     size: int
     modified: int
@@ -40,7 +40,7 @@ class Known(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """Where a content is: so many bytes of a pack."""
+    """The place of a file's content: a range of bytes in a pack."""
 
     pack: str
     start: int
@@ -67,7 +67,7 @@ class Manifest(NamedTuple):
 
     @property
     def packs(self) -> set[str]:
-        """The names of the packs that hold something of it."""
+        """The names of the packs that hold some of its files."""
         return {part.pack for part in self.parts.values()}
 
 

@@ -14,7 +14,7 @@ STATUS = Path("/proc/self/status")
 
 
 def forget() -> None:
-    """Counts from now on, where the system can (Linux); what is free goes back to it first."""
+    """Starts counting anew, if the system can (Linux); free memory is returned to the system first."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -23,7 +23,7 @@ def forget() -> None:
 
 
 def peak_bytes() -> int | None:
-    """Of an accelerator since the process began; else of the whole process since `forget`.
+    """Peak memory: of an accelerator since the process began, or else of the whole process since `forget`.
 
     None where the system does not tell.
     """

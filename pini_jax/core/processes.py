@@ -33,7 +33,7 @@ _kept: list[Any] = []  # what C holds on to
 
 
 def join() -> None:
-    """Joins the other processes of this job, which run the same command: before anything is computed.
+    """Joins the other processes of this job, which run the same command, before anything is computed.
 
     On clusters that JAX knows (Cloud TPU pods, SLURM, Open MPI, Kubernetes) it asks them who is who. Elsewhere the
     environment says it: JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
@@ -161,7 +161,7 @@ def _when_aborted(line: Callable[[], str]) -> None:
 
 
 class Agreement:
-    """At which of its questions every process stops: one that none of them has asked yet.
+    """Finds the question at which all processes stop: one that none of them has asked yet.
 
     Once a process is asked to stop, all say how many questions they have asked, and none asks another one before
     all have said it; the answer to the one after the highest number is yes.

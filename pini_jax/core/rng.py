@@ -15,7 +15,7 @@ def root(seed: ArrayLike) -> jax.Array:
 
 
 def stream(key: jax.Array, name: str, *indices: jax.Array | int) -> jax.Array:
-    """fold_in(... fold_in(key, crc32(name)) ..., index): nothing carries a mutated key.
+    """fold_in(... fold_in(key, crc32(name)) ..., index): no key is split and carried along.
 
     Args:
         key: a typed key.
@@ -29,5 +29,5 @@ def stream(key: jax.Array, name: str, *indices: jax.Array | int) -> jax.Array:
 
 
 def host_stream(seed: int, name: str, *indices: int) -> np.random.Generator:
-    """The same for what is drawn on the host: NumPy's generator of (crc32(name), seed, *indices)."""
+    """A stream for numbers drawn on the host: NumPy's generator of (crc32(name), seed, *indices)."""
     return np.random.default_rng((zlib.crc32(name.encode()), seed, *indices))

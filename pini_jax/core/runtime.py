@@ -23,7 +23,7 @@ def keep_programs() -> None:
 
 
 def prepare() -> None:
-    """Keeps compiled programs, and prints our own messages as plain lines."""
+    """Keeps compiled programs in the cache, and prints the package's own messages as plain lines."""
     keep_programs()
     # Orbax logs every save, and a failed one from each of its threads; what fails is raised as well.
     absl.logging.set_verbosity(absl.logging.FATAL)
@@ -39,7 +39,7 @@ def prepare() -> None:
 
 @contextlib.contextmanager
 def errors_as_lines() -> Iterator[None]:
-    """Ends the process with one line, and no traceback, for what the user did or can mend."""
+    """Ends the process with one line and no traceback for errors that the user can correct."""
     try:
         yield
     except (stop.Stopped, KeyboardInterrupt) as asked:

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def present(x: T | None) -> T:
-    """What a caller has made sure of: it is there."""
+    """A value that the caller knows to be present, with its type narrowed."""
     if x is None:
         raise ValueError("this is wanted, and was not given")
     return x

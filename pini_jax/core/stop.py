@@ -28,11 +28,11 @@ SAVED = "everything is saved, and the same command goes on from there"
 
 
 class Stopped(BaseException):
-    """Somebody asked for a stop: everything is saved, unless it says otherwise."""
+    """A stop was requested; everything is saved unless the message says otherwise."""
 
 
 def listen() -> None:
-    """Takes the signals from now on; of no effect outside of the main thread."""
+    """Handles the stop signals from now on; has no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return
     reading, writing = socket.socketpair()
@@ -72,7 +72,7 @@ def end(line: str, status: int) -> None:
 
 @contextlib.contextmanager
 def waits_for_others(seconds: float) -> Iterator[None]:
-    """Within, nothing is to be saved: a signal ends the process, unless it gets on in so many seconds."""
+    """A block in which nothing is to be saved: a signal ends the process unless the block ends soon after it."""
     over = threading.Event()
 
     def wait() -> None:
@@ -88,17 +88,17 @@ def waits_for_others(seconds: float) -> Iterator[None]:
 
 
 def answer_by(agreement: Callable[[], bool]) -> None:
-    """Where several processes must stop together: who decides."""
+    """Sets who decides about stopping when several processes must stop together."""
     global _answer
     _answer = agreement
 
 
 def requested() -> bool:
-    """Whether to stop now; where there are several processes, the same answer in all, which ask equally often."""
+    """Whether to stop now; with several processes, the same answer in all, which must ask equally often."""
     return _answer()
 
 
 def raise_if_requested() -> None:
-    """Raises Stopped if so."""
+    """Raises Stopped if a stop was requested."""
     if requested():
         raise Stopped

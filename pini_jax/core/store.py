@@ -16,29 +16,29 @@ from pini_jax.core.errors import InputError
 
 
 class Store(Protocol):
-    """Objects under keys; each is whole or not there, and times are by the clock of the store alone."""
+    """Objects under keys; each is whole or absent, and times are by the store's own clock."""
 
     def create(self, key: str, content: bytes) -> bool:
-        """Writes an object if there is none of that key; of several that try, one is told yes.
+        """Writes an object if there is none under that key; of several writers that try, one gets True.
 
         Where the same content is there already the answer may be yes as well.
         """
 
     def put(self, key: str, content: bytes) -> None:
-        """Writes an object, over what was there."""
+        """Writes or overwrites an object."""
 
     def write(self, key: str, content: bytes) -> float:
-        """The same, and asks when that was, in seconds."""
+        """Writes or overwrites an object, and returns when it was written, in seconds."""
 
     def read(self, key: str) -> bytes | None:
         """The content of an object, or None where there is none."""
 
     def times(self, folder: str) -> dict[str, float]:
-        """{name: when it was last written, in seconds} of the objects right in a folder."""
+        """{name: when it was last written, in seconds} of the objects directly in a folder."""
 
 
 def open_store(place: str | Path) -> Folder | Bucket:
-    """What a folder of this machine or of a bucket holds.
+    """Opens a folder on this machine, or in a bucket, as a store.
 
     Raises:
         InputError: the packages that open such a bucket are not installed.
@@ -47,12 +47,12 @@ def open_store(place: str | Path) -> Folder | Bucket:
 
 
 class Folder(NamedTuple):
-    """A folder of a file system, perhaps one that many machines mount: it must have hard links, as NFS has."""
+    """A store in a folder of a file system that many machines may mount; it must have hard links, as NFS has."""
 
     root: Path
 
     def create(self, key: str, content: bytes) -> bool:
-        """By a link to a file that is whole already.
+        """Creates the object by a hard link to a file that is already complete.
 
         Raises:
             InputError: the file system has no such links.
@@ -72,26 +72,26 @@ class Folder(NamedTuple):
         return True
 
     def put(self, key: str, content: bytes) -> None:
-        """By a rename."""
+        """Writes the object by a rename."""
         os.replace(self._partial(key, content), self.root / key)
 
     def write(self, key: str, content: bytes) -> float:
-        """The same; the time is that of the file's server."""
+        """Writes the object, and returns its time by the file server's clock."""
         self.put(key, content)
         return (self.root / key).stat().st_mtime
 
     def read(self, key: str) -> bytes | None:
-        """Of a file."""
+        """The content of the file, or None if there is none."""
         with contextlib.suppress(FileNotFoundError):
             return (self.root / key).read_bytes()
         return None
 
     def names(self) -> set[str]:
-        """Of the folders and files right in it."""
+        """The names of the folders and files directly in it."""
         return set(os.listdir(self.root)) if self.root.is_dir() else set()
 
     def times(self, folder: str) -> dict[str, float]:
-        """Those of files, but for what is not whole yet."""
+        """The times of a folder's files, except incomplete ones."""
         found = {}
         with contextlib.suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
             for entry in entries:

@@ -14,18 +14,18 @@ _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = MOST
 
 
 def quoted(value: object) -> str:
-    """repr(value), cut."""
+    """repr(value), cut to a readable length."""
     return _REPR.repr(value)
 
 
 def plain(text: object) -> str:
-    """str(text) without what does not print, cut."""
+    """str(text) without unprintable characters, cut to a readable length."""
     start = str(text)[: LETTERS + 1]
     return printable(start[:LETTERS]) + "…" * (len(start) > LETTERS)
 
 
 def printable(text: str) -> str:
-    """On one line, with blanks for what does not print."""
+    """The text on one line, with blanks for unprintable characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
@@ -37,7 +37,7 @@ def listed(entries: Iterable[str], separator: str = ", ") -> str:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be written: not what stands for bytes of a file's name that are no UTF-8."""
+    """Whether a name can be written as text: it has no stand-ins for bytes that are not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -12,7 +12,9 @@ LOG = logging.getLogger(__name__)
 
 
 def keep(path: Path, content: bytes) -> bool:
-    """Whether a file could be written; if not, a line says why, and the run goes on without."""
+    """Writes a file of the cache. Returns whether that succeeded; if not, a warning says why, and the run
+    continues.
+    """
     # A name of its own for every writer: other threads, processes and machines may write the same file.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:

@@ -34,7 +34,7 @@ class Support(NamedTuple):
         return normalise(jnp.asarray(self.features)).reshape(-1, width), jnp.tile(self.labels, views)
 
     def class_means(self, values: Float[Array, "i d"], num_classes: int) -> Float[Array, "c d"]:
-        """Means over each class of something that every row has; 0 for a class without one."""
+        """The mean of `values` (one per row) over each class; 0 for a class without rows."""
         one_hot = jax.nn.one_hot(self.rows()[1], num_classes)
         sums = jnp.matmul(one_hot.T, values, precision=HIGHEST)
         return sums / jnp.maximum(one_hot.sum(0), 1)[:, None]
@@ -43,7 +43,7 @@ class Support(NamedTuple):
 def stand_ins(
     features: Float[np.ndarray, "m e"], labels: Int[np.ndarray, "m"], num_classes: int
 ) -> Float[np.ndarray, "c e"]:
-    """What stands for texts that nobody knows: the mean of each class's unit features, of unit length.
+    """Substitutes for unknown texts: the mean of each class's unit features, of unit length.
 
     Raises:
         InputError: the features of a class add up to nothing.

@@ -70,7 +70,7 @@ class Augment:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright, and in three channels of 8 bits: the table above says how.
+    """The image upright and in three channels of 8 bits, as the table above says.
 
     Raises:
         InputError: floats, or integers beyond 16 bits, or more pixels than `limits` allows.

@@ -85,7 +85,7 @@ class Views:
         return self.preprocessing.normalise(self._read(ids) if self.kept is None else self.kept[ids])
 
     def held(self) -> Views:
-        """The same, with all pixels read at once and kept: a byte each."""
+        """These views with all pixels read at once and kept in memory, one byte each."""
         return dataclasses.replace(self, kept=self._read(np.arange(len(self.records))))
 
     def _read(self, ids: Int[np.ndarray, "b"]) -> UInt8[np.ndarray, "b h w 3"]:

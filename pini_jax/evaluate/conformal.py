@@ -48,13 +48,13 @@ SCORES: dict[str, Callable[[Probabilities, Float[np.ndarray, "b"]], Float[np.nda
 
 
 def scores(name: str, answers: Answers, temperature: float, seed: int = 0) -> Float[np.ndarray, "b k"]:
-    """Of the classes that are kept, by calibrated probabilities."""
+    """The conformal scores of each image's stored classes, from calibrated probabilities."""
     chance = np.random.default_rng(seed).random(len(answers.label))
     return SCORES[name](np.exp(answers.calibrated(temperature)), chance)
 
 
 def threshold(name: str, held_out: Answers, temperature: float, level: float = LEVEL) -> float:
-    """The largest score of a plausible class; infinite where there are too few images to promise the level."""
+    """The largest score of a plausible class; infinite with too few images to guarantee the level."""
     held_out = held_out.labelled()
     own = _label_scores(scores(name, held_out, temperature, seed=1), held_out)
     k = rank(len(own), level)
@@ -73,7 +73,7 @@ def _label_scores(values: Float[np.ndarray, "b k"], answers: Answers) -> Float[n
 
 
 class Sets(NamedTuple):
-    """How sets do on labelled images.
+    """How well sets do on labelled images.
 
     Attributes:
         coverage: how many hold the true class.
@@ -85,7 +85,7 @@ class Sets(NamedTuple):
 
 
 def coverage(name: str, answers: Answers, temperature: float, threshold: float, num_classes: int) -> Sets:
-    """Of images other than those of the threshold."""
+    """Coverage and size of the sets on images other than those of the threshold."""
     answers = answers.labelled()
     if math.isinf(threshold):
         return Sets(1.0, float(num_classes))
@@ -95,7 +95,7 @@ def coverage(name: str, answers: Answers, temperature: float, threshold: float, 
 
 
 def promised(images: int, level: float = LEVEL, within: float = 0.9) -> list[float]:
-    """[low, high]: between them is the coverage, for `within` of all sets of so many held-out images."""
+    """[low, high] between which the coverage lies, for a share `within` of all sets of so many held-out images."""
     k = rank(images, level)
     if k > images:
         return [1.0, 1.0]

@@ -24,7 +24,7 @@ _step = jax.jit(train_step, static_argnums=(0, 1))  # compiled once for all fold
 
 
 class Fold(NamedTuple):
-    """Images of the selection, by their numbers, and what is known and learned without them."""
+    """Images of the selection, by number, with the task and what was learned without them."""
 
     images: Int[np.ndarray, "i"]
     task: Task
@@ -32,7 +32,7 @@ class Fold(NamedTuple):
 
 
 def is_due(run: Run) -> bool:
-    """Whether the selection stands in for validation images: they are few, and training it again takes no tower.
+    """Whether the selection supplements the validation images: these are few, and retraining needs no tower.
 
     Without a fold every class still has an image.
     """
@@ -41,7 +41,7 @@ def is_due(run: Run) -> bool:
 
 
 def fits(run: Run) -> Iterator[Fold]:
-    """Every fold of the selection: five where the method is solved for, or else `TRAININGS`."""
+    """Every fold of the selection: five for a method in closed form, otherwise `TRAININGS`."""
     labels = labels_of(run.data.train)
     most = held_out.FOLDS if run.shared.method.traits.is_fitted else TRAININGS
     folds = held_out.folds(labels, min(most, np.bincount(labels).max()))
@@ -51,7 +51,7 @@ def fits(run: Run) -> Iterator[Fold]:
 
 
 def without(run: Run, fold: Bool[np.ndarray, "m"]) -> Run:
-    """The run with the rest of its selection, which alone stands for texts that are not known."""
+    """The run without a fold of its selection; the rest alone stands in for texts that are not known."""
     rest = tuple(record for record, out in zip(run.data.train, fold, strict=True) if not out)
     size = min(run.batches.batch_size, len(rest))
     batches = Batches(len(rest), size, run.config.views, run.config.seed)
@@ -64,7 +64,7 @@ def without(run: Run, fold: Bool[np.ndarray, "m"]) -> Run:
 
 
 def train_fold(run: Run) -> Variables:
-    """What a run learns; nothing is written."""
+    """What a run learns, without writing anything."""
     shared, read, state = run.shared, batch_reader(run), initial_state(run)
     fixed = shared.method, run.config.num_samples
     for i in range(run.num_steps):

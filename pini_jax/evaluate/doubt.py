@@ -15,7 +15,7 @@ from pini_jax.evaluate.predictions import Answers, Kept
 
 
 class Doubt(NamedTuple):
-    """Of one mode.
+    """What a run learned about its own uncertainty in one prediction mode.
 
     Attributes:
         temperature: calibrated probabilities are the softmax of log p / temperature.
@@ -31,15 +31,15 @@ class Doubt(NamedTuple):
     images: int = 0
 
     def calibrated(self, log_probabilities: Float[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
-        """Probabilities at the temperature; as they are where nothing was held out."""
+        """Probabilities at the temperature; unchanged if nothing was held out."""
         return softmax(log_probabilities.astype(np.float64) / self.temperature, axis=-1)
 
     def unsure(self, score: Float[np.ndarray, "b"]) -> Bool[np.ndarray, "b"]:
-        """Whether images may be of none of the classes."""
+        """Whether each image may be of none of the classes."""
         return score < self.known
 
     def plausible(self, probabilities: Float[np.ndarray, "*b c"]) -> Bool[np.ndarray, "*b c"]:
-        """Classes at the level, by calibrated probabilities; the likeliest always is."""
+        """Which classes are plausible, given calibrated probabilities; the likeliest always is."""
         likeliest = probabilities == probabilities.max(-1, keepdims=True)
         return (1 - probabilities <= self.lac) | likeliest
 
@@ -48,7 +48,7 @@ NO_DOUBT = Doubt()
 
 
 def doubts(kept: Kept) -> dict[str, Doubt]:
-    """Of every mode, by the images that calibrate."""
+    """The `Doubt` of every mode, from the held-out images."""
     return {mode: _doubt(answers, kept.temperatures[mode]) for mode, answers in kept.held_out().items()}
 
 
@@ -59,7 +59,7 @@ def _doubt(held_out: Answers, temperature: float) -> Doubt:
 
 
 def doubt_record(kept: Kept) -> dict[str, Any]:
-    """What result.json says: of every mode, what was fitted, and how it does on test images."""
+    """The entry `doubt` of result.json: for every mode, what was fitted, and how it does on test images."""
     by_mode = kept.by_mode("test")
     classes = len(kept.class_names["test"])
     found = doubts(kept)
@@ -86,10 +86,10 @@ def _measured(answers: Answers, doubt: Doubt, classes: int) -> dict[str, Any]:
 
 
 def to_json(doubt: Doubt) -> dict[str, Any]:
-    """Its fields; null for what is not finite, which JSON does not know."""
+    """The fields of a `Doubt`; null for infinite values, which JSON cannot represent."""
     return {key: value if math.isfinite(value) else None for key, value in doubt._asdict().items()}
 
 
 def from_json(content: Mapping[str, Any]) -> Doubt:
-    """What `to_json` made."""
+    """Reads what `to_json` wrote."""
     return Doubt(**{key: value for key, value in content.items() if value is not None})

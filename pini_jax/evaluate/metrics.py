@@ -33,12 +33,12 @@ class Metrics(NamedTuple):
 
 
 def metrics(log_probabilities: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Metrics:
-    """All of them, of b predictions that nobody has calibrated."""
+    """All metrics of b uncalibrated predictions."""
     return measure(without_draws(log_probabilities, labels), 1.0)
 
 
 def measure(answers: Answers, temperature: float) -> Metrics:
-    """All of them, from what is kept."""
+    """All metrics, from stored predictions."""
     answers = answers.labelled()
     own, correct = answers.label_log_probability, answers.predicted == answers.label
     likeliest = answers.log_probabilities[:, 0].astype(np.float64)
@@ -60,7 +60,7 @@ def measure(answers: Answers, temperature: float) -> Metrics:
 
 
 class Information(NamedTuple):
-    """What noise tells of the task, in nats; see `information`.
+    """What noise tells about the task, in nats; see `information`.
 
     Attributes:
         standard_error: of the mean over images, of both differences.
@@ -77,7 +77,7 @@ class Information(NamedTuple):
 def information(
     plain: Float[np.ndarray, "b c"], expected: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]
 ) -> Information:
-    """H(T) - E_{x, y, eps}[-log q(y | x, eps)], measured: above 0, noise is positive-incentive.
+    """H(T) - E_{x, y, eps}[-log q(y | x, eps)], measured: noise is positive-incentive if it is above 0.
 
     `task_entropy` is H(T) = E_x E_{y ~ p(y|x)}[-log p(y|x)], the entropy of plain CLIP's own predictions, and
     `conditional_entropy` the bound on H(T|E); `mutual_information` is their difference. It punishes noise for the
@@ -96,7 +96,7 @@ def information(
 
 
 def measure_information(plain: Answers, noisy: Answers) -> Information:
-    """The same of what is kept: of plain CLIP, and of the method by its draws, for the same images."""
+    """`information` from stored predictions of zero-shot CLIP and of the method's draws, on the same images."""
     plain, noisy = plain.labelled(), noisy.labelled()
     entropy, surprise, conditional = plain.entropy, -plain.label_log_probability, -noisy.label_expected
     mutual, usable = (_gain(-before, -conditional) for before in (entropy, surprise))
@@ -118,7 +118,7 @@ class Gain(NamedTuple):
 
 
 class GainsOfDraws(NamedTuple):
-    """What draws tell beyond their own mean; see `gains_of_draws`."""
+    """What draws add to their own mean; see `gains_of_draws`."""
 
     single: Gain
     averaged: Gain
@@ -126,7 +126,7 @@ class GainsOfDraws(NamedTuple):
 
 
 def gains_of_draws(mean: Answers, marginal: Answers, temperatures: Mapping[str, float]) -> GainsOfDraws:
-    """How much less surprised by the label y draws are than predictions with the mean of the noise alone.
+    """By how much the surprisal of the label y is lower under draws than under the mean of the noise alone.
 
     single      E_eps[log q(y | x, eps)] - log q(y | x, mean)
     averaged    log E_eps[q(y | x, eps)] - log q(y | x, mean), never below `single`
@@ -158,14 +158,14 @@ def _gain(before: Float[np.ndarray, "b"], after: Float[np.ndarray, "b"]) -> Gain
 
 
 def confusion(answers: Answers, num_classes: int) -> Int[np.ndarray, "c c"]:
-    """How many images of each class (row) are taken for each class (column)."""
+    """The confusion matrix: how many images of each class (row) are predicted as each class (column)."""
     answers = answers.labelled()
     pairs = answers.label.astype(np.int64) * num_classes + answers.predicted
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 class ByClass(NamedTuple):
-    """Of every class: its images, its precision and its recall; NaN where it is never predicted, or has none."""
+    """Images, precision and recall of every class; NaN for a class that is never predicted, or has no images."""
 
     images: Int[np.ndarray, "c"]
     precision: Float[np.ndarray, "c"]
@@ -173,7 +173,7 @@ class ByClass(NamedTuple):
 
 
 def by_class(confusion: Int[np.ndarray, "c c"]) -> ByClass:
-    """From what is taken for what."""
+    """Images, precision and recall by class, from a confusion matrix."""
     hits, images, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     with np.errstate(invalid="ignore"):
         return ByClass(images, hits / predicted, hits / images)
@@ -212,7 +212,9 @@ def brier(own: Float[np.ndarray, "b"], squares: Float[np.ndarray, "b"]) -> float
 
 
 class Reliability(NamedTuple):
-    """Predictions in bins ((i-1)/n, i/n] of confidence: how many, what they claim and how many hold, in sums."""
+    """Sums over predictions in bins ((i-1)/n, i/n] of confidence: their number, their confidence and how many are
+    correct.
+    """
 
     size: list[int]
     confidence: list[float]
@@ -222,7 +224,7 @@ class Reliability(NamedTuple):
 def reliability(
     confidence: Float[np.ndarray, "b"], correct: Bool[np.ndarray, "b"] | Int[np.ndarray, "b"], num_bins: int = BINS
 ) -> Reliability:
-    """How confident predictions are, and how right.
+    """Bins predictions by confidence, for a reliability diagram.
 
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, Section 2.
     """
@@ -245,7 +247,7 @@ def expected_calibration_error(
 def adaptive_calibration_error(
     confidence: Float[np.ndarray, "b"], correct: Bool[np.ndarray, "b"] | Int[np.ndarray, "b"], num_bins: int = BINS
 ) -> float:
-    """The same over bins of equally many images.
+    """The expected calibration error over bins with equal numbers of images.
 
     Source: Nixon et al. 2019, https://arxiv.org/abs/1904.01685, Section 4.
     """

@@ -25,7 +25,7 @@ BATCHES = {"features": (1, 16, 256), "pixels": (1, 8, 16, 32, 64)}  # sizes that
 
 
 class Predictions(NamedTuple):
-    """What k draws say of every image.
+    """The predictions of k draws for every image.
 
     Attributes:
         log_probabilities: log mean_k q_k.
@@ -45,7 +45,7 @@ class Predictions(NamedTuple):
 # The forward pass is compiled stage by stage, so that zero-shot CLIP and zero noise run the same programs: in one
 # program the noise would be fused into what follows it, and change the order of its sums.
 def compiled_alone(name: str, method: Method, *inputs: Any) -> Any:
-    """Calls a stage as a program of its own; the image tower takes one draw after another."""
+    """Runs a stage as a compiled program of its own; the image tower takes one draw after another."""
     return _program(name)(method, *inputs)
 
 
@@ -74,7 +74,7 @@ def _encode_images(
 
 
 class Drawn(NamedTuple):
-    """What a mode draws and encodes once, whatever the images.
+    """What a mode draws and encodes once for all images.
 
     Attributes:
         theta: as `method.adapt` leaves it.
@@ -115,7 +115,7 @@ def predict(
     mesh: jax.sharding.Mesh | None = None,
     numbers: Int[np.ndarray, "b"] | None = None,
 ) -> Predictions:
-    """q_k = softmax(logits_k) of every image, as `draw` and `predict_drawn` have it.
+    """q_k = softmax(logits_k) for every image; `draw`, then `predict_drawn`.
 
     Raises:
         InputError: an unknown mode.
@@ -127,7 +127,7 @@ def predict(
 def draw(
     method: Method, variables: Variables, theta: Parameters, text: Text, mode: str, num_draws: int, seed: int
 ) -> Drawn:
-    """What is done once before images are classified.
+    """Makes the draws that are needed before images are classified.
 
     Args:
         mode: `mean` adds mu and no draw; `sample` draws once, as the released code does; `marginal` draws
@@ -160,7 +160,7 @@ def predict_drawn(
     mesh: jax.sharding.Mesh | None = None,
     numbers: Int[np.ndarray, "b"] | None = None,
 ) -> Predictions:
-    """q_k = softmax(logits_k) of every image: the same whatever the batch size, but for rounding.
+    """q_k = softmax(logits_k) for every image; independent of the batch size, up to rounding.
 
     Args:
         batch_size: 0 takes one of a few sizes that suits the method and the images.
@@ -188,7 +188,9 @@ def predict_drawn(
 
 
 def summary(logits: Float[ArrayLike, "k b c"], scale: float) -> Predictions:
-    """Of the logits of k draws; computed where they are, so that a device hands over what is kept alone."""
+    """The `Predictions` from the logits of k draws; computed on the device, so that only the results are
+    transferred.
+    """
     return Predictions(*map(meshes.fetch, _summary(logits, scale)))
 
 
@@ -203,6 +205,6 @@ def _summary(logits: Float[Array, "k b c"], scale: Float[Array, ""]) -> tuple[Ar
 
 
 def batch_size_for(method: Method, num_images: int) -> int:
-    """The least of a few sizes that holds so many images, or else the greatest."""
+    """The smallest of a few batch sizes that holds this many images, or else the largest."""
     sizes = BATCHES[method.traits.reads]
     return next((size for size in sizes if num_images <= size), sizes[-1])

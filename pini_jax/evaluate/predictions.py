@@ -50,7 +50,7 @@ LISTS = ("classes", "log_probabilities")
 
 
 class Answers(NamedTuple):
-    """The columns of b images of one split in one mode; k classes of each are kept."""
+    """The stored columns for b images of one split in one mode, with k classes per image."""
 
     path: Sequence[str]
     label: Int[np.ndarray, "b"]
@@ -67,11 +67,11 @@ class Answers(NamedTuple):
     calibrated_squares: Float[np.ndarray, "b"]
 
     def labelled(self) -> Answers:
-        """Those of images with a label; themselves where all have one."""
+        """The answers for images with a label (itself, if all have one)."""
         return self if (self.label >= 0).all() else self._take(self.label >= 0)
 
     def unlabelled(self) -> Answers:
-        """Those of images of none of the classes."""
+        """The answers for images of none of the classes."""
         return self._take(self.label < 0)
 
     def _take(self, chosen: Bool[np.ndarray, "b"]) -> Answers:
@@ -80,16 +80,16 @@ class Answers(NamedTuple):
 
     @property
     def predicted(self) -> Int[np.ndarray, "b"]:
-        """The likeliest class; of equal ones the first."""
+        """The likeliest class of each image; of equally likely ones the first."""
         return self.classes[:, 0]
 
     def calibrated(self, temperature: float) -> Float[np.ndarray, "b k"]:
-        """log p of the classes that are kept, at the temperature that `normaliser` was made with."""
+        """log p of the stored classes, at the temperature for which `normaliser` was computed."""
         return self.log_probabilities / temperature - self.normaliser[:, None]
 
 
 class Kept(NamedTuple):
-    """All of a file.
+    """The content of a file of predictions.
 
     Attributes:
         answers: by split and mode.
@@ -102,24 +102,24 @@ class Kept(NamedTuple):
     temperatures: Mapping[str, float]
 
     def by_mode(self, split: str) -> dict[str, Answers]:
-        """Of plain CLIP and every mode; a method that draws nothing answers once for all."""
+        """The answers of zero-shot CLIP and every mode; a method that draws nothing has the same in all modes."""
         found = self.answers[split]
         return {"zero_shot": found["zero_shot"]} | {mode: found.get(mode, found["mean"]) for mode in MODES}
 
     @property
     def calibrated_on(self) -> str:
-        """The split whose images calibrate, which nothing was trained on; "" where there is none."""
+        """The split used for calibration, on which nothing was trained; "" if there is none."""
         return next((split for split in ("held_out", "val") if split in self.answers), "")
 
     def held_out(self) -> dict[str, Answers]:
-        """The answers that calibrate, as `by_mode`."""
+        """The answers used for calibration, by mode."""
         return self.by_mode(self.calibrated_on) if self.calibrated_on else {}
 
 
 def answers(
     paths: Sequence[str], labels: Int[np.ndarray, "b"], predicted: Predictions, temperature: float
 ) -> Answers:
-    """What is kept of predictions."""
+    """Turns predictions into what is stored of them."""
     starts = range(0, max(len(labels), 1), AT_ONCE)
     blocks = [slice(start, start + AT_ONCE) for start in starts]
     parts = [_answers(labels[rows], Predictions(*(x[rows] for x in predicted)), temperature) for rows in blocks]
@@ -152,7 +152,7 @@ def _answers(labels: Int[np.ndarray, "b"], predicted: Predictions, temperature: 
 
 
 def likeliest(log_probabilities: Float[np.ndarray, "b c"]) -> Int[np.ndarray, "b k"]:
-    """The KEPT classes of each image with the largest ones, the largest first; of equal ones the first."""
+    """The KEPT likeliest classes of each image, in descending order; of equally likely ones the first."""
     falling = -log_probabilities
     if falling.shape[1] <= KEPT:
         return np.argsort(falling, axis=-1, kind="stable").astype(np.int32)
@@ -166,7 +166,7 @@ def likeliest(log_probabilities: Float[np.ndarray, "b c"]) -> Int[np.ndarray, "b
 
 
 def without_draws(log_probabilities: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Answers:
-    """Answers of which nothing is known but probabilities, at temperature 1."""
+    """Answers from probabilities alone, at temperature 1."""
     unknown = np.full(len(labels), np.nan)
     predicted = Predictions(log_probabilities, log_probabilities, unknown, unknown, unknown)
     return answers([""] * len(labels), np.asarray(labels), predicted, 1.0)

@@ -26,7 +26,7 @@ SCORES: dict[str, Callable[[Answers], Float[np.ndarray, "b"]]] = {
 
 
 class Rejection(NamedTuple):
-    """How well a score tells unknown images from known ones.
+    """How well a score separates unknown from known images.
 
     Attributes:
         auroc: the probability that a known image has the higher score.
@@ -38,18 +38,18 @@ class Rejection(NamedTuple):
 
 
 def measure_scores(known: Answers, unknown: Answers, least: float) -> dict[str, Any]:
-    """Of every score how well it tells; and how many are rejected below the least score of the known."""
+    """How well every score separates unknown from known images, and the share rejected by the default one."""
     found = {name: separation(score(known), score(unknown))._asdict() for name, score in SCORES.items()}
     return {"scores": found, "rejected": float((SCORES[DEFAULT](unknown) < least).mean())}
 
 
 def cut_off(known: Float[np.ndarray, "b"]) -> float:
-    """The score that RECALL of known images reach."""
+    """The score that a share RECALL of known images reaches."""
     return float(np.quantile(known, 1 - RECALL, method="lower")) if len(known) else -np.inf
 
 
 def separation(known: Float[np.ndarray, "b"], unknown: Float[np.ndarray, "u"]) -> Rejection:
-    """By the scores of images of known classes and of others."""
+    """How well scores separate images of known classes from others."""
     ranks = scipy.stats.rankdata(np.concatenate([known, unknown]))
     wins = ranks[: len(known)].sum() - len(known) * (len(known) + 1) / 2
     return Rejection(float(wins / len(known) / len(unknown)), float((unknown >= cut_off(known)).mean()))

@@ -28,7 +28,7 @@ OF_TEST = ("zero_shot", "test", "information", "draws", "reliability", "interval
 
 
 class Trained(NamedTuple):
-    """A method with what it has learned, over a frozen half."""
+    """A method with what it has learned, and the frozen half."""
 
     method: Method
     variables: Variables
@@ -37,7 +37,7 @@ class Trained(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Images to classify, whatever a method has learned.
+    """Images to classify, independent of what a method has learned.
 
     Attributes:
         images: as the method reads them.
@@ -60,7 +60,7 @@ class Predicted(NamedTuple):
 
 
 def open_splits(runs: Sequence[Run]) -> dict[str, Split]:
-    """The splits that runs over one frozen half classify in common, by name: those of the test at least."""
+    """The splits that runs with the same frozen half share, by name: at least those of the test."""
     splits = [to_classify(run) for run in runs]
     return {
         name: open_split(runs[0].shared.method, runs[0].shared.frozen, _task(runs[0], name), records)
@@ -70,7 +70,7 @@ def open_splits(runs: Sequence[Run]) -> dict[str, Split]:
 
 
 def open_split(method: Method, frozen: Frozen, task: Task, records: Sequence[Record]) -> Split:
-    """Reads images, and has plain CLIP classify them."""
+    """Opens images and classifies them with zero-shot CLIP."""
     features, reads = frozen.images(records, "features"), method.traits.reads
     images = features if reads == "features" else frozen.images(records, reads, kept=False)
     given = PLAIN, Variables({}), frozen.theta, task.zero_shot, features, "mean"
@@ -82,7 +82,7 @@ def _task(run: Run, split: str) -> Task:
 
 
 def predict_splits(run: Run, variables: Variables, common: Mapping[str, Split]) -> Kept:
-    """What plain CLIP and the method answer for all that is classified, and the temperatures of the modes.
+    """All predictions of zero-shot CLIP and of the method, and the temperatures of the modes.
 
     Args:
         common: splits that are open already, by name; the others are opened here.
@@ -109,7 +109,7 @@ def predict_splits(run: Run, variables: Variables, common: Mapping[str, Split]) 
 
 
 def predict_split(trained: Trained, task: Task, records: Sequence[Record]) -> Predicted:
-    """Of plain CLIP and of the method."""
+    """The predictions of zero-shot CLIP and of the method for some images."""
     split = open_split(trained.method, trained.frozen, task, records)
     return _answer(trained, _draw(trained, task.text), split)
 
@@ -162,7 +162,7 @@ def _temperatures(held_out: Predicted | None) -> dict[str, float]:
 
 
 def answers_of(found: Predicted, temperatures: Mapping[str, float]) -> dict[str, Answers]:
-    """What is kept of predictions, by mode."""
+    """What is stored of predictions, by mode."""
     ids, labels = [record.id for record in found.records], labels_of(found.records)
     return {mode: predictions.answers(ids, labels, x, temperatures[mode]) for mode, x in found.by_mode.items()}
 
@@ -171,7 +171,7 @@ def answers_of(found: Predicted, temperatures: Mapping[str, float]) -> dict[str,
 
 
 def measure_splits(kept: Kept) -> dict[str, Any]:
-    """Metrics of plain CLIP and of the method on the test images, on the validation images, and on other tasks.
+    """Metrics of zero-shot CLIP and of the method on test images, validation images and unseen tasks.
 
     Where there are no test images, as in `Classifier.fit`, what is reported of them is None.
     """
@@ -198,7 +198,7 @@ def measure_splits(kept: Kept) -> dict[str, Any]:
 
 
 def measure_test(kept: Kept, split: str) -> dict[str, Any]:
-    """All that is reported of test images."""
+    """Everything that is reported about test images."""
     by_mode = kept.by_mode(split)
     plain = by_mode["zero_shot"]
     draws = metrics.gains_of_draws(by_mode["mean"], by_mode["marginal"], kept.temperatures)
@@ -220,14 +220,14 @@ def _metrics_of_modes(kept: Kept, split: str) -> dict[str, Any]:
 
 
 def reliability_of(answers: Answers) -> dict[str, Any]:
-    """What a reliability diagram shows."""
+    """The bins of a reliability diagram."""
     answers = answers.labelled()
     confidence = np.exp(np.ascontiguousarray(answers.log_probabilities[:, 0]))
     return metrics.reliability(confidence, answers.predicted == answers.label)._asdict()
 
 
 def harmonic_means(base: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """2 / (1 / base + 1 / new) of the accuracies, of plain CLIP and by prediction mode."""
+    """2 / (1 / base + 1 / new) of the accuracies, for zero-shot CLIP and each prediction mode."""
     pairs = {"zero_shot": (base["zero_shot"], new["zero_shot"])}
     pairs |= {mode: (base["test"][mode], new["test"][mode]) for mode in MODES}
     return {name: statistics.harmonic_mean([x["accuracy"] for x in pair]) for name, pair in pairs.items()}

@@ -69,7 +69,7 @@ class ClipAdapter(Method):
         features: Float[Array, "n _ b e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "_ _ b e"]:
-        """Adapted."""
+        """The adapted image features."""
         features = normalise(features)
         hidden = jax.nn.relu(features @ variables.phi["down"])
         return self.ratio * jax.nn.relu(hidden @ variables.phi["up"]) + (1 - self.ratio) * features

@@ -65,7 +65,7 @@ class ClipLora(Method):
         return Variables(phi)
 
     def adapt(self, variables: Variables, theta: Parameters) -> Mapping[str, Any]:
-        """The towers with their changed matrices."""
+        """The towers with the changed matrices."""
         return {**theta, **{tower: self._changed(theta[tower], variables.phi[tower]) for tower in TOWERS}}
 
     def _changed(self, theta: Parameters, phi: Parameters) -> Mapping[str, Any]:

@@ -59,7 +59,7 @@ class ClipSvd(Method):
         return Variables(values, parts)
 
     def adapt(self, variables: Variables, theta: Parameters) -> Mapping[str, Any]:
-        """The towers with their changed matrices."""
+        """The towers with the changed matrices."""
         changed = {
             tower: _changed(theta[tower]["blocks"], variables.phi[tower], variables.buffers[tower])
             for tower in TOWERS

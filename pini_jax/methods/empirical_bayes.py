@@ -29,7 +29,7 @@ SHRINKAGES = (0.01, 0.1, 0.3, 0.6, 0.9, 0.99)  # r
 
 @dataclasses.dataclass(frozen=True)
 class EmpiricalBayes(Method):
-    """logits_c = (f - g) . (t_c + mu_c + eta F z) + b_c, where no number is left to be set.
+    """logits_c = (f - g) . (t_c + mu_c + eta F z) + b_c, with no settings to choose.
 
     f and t are of unit length, g is the mean over classes of the images, z ~ N(0, I) is drawn per class, S is
     the covariance within classes and F F^T = S^-1 / e. mu and b are those of a head that is an average of heads,
@@ -68,7 +68,7 @@ class EmpiricalBayes(Method):
     )
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """Solves for the noise; without images it is none, and the logits are zero-shot CLIP's."""
+        """Solves for the noise; without images there is none, and the logits are zero-shot CLIP's."""
         own = held_out.unit(np.asarray(text.features)[0])
         scale = np.exp(np.asarray(theta["logit_scale"], np.float64))
         fitted = fit(held_out.parts(support, own)) if len(support.labels) else zero_shot(own, float(scale))
@@ -109,7 +109,7 @@ class EmpiricalBayes(Method):
         text: Float[Array, "k c e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "n k b c"]:
-        """Products, not cosines: lengths have their meaning."""
+        """Inner products, not cosines: the lengths of both sides matter."""
         return jnp.einsum("nkbe,kce->nkbc", images, text, precision=HIGHEST) + variables.phi["bias"]
 
 
@@ -125,7 +125,7 @@ class Fitted(NamedTuple):
 
 
 def zero_shot(text: Float[np.ndarray, "c e"], scale: float) -> Fitted:
-    """Plain CLIP: no noise."""
+    """Zero-shot CLIP as a head, without noise."""
     return _without_noise(_text_head(scale * text))
 
 
@@ -134,7 +134,7 @@ def _without_noise(head: Head) -> Fitted:
 
 
 def fit(parts: Sequence[Part]) -> Fitted:
-    """The steps above, of `held_out.parts`; the plain head where none of them has an image that judges."""
+    """Takes the steps above on `held_out.parts`; the zero-shot head if none of them has an image to judge by."""
     labels = np.concatenate([part.labels for part in parts])
     if not len(labels):
         return _without_noise(_plain_head(parts[0]))

@@ -29,7 +29,7 @@ Call = Callable[..., Any]  # (name of a stage, method, *inputs) -> what the stag
 
 
 def directly(name: str, method: Method, *inputs: Any) -> Any:
-    """Calls a stage as it stands."""
+    """Calls a stage directly, without compiling it."""
     return getattr(method, name)(*inputs)
 
 
@@ -64,7 +64,7 @@ def classify(
     weights: Float[Numbers, "b"] | None = None,
     call: Call = directly,
 ) -> tuple[Float[Array, "n _ b c"], Parameters]:
-    """Logits of images for every draw, and the buffers afterwards.
+    """Logits of images for every draw, and the updated buffers.
 
     Args:
         theta, call: as in `encode_text`, which has made `text`.
@@ -86,7 +86,7 @@ def forward(
     draw: Draw = draw_mean,
     weights: Float[Numbers, "b"] | None = None,
 ) -> tuple[Float[Array, "n _ b c"], Parameters]:
-    """All stages: logits for every draw, and the buffers afterwards."""
+    """Runs all stages: logits for every draw, and the updated buffers."""
     theta = method.adapt(variables, theta)
     encoded = encode_text(method, variables, theta, text, draw)
     return classify(method, variables, theta, encoded, images, draw, weights)
@@ -95,7 +95,7 @@ def forward(
 def loss(
     method: Method, variables: Variables, theta: Parameters, text: Text, batch: Batch, draw: Draw
 ) -> tuple[Parts, Parameters]:
-    """What training minimises, in parts, and the buffers afterwards."""
+    """The parts of the loss that training minimises, and the updated buffers."""
     noise: dict[str, Gaussian] = {}
 
     def watched(site: str, gaussian: Gaussian) -> Array:

@@ -67,11 +67,11 @@ class Covariance(NamedTuple):
     vectors: Float[np.ndarray, "e e"]
 
     def shrunk(self, r: float) -> Covariance:
-        """(1 - r) of it, and r of its trace on every axis alike."""
+        """S_r = (1 - r) S + r tr(S) / e I."""
         return Covariance((1 - r) * self.values + r * self.values.mean(), self.vectors)
 
     def matrix(self) -> Float[np.ndarray, "e e"]:
-        """As one matrix."""
+        """The covariance as one matrix."""
         return (self.vectors * self.values) @ self.vectors.T
 
     def whitener(self) -> Float[np.ndarray, "e e"]:
@@ -80,7 +80,7 @@ class Covariance(NamedTuple):
 
 
 class Means(NamedTuple):
-    """What is known of the class means before the covariance.
+    """What is known about the class means before the covariance.
 
     Attributes:
         counts, observed: n and M; where n is 0, M is P.
@@ -98,7 +98,7 @@ class Means(NamedTuple):
 
 
 def means(shots: Shots, text: Float[np.ndarray, "c e"]) -> Means:
-    """Of the classes, some of which may have no image."""
+    """The means of the classes, some of which may have no image."""
     counts = np.bincount(shots.labels, weights=shots.weights, minlength=len(text))
     seen, sums = counts > 0, np.zeros_like(text)
     np.add.at(sums, shots.labels, shots.features * shots.weights[:, None])
@@ -153,7 +153,7 @@ def posterior_head(means: Means, within: Covariance, k: float) -> Head:
 
 
 def lone_head(images: Float[np.ndarray, "c e"]) -> Head:
-    """Of the means f_c of few images of each class and nothing else, as if f_c varied as much as classes do.
+    """The head from the means f_c of few images per class alone, assuming that they vary as much as classes do.
 
     V is the variance of the f_c along each of (tr C)^2 / tr C^2 directions, C their covariance; half of it is
     taken for noise. So m_c = g + (f_c - g) / 2, up to V / 4: W_c = (f_c - g) / 1.5 V, b_c = -|f_c - g|^2 / 6 V.

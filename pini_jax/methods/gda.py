@@ -68,7 +68,7 @@ class Gda(Method):
         text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "n _ b c"]:
-        """Zero-shot CLIP and the discriminant."""
+        """The sum of zero-shot CLIP's logits and the discriminant's."""
         phi = variables.phi
         discriminant = jnp.matmul(normalise(images), phi["kernel"], precision=HIGHEST) + phi["bias"]
         return super().logits(variables, theta, images, text, draw) + self.alpha * discriminant

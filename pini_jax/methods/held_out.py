@@ -28,7 +28,7 @@ HALVINGS = 12
 
 
 class Part(NamedTuple):
-    """Shots and unit texts that heads are made of, and unit features of images beside them, which judge.
+    """Shots and unit texts from which heads are made, and unit features of other images, which judge them.
 
     Attributes:
         text: 0 where nobody knows the texts: it says nothing.

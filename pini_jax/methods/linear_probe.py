@@ -109,7 +109,7 @@ class ZeroShotProbe(Method):
     traits = Traits(is_per_class=True)  # a w each
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """The text features, at one length."""
+        """The text features, scaled to one length."""
         return Variables({"embeddings": self.norm * normalise(text.features[0])})
 
     def text_features(
@@ -121,7 +121,7 @@ class ZeroShotProbe(Method):
 
 @dataclasses.dataclass(frozen=True)
 class Clap(ZeroShotProbe):
-    """ZeroShotProbe with a penalty, strength mean_c lambda_c |w_c - w_c0|^2, where zero-shot CLIP is good.
+    """ZeroShotProbe with a penalty, strength mean_c lambda_c |w_c - w_c0|^2, largest where zero-shot CLIP is good.
 
     lambda_c is the mean over the images of class c of zero-shot CLIP's p(c | x); it stays as it starts.
 
@@ -156,6 +156,6 @@ class Clap(ZeroShotProbe):
         noise: Mapping[str, Gaussian],
         weights: Float[Numbers, "b"],
     ) -> Float[Array, ""]:
-        """How far classes have moved."""
+        """The penalty for class embeddings that have moved."""
         moved = jnp.square(variables.phi["embeddings"] - variables.buffers["start"]).sum(-1)
         return self.strength * (variables.buffers["multipliers"] * moved).mean()

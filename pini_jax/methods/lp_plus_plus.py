@@ -43,7 +43,7 @@ class LpPlusPlus(Method):
     traits = Traits(starts_from_support=True, is_fitted=True, is_per_class=True, moves_images=True)
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """Takes all steps."""
+        """Takes all steps of descent."""
         (f, labels), t = support.rows(), normalise(text.features[0])
         m, classes = len(labels), len(t)
         one_hot = jax.nn.one_hot(labels, classes)

@@ -31,7 +31,7 @@ Reads = Literal["features", "pixels"]
 
 
 class Text(NamedTuple):
-    """The classes.
+    """The classes, as a method reads them.
 
     Attributes:
         features: of their texts by the frozen text tower.
@@ -43,7 +43,7 @@ class Text(NamedTuple):
 
 
 class Variables(NamedTuple):
-    """What a method knows of its task.
+    """What a method has learned or stored for its task.
 
     Attributes:
         phi: what is trained.
@@ -120,7 +120,7 @@ class Method:
 
     @property
     def traits(self) -> Traits:
-        """What it reads, and what follows from how it learns."""
+        """What the method reads, and what follows from how it learns."""
         return Traits()
 
     def num_draws(self, num_samples: int) -> dict[str, int]:
@@ -128,19 +128,19 @@ class Method:
         return {}
 
     def schedule(self, settings: Optim, length: Length) -> optax.Schedule:
-        """step -> learning rate."""
+        """The learning rate as a function of the step."""
         return optim.schedule(settings, length)
 
     def optimiser(self, settings: Optim, length: Length) -> optax.GradientTransformation:
-        """Of what is trained; its learning rate is that of `schedule`."""
+        """The optimiser of the trainable parameters, with the learning rate of `schedule`."""
         return optim.optimiser(settings, length)
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """What is known before the first step: drawn, or made from the classes and the selection."""
+        """The variables before the first step: drawn at random, or made from the classes and the selection."""
         raise NotImplementedError
 
     def adapt(self, variables: Variables, theta: Parameters) -> Mapping[str, Any]:
-        """The towers' parameters."""
+        """The towers' parameters, as the method changes them."""
         return theta
 
     def prompt_tokens(
@@ -152,13 +152,13 @@ class Method:
     def encode_prompts(
         self, theta: Parameters, prefix: Float[Array, "k q d"], suffix: Float[Array, "r s d"], prompts: Prompts
     ) -> Float[Array, "k c e"]:
-        """The text tower over embedded prompts."""
+        """Runs the text tower over embedded prompts."""
         return encode_prompts(present(self.text_tower), theta, prefix, suffix, prompts)
 
     def text_features(
         self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
     ) -> Float[Array, "_ c e"]:
-        """Of the classes, from what the text tower makes of them; un-normalised."""
+        """The classes' features, from the text tower's output; un-normalised."""
         return text
 
     def encode_images(
@@ -170,7 +170,7 @@ class Method:
         draw: Draw = draw_mean,
         weights: Float[Numbers, "b"] | None = None,
     ) -> tuple[Float[Array, "n _ b e"], Parameters]:
-        """Image features from pixels, and the buffers afterwards.
+        """Image features from pixels, and the updated buffers.
 
         Args:
             weights: of the images of a training step; None in prediction.
@@ -184,7 +184,7 @@ class Method:
         features: Float[Array, "n _ b e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "_ _ b e"]:
-        """From what the image tower makes of the images; un-normalised."""
+        """The images' features, from the image tower's output; un-normalised."""
         return features
 
     def logits(
@@ -195,7 +195,7 @@ class Method:
         text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "n _ b c"]:
-        """From the features of both sides."""
+        """The logits, from the features of images and classes."""
         return cosine_logits(theta, images, text)
 
     def penalty(
@@ -206,7 +206,7 @@ class Method:
         noise: Mapping[str, Gaussian],
         weights: Float[Numbers, "b"],
     ) -> Float[Array, ""] | float:
-        """What is added to the loss, in nats.
+        """A term that is added to the loss, in nats.
 
         Args:
             noise: what was drawn from, by site.

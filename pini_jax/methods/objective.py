@@ -21,7 +21,7 @@ BOUNDS: Mapping[str, Callable[[Float[Array, "k b c"]], Float[Array, "b c"]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Which loss; the defaults are the paper's.
+    """The loss and its settings; the defaults are the paper's.
 
     Attributes:
         bound: `elbo`, the mean of log-likelihoods over draws; or `multi_sample`, the log of the mean likelihood,

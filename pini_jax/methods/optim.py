@@ -87,12 +87,12 @@ jax.tree_util.register_dataclass(Optim, NUMBERS, list(WORDS))
 
 
 def num_steps(epochs: int, per_epoch: int, steps_per_shot: int, shots: int) -> int:
-    """Steps of a training: of so many epochs; or, where they are 0, those of every shot."""
+    """Number of training steps: those of the epochs or, if `epochs` is 0, `steps_per_shot` times the shots."""
     return epochs * per_epoch or steps_per_shot * shots
 
 
 class Length(NamedTuple):
-    """Of a training.
+    """How long a training is: epochs, and steps per epoch.
 
     Attributes:
         epochs: passes over the selected images; the last one ends early where steps are counted by shots.
@@ -104,7 +104,7 @@ class Length(NamedTuple):
 
     @property
     def steps(self) -> Array:
-        """All of them."""
+        """The total number of steps."""
         return jnp.round(self.epochs * self.per_epoch)
 
 
@@ -127,5 +127,5 @@ def optimiser(optim: Optim, length: Length) -> optax.GradientTransformation:
 
 
 def direction(optim: Optim) -> optax.GradientTransformation:
-    """u alone, without the learning rate."""
+    """The direction u alone, without the learning rate."""
     return optax.chain(*DIRECTIONS[optim.name](optim))

@@ -22,7 +22,7 @@ from pini_jax.noise.sites import SITES, Site, Surroundings
 
 @dataclasses.dataclass(frozen=True)
 class Injector(Method):
-    """Zero-shot CLIP with noise at some sites; eps = mu + sigma z is a `+` between two stages.
+    """Zero-shot CLIP with noise at some sites: eps = mu + sigma z is added between two stages.
 
         prefix = embed(ids) + eps                   prompt_tokens
         text = encode(prefix, suffixes) + eps       text_features
@@ -43,7 +43,7 @@ class Injector(Method):
 
     @property
     def traits(self) -> Traits:
-        """What the sites and their generators make of it."""
+        """The traits that follow from the sites and their generators."""
         generators = {SITES[name]: generator for name, generator in self.generators.items()}
         needs = frozenset[str]().union(*(site.needs for site in generators))
         return Traits(
@@ -58,7 +58,7 @@ class Injector(Method):
         )
 
     def num_draws(self, num_samples: int) -> dict[str, int]:
-        """`num_samples` in all: of the text features, or else of the images; of the prompt always one."""
+        """`num_samples` draws of the text features or, if these have no noise, the images; one of the prompt."""
         texts = [name for name in self.generators if SITES[name].at == "text_features"]
         images = [name for name in self.generators if SITES[name].side == "image"]
         return dict.fromkeys(texts or images, num_samples)
@@ -130,7 +130,7 @@ class Injector(Method):
     def prompt_tokens(
         self, variables: Variables, theta: Parameters, text: Text, draw: Draw = draw_mean
     ) -> tuple[Float[Array, "k q d"], Float[Array, "r s d"]]:
-        """With noise on the prefix, not on the start tokens; a generator may look at the zero-shot text."""
+        """Prompts with noise on the prefix, not on the start tokens; a generator may read the zero-shot texts."""
         prefix, suffix = super().prompt_tokens(variables, theta, text, draw)
         start = len(present(text.prompts).start)
         noised, _ = self._add("prompt_tokens", prefix[None, :, start:], variables, text.features, draw)
@@ -153,7 +153,7 @@ class Injector(Method):
         draw: Draw = draw_mean,
         weights: Float[Numbers, "b"] | None = None,
     ) -> tuple[Float[Array, "n _ b e"], Parameters]:
-        """With noise on the pixels, and on the patches after the first norm."""
+        """Image features with noise on the pixels, and on the patches after the first norm."""
 
         def run(name: str, x: Float[Array, "n k b *x"]) -> Float[Array, "n k b *y"]:
             lead = x.shape[:3]
@@ -185,7 +185,7 @@ class Injector(Method):
         text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "n _ b c"]:
-        """Of cosines; no site of the paper stands here."""
+        """Logits of cosines; none of the paper's sites is here."""
         plain = super().logits(variables, theta, images, text, draw)
         return self._add("logits", plain, variables, text, draw)[0]
 
@@ -199,7 +199,7 @@ class Injector(Method):
         noise: Mapping[str, Gaussian],
         weights: Float[Numbers, "b"],
     ) -> Float[Array, ""] | float:
-        """kl_weight KL(noise || N(start, s^2 I)), over the sites where something is learned."""
+        """kl_weight KL(noise || N(start, s^2 I)), over the sites with learned noise."""
         settings = self.loss_settings
         if not settings.kl_weight:
             return 0.0

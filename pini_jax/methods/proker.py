@@ -65,7 +65,7 @@ class ProKeR(Method):
         text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "n _ b c"]:
-        """Zero-shot CLIP and the regression."""
+        """The sum of zero-shot CLIP's logits and the regression's."""
         kernel = affinity(normalise(images), variables.buffers["keys"], self.beta)
         regression = jnp.matmul(kernel, variables.phi["weights"], precision=HIGHEST)
         return super().logits(variables, theta, images, text, draw) + jnp.exp(theta["logit_scale"]) * regression

@@ -62,7 +62,7 @@ class HeldToStart(Method):
         noise: Mapping[str, Gaussian],
         weights: Float[Numbers, "b"],
     ) -> Float[Array, ""]:
-        """How far the matrix has moved."""
+        """The penalty for a matrix that has moved."""
         return variables.buffers["weight"] * jnp.square(variables.phi["change"]).sum()
 
 
@@ -83,7 +83,7 @@ class ProLip(HeldToStart):
     traits = Traits(reads="pixels", starts_from_support=True, moves_images=True)  # another tower
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """No change.
+        """Starts without a change: D = 0.
 
         Raises:
             InputError: the image tower has no projection.
@@ -108,7 +108,7 @@ def _projection(theta: Parameters) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class LinearAdapter(HeldToStart):
-    """f <- (I + D)^T f, with a penalty strength |D|^2 / N: what ProLIP can be where there are features alone.
+    """f <- (I + D)^T f, with a penalty strength |D|^2 / N: the form of ProLIP for features alone.
 
     Trained by the cross-entropy of exp(s) cos(f, t), from D = 0, where N is the number of images per class. Of
     degree one in f, so that f is taken at unit length. It is not ProLIP: it cannot reach what W_0 leaves out.
@@ -123,7 +123,7 @@ class LinearAdapter(HeldToStart):
     traits = Traits(starts_from_support=True, moves_images=True)
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """No change."""
+        """Starts without a change: D = 0."""
         return self._start((text.features.shape[-1],) * 2, text, support)
 
     def image_features(
@@ -133,6 +133,6 @@ class LinearAdapter(HeldToStart):
         features: Float[Array, "n _ b e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "_ _ b e"]:
-        """Adapted."""
+        """The adapted image features."""
         features = normalise(features)
         return features + jnp.matmul(features, variables.phi["change"], precision=HIGHEST)

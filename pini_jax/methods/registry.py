@@ -93,7 +93,7 @@ def build_method(
     loss_settings: Objective,
     towers: Towers = NO_TOWERS,
 ) -> Method:
-    """The method of this name over these towers, with options; `noise` is that of a method that makes it.
+    """Builds the method of this name over these towers; `noise` is for methods that add noise at sites.
 
     Raises:
         InputError: an unknown method, site, generator or option.

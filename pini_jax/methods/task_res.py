@@ -46,11 +46,11 @@ class TaskRes(Method):
     traits = Traits(is_per_class=True)  # a residual each
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """No residual."""
+        """Starts with no residual: x = 0."""
         return Variables({"residual": jnp.zeros(text.features.shape[1:])})
 
     def text_features(
         self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
     ) -> Float[Array, "_ c e"]:
-        """With the residual."""
+        """The text features with the residual added."""
         return self.norm * normalise(text) + self.alpha * variables.phi["residual"]

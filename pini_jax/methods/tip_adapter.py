@@ -51,7 +51,7 @@ class TipAdapter(Method):
     )
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """The cache."""
+        """Fills the cache."""
         keys = normalise(normalise(jnp.asarray(support.features)).mean(0))
         return Variables({}, {"keys": keys, "values": jax.nn.one_hot(support.labels, text.features.shape[1])})
 
@@ -63,7 +63,7 @@ class TipAdapter(Method):
         text: Float[Array, "_ c e"],
         draw: Draw = draw_mean,
     ) -> Float[Array, "n _ b c"]:
-        """Zero-shot CLIP and the cache."""
+        """The sum of zero-shot CLIP's logits and the cache's."""
         keys = {**variables.buffers, **variables.phi}["keys"]
         cached = affinity(normalise(images), keys, self.beta) @ variables.buffers["values"]
         return super().logits(variables, theta, images, text, draw) + self.alpha * cached

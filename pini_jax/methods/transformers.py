@@ -9,7 +9,7 @@ TOWERS = ("text", "image")
 
 
 def check_transformers(theta: Parameters, changes: str) -> None:
-    """Raises InputError where a tower is no transformer; `changes` says who changes what of it."""
+    """Raises InputError if a tower is not a transformer; `changes` says which method changes what in it."""
     for tower in TOWERS:
         if "qkv" not in theta[tower].get("blocks", {}):
             raise InputError(f"{changes}, and the {tower} tower is no transformer")

@@ -58,7 +58,7 @@ class TwoStage(Method):
     traits = Traits(reads="pixels", encodes_prompts=True, is_per_class=True, moves_images=True)
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """The norms as they are, and no w.
+        """Starts with the norms unchanged and w = 0.
 
         Raises:
             InputError: a tower is no transformer.
@@ -68,7 +68,7 @@ class TwoStage(Method):
         return Variables({"norms": norms, "classes": jnp.zeros(text.features.shape[1:])})
 
     def adapt(self, variables: Variables, theta: Parameters) -> Mapping[str, Any]:
-        """The towers with their changed norms."""
+        """The towers with the changed norms."""
         changed = {}
         for tower in TOWERS:
             old, new = flatten_dict(theta[tower]), flatten_dict(variables.phi["norms"][tower])
@@ -78,7 +78,7 @@ class TwoStage(Method):
     def text_features(
         self, variables: Variables, text: Float[Array, "k c e"], draw: Draw = draw_mean
     ) -> Float[Array, "_ c e"]:
-        """The classifier."""
+        """The weights of the linear classifier."""
         return normalise(text) + variables.phi["classes"]
 
     def schedule(self, settings: Optim, length: Length) -> optax.Schedule:
@@ -93,7 +93,7 @@ class TwoStage(Method):
         return rate
 
     def optimiser(self, settings: Optim, length: Length) -> optax.GradientTransformation:
-        """Norms in the first stage, and classes in the second."""
+        """Trains the norms in the first stage, and the classes in the second."""
         first, direction = self._first(length.steps), optim.direction(settings)
         stages = {
             "norms": optax.conditionally_mask(direction, lambda step: step < first),

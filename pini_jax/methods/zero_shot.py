@@ -21,5 +21,5 @@ class ZeroShot(Method):
     traits = Traits(is_fitted=True)
 
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
-        """Nothing."""
+        """Nothing is learned: empty variables."""
         return Variables({})

@@ -31,7 +31,7 @@ class Mean:
         return gaussian.mean
 
     def split(self, num: int) -> Mean:
-        """What each of several draws takes: the same."""
+        """The same mean for each of several draws."""
         return self
 
 
@@ -41,7 +41,7 @@ draw_mean = Mean()
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Fresh:
-    """num[site] samples, from a stream of its own for every site; 1 where `num` does not name the site."""
+    """Draws num[site] samples, from a stream of its own for every site; one if `num` does not name the site."""
 
     key: Key[Array, ""]
     num: FrozenDict[str, int] = dataclasses.field(default=FrozenDict(), metadata={"static": True})
@@ -53,7 +53,7 @@ class Fresh:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PerImage:
-    """Samples per image, from a stream of its own for every image id, so that batching changes nothing.
+    """Draws samples per image, from a stream of its own for every image id, so that batching changes nothing.
 
     For Gaussians of shape [n k b ...]: n = 1 becomes num[site].
     """
@@ -73,23 +73,23 @@ class PerImage:
         )
 
     def split(self, num: int) -> PerImage:
-        """Keys of their own for several draws, along a first axis of all arrays."""
+        """This draw with separate keys for several draws, along a first axis of all arrays."""
         keys = jax.vmap(lambda i: jax.random.fold_in(self.key, i))(jnp.arange(num))
         return PerImage(keys, jnp.broadcast_to(self.ids, (num, *self.ids.shape)), self.num)
 
 
 def draw_fresh(key: Array, num: Mapping[str, int]) -> Fresh:
-    """The draw of samples that all images share."""
+    """A draw of samples that all images share."""
     return Fresh(key, FrozenDict(num))
 
 
 def draw_per_image(key: Array, ids: Int[Numbers, "b"], num: Mapping[str, int] | None = None) -> PerImage:
-    """The draw of every image's own samples."""
+    """A draw of samples of each image's own."""
     return PerImage(key, ids, FrozenDict(num or {}))
 
 
 def draw_batch(key: Array, size: int, num: Mapping[str, int]) -> Draw:
-    """A training step's noise: samples that all images share, and others for every place in the batch.
+    """A training step's noise: samples that all images share, and separate ones for every place in the batch.
 
     Places have streams of their own, so that filling up a batch (to what the devices divide) changes nothing.
     """
@@ -98,5 +98,5 @@ def draw_batch(key: Array, size: int, num: Mapping[str, int]) -> Draw:
 
 
 def draw_replay(normals: Mapping[str, Float[Array, "n *shape m"]]) -> Draw:
-    """The given standard normals, by site."""
+    """Replays the given standard normals, by site."""
     return lambda site, gaussian: displace(gaussian, normals[site])

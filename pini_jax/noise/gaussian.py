@@ -38,7 +38,7 @@ def displace(gaussian: Gaussian, normals: Float[Array, "*n m"]) -> Float[Array, 
 
 
 def sample(key: Array, gaussian: Gaussian, num: int) -> Float[Array, "_ *shape e"]:
-    """mean + (scale z) factor with z ~ N(0, I), `num` times: the only place where normals are drawn."""
+    """mean + (scale z) factor with z ~ N(0, I), `num` times: the only place where noise is drawn."""
     shape = gaussian.scale.shape
     return displace(gaussian, jax.random.normal(key, (num * shape[0], *shape[1:]), gaussian.scale.dtype))
 

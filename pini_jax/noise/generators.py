@@ -35,7 +35,7 @@ SIGMAS: Mapping[str, Callable[[Array], Array]] = {
 
 
 class Inputs(NamedTuple):
-    """What a generator sees.
+    """The inputs of a generator.
 
     Attributes:
         x: what the noise is added to: prompt_tokens [1 1 p d], text_features [1 k c e], pixels [1 1 b h w 3],
@@ -80,7 +80,7 @@ class _Linear(nn.Module):
 
 
 class Generator(nn.Module):
-    """Common to all generators.
+    """Base class: from `Inputs` to a `Gaussian`, with controls, level and sigma map.
 
     Attributes:
         control: `learned`; or, for honest ablations, `none` (no noise), `random` (mu = 0, sigma = initial_scale,
@@ -105,12 +105,12 @@ class Generator(nn.Module):
 
     @property
     def is_still(self) -> bool:
-        """Whether the mean is 0 by the control: predictions without draws are as without this noise."""
+        """Whether the control makes the mean 0, so that predictions without draws are as without this noise."""
         return self.control in ("none", "random", "scale_only")
 
     @nn.compact
     def __call__(self, inputs: Inputs) -> Gaussian:
-        """The noise, as far as the control lets it."""
+        """The noise, as the control restricts it."""
         start, factor, zero = self.start(inputs), self.factor(inputs), jnp.zeros((), jnp.float32)
         if self.control == "random":
             mu, sigma = zero, jnp.float32(1.0 if self.level else self.initial_scale)
@@ -134,15 +134,15 @@ class Generator(nn.Module):
         return jnp.zeros((), jnp.float32)
 
     def factor(self, inputs: Inputs) -> Float[Array, "m e"] | None:
-        """Directions of the noise; None where every coordinate has its own."""
+        """Directions of the noise; None for noise with a scale per coordinate."""
         return None
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
-        """What makes mu, and sigma before its map: functions, so that only what is used has parameters."""
+        """Functions that make mu, and sigma before its map, so that only what is used has parameters."""
         raise NotImplementedError
 
     def linear_moments(self, x: Float[Array, "n k *b r"], width: int) -> tuple[Moment, Moment]:
-        """A linear map of x each."""
+        """Moments that are each a linear map of x."""
 
         def linear(name: str) -> Moment:
             return lambda: _Linear(width, self.initial_scale, name=name)(x)
@@ -158,7 +158,7 @@ class Generator(nn.Module):
 
 
 class Table(Generator):
-    """mu and sigma are free parameters: of every prompt token, of every class, or one for all image features.
+    """mu and sigma are free parameters: for every prompt token, for every class, or one for all image features.
 
     Source: the paper's released code, `prompt_tokens`.
 
@@ -172,7 +172,7 @@ class Table(Generator):
     initial_scale: float = positive(0.02)
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
-        """The parameters."""
+        """The free parameters themselves."""
         init = nn.initializers.normal(self.initial_scale)
         return lambda: self.param("mean", init, inputs.shape), lambda: self.param("scale", init, inputs.shape)
 
@@ -193,13 +193,13 @@ class Mlp(Generator):
         return _Linear(narrow, name="hidden")(inputs.x.astype(jnp.float32))
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
-        """Of every vector of x."""
+        """The moments for every vector of x."""
         narrow = reduced(inputs.x.shape[-1], self.reduction)
         return self.linear_moments(jax.nn.relu(self._hidden(inputs, narrow)), inputs.x.shape[-1])
 
 
 class PromptMlp(Mlp):
-    """The same for prompt tokens, where h sees the classes' zero-shot text features: W x + b + U mean_c t_c."""
+    """`Mlp` for prompt tokens, where h also sees the classes' zero-shot text features: W x + b + U mean_c t_c."""
 
     def _hidden(self, inputs: Inputs, narrow: int) -> Float[Array, "1 1 p r"]:
         return super()._hidden(inputs, narrow) + _Linear(narrow, name="text")(inputs.text.mean(-2))
@@ -225,7 +225,7 @@ class CrossAttention(Generator):
     scaled: bool = False
 
     def attend(self, query: Float[Array, "n k *b d"], text: Float[Array, "_ c e"]) -> Float[Array, "n _ *b r"]:
-        """What every query finds in the text."""
+        """The attention of every query to the text."""
         narrow = reduced(query.shape[-1], self.reduction)
         if narrow % self.heads:
             raise InputError(f"noise: {self.heads} heads do not divide {narrow} channels")
@@ -244,7 +244,7 @@ class CrossAttention(Generator):
         return attended.reshape(*attended.shape[:2], *rest, narrow)
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
-        """Of every vector of x, given every draw of the text."""
+        """The moments for every vector of x, given every draw of the text."""
         return self.linear_moments(self.attend(inputs.x, inputs.text), inputs.x.shape[-1])
 
 

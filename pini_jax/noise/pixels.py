@@ -18,7 +18,7 @@ IMAGE_AXES = (-3, -2, -1)
 
 
 class PatchAttention(CrossAttention):
-    """The same for pixels: every patch asks, and m and r make its square of pixels.
+    """`CrossAttention` for pixels: every patch is a query, and m and r make its square of pixels.
 
     Source: paper, Section "Noise Generators".
     """
@@ -26,7 +26,7 @@ class PatchAttention(CrossAttention):
     norm_axes: ClassVar[tuple[int, ...]] = IMAGE_AXES
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
-        """Of every pixel; what no patch covers gets none."""
+        """The moments for every pixel; pixels that no patch covers get none."""
         if inputs.query is None:
             raise ValueError("the patches ask")
         n, k, b, *places, d = inputs.query.shape
@@ -46,7 +46,8 @@ class PatchAttention(CrossAttention):
 
 
 class BatchNorm(nn.Module):
-    """(x - mean) / sqrt(var + 1e-5) scale + bias, by the batch in training, and else by what it gathered.
+    """(x - mean) / sqrt(var + 1e-5) scale + bias, with the batch's statistics in training and running ones
+    otherwise.
 
     As PyTorch's: running values take 0.1 of the batch's mean and of its unbiased variance. Padding does not count.
     """
@@ -108,7 +109,7 @@ class Conv(Generator):
     amplitude: float = positive(0.1)
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
-        """Of every pixel."""
+        """The moments for every pixel."""
         y, lead = self._features(inputs.x[0, 0], inputs.weights), inputs.x.shape[:2]
 
         def head(name: str) -> Float[Array, "1 1 b h w 3"]:

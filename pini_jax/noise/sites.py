@@ -37,7 +37,7 @@ STAGES = ("prompt_tokens", "text_features", "pixels", "patch_tokens", "image_fea
 
 
 class Surroundings(NamedTuple):
-    """What stands around a site before anything is encoded: the classes and the towers.
+    """The classes and the towers that a site is built for.
 
     Attributes:
         text: zero-shot features of the classes.
@@ -58,17 +58,17 @@ Blank = Callable[[Surroundings], Array]
 
 
 def total(nats: Float[Array, "1 1 p"], weights: Float[Numbers, "b"]) -> Float[Array, ""]:
-    """Over everything."""
+    """The sum over everything, in nats."""
     return nats.sum()
 
 
 def mean_over_classes(nats: Float[Array, "n k c"], weights: Float[Numbers, "b"]) -> Float[Array, ""]:
-    """A class's, on average."""
+    """The mean over classes, in nats."""
     return nats.mean()
 
 
 def mean_over_images(nats: Float[Array, "n k b *x"], weights: Float[Numbers, "b"]) -> Float[Array, ""]:
-    """All coordinates of an image, and the mean over the images that count."""
+    """The sum over an image's coordinates, averaged over the images that count, in nats."""
     per_image = nats.sum(tuple(range(3, nats.ndim))).mean((0, 1))
     return (per_image * weights).sum() / weights.sum()
 
@@ -144,7 +144,7 @@ class Site:
         return self.stage or self.name
 
     def inputs(self, x: Array, text: Float[Array, "k c e"], **others: Any) -> Inputs:
-        """What a generator here sees when noise is added to x [n k (b) ...]."""
+        """The inputs of a generator at this site, when noise is added to x [n k (b) ...]."""
         lead = 2 if self.side == "text" else 3
         return Inputs(x, x.shape[lead:], text, **others)
 
@@ -208,7 +208,7 @@ def generator_options(generator: type[Generator]) -> dict[str, Any]:
 
 
 def noise_with_defaults(noise: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The same noise with every option written out."""
+    """The noise of a config with the default of every option written out."""
     return {
         site: {"generator": settings["generator"]}
         | generator_options(SITES[site].generators[settings["generator"]])

@@ -26,20 +26,20 @@ from pini_jax.noise.generators import SIGMAS, Generator, Inputs, Moment
 
 
 class Spread(NamedTuple):
-    """How the selection lies: means of the classes (m~), their middle (g), and the covariance within them (S)."""
+    """Statistics of the selection: class means (m~), their middle (g), and the covariance within classes (S)."""
 
     means: Float[Array, "c e"]
     middle: Float[Array, "e"]
     covariance: Float[Array, "e e"]
 
     def shrunk(self, shrinkage: float) -> Float[Array, "e e"]:
-        """S_r."""
+        """The shrunk covariance S_r."""
         width = len(self.middle)
         return (1 - shrinkage) * self.covariance + shrinkage * jnp.trace(self.covariance) / width * jnp.eye(width)
 
 
 def estimate_spread(inputs: Inputs, prior_shots: float) -> Spread:
-    """Of the selection that a generator is made from; the formulas stand above, with k = prior_shots."""
+    """The statistics of the selection that a generator starts from, by the formulas above, with k = prior_shots."""
     text, (features, labels) = normalise(inputs.text[0]), inputs.support.rows()
     images = inputs.support.labels  # views of an image are one image
     counts = jnp.bincount(images, length=len(text))[:, None]
@@ -54,7 +54,7 @@ def estimate_spread(inputs: Inputs, prior_shots: float) -> Spread:
 
 
 class Structured(Generator):
-    """In units of |x|, since the shapes are those of features of unit length; `level` multiplies them.
+    """Base class of noise in units of |x|, since its shape is that of unit features; `level` multiplies them.
 
     Attributes:
         prior_shots: k, how many images of its class a text counts for; more than 0.
@@ -84,15 +84,15 @@ class Residual(Structured):
 
     @property
     def is_still(self) -> bool:
-        """As in `Generator`; where the centre is taken away, images move all the same."""
+        """As in `Generator`, but False where the centre is subtracted, which moves images in any case."""
         return super().is_still and not self.centre
 
     def start(self, inputs: Inputs) -> Float[Array, "e"]:
-        """- centre g."""
+        """The mean before anything is learned: - centre g."""
         return self.variable("support", "start", lambda: -self.centre * self._spread(inputs).middle).value
 
     def factor(self, inputs: Inputs) -> Float[Array, "e e"]:
-        """F, the symmetric root."""
+        """The directions F, the symmetric root of S_r."""
 
         def root() -> Float[Array, "e e"]:
             values, vectors = jnp.linalg.eigh(self._spread(inputs).shrunk(self.shrinkage))
@@ -105,7 +105,7 @@ class Residual(Structured):
         return estimate_spread(inputs, self.prior_shots)
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
-        """m from zero, and one scale for all directions."""
+        """m, which starts at zero, and one scale for all directions."""
         shape, scale = inputs.x.shape[-1:], nn.initializers.constant(self.initial_scale)
         return lambda: self.param("mean", nn.initializers.zeros, shape), lambda: self.param("scale", scale, ())
 
@@ -128,7 +128,7 @@ class Discriminant(Structured):
     strength: float = positive(0.2)
 
     def start(self, inputs: Inputs) -> Float[Array, "c e"]:
-        """Before anything is learned."""
+        """The mean before anything is learned."""
 
         def directions() -> Float[Array, "c e"]:
             around = estimate_spread(inputs, self.prior_shots)
@@ -140,7 +140,7 @@ class Discriminant(Structured):
         return self.variable("support", "start", directions).value
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
-        """What is learned on top, from zero."""
+        """What is learned on top of the start, from zero."""
         scale = nn.initializers.normal(self.initial_scale)
         return (
             lambda: self.param("mean", nn.initializers.zeros, inputs.shape),

@@ -23,7 +23,7 @@ from pini_jax.report.unfinished import unfinished_runs
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Where it goes."""
+    """Defines the flag for the output folder."""
     text = "Folder of the report; the first folder's `report` if there is none."
     flags.DEFINE_string("output", "", text, flag_values=values)
 

@@ -20,7 +20,7 @@ SHORT = 8  # digits of a hash in a label
 
 
 class Place(NamedTuple):
-    """On what a run was measured: numbers of different places are never pooled, nor compared."""
+    """The dataset and weights of a run: numbers from different places are never pooled or compared."""
 
     dataset: str
     clip: str
@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A finished run, and what it is called beside others of its place.
+    """A finished run and its label among those of its place.
 
     Attributes:
         label: runs of one place and label differ in nothing but shots and seed, or were chosen by validation.
@@ -66,7 +66,7 @@ def read_runs(folders: Sequence[Path]) -> list[Entry]:
 
 
 def collect(folders: Sequence[Path]) -> Collected:
-    """The same with what was left out, and without an error where no run is finished.
+    """Like `read_runs`, but also returns what was left out, and is no error where no run is finished.
 
     Raises:
         InputError: a file is damaged, or of an earlier version.
@@ -189,7 +189,7 @@ def _differing(entries: Sequence[Entry]) -> list[str]:
 
 
 def by_plain_label(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """The same runs, for what plain CLIP does on their data: `zero-shot`, told apart by data and weights."""
+    """The runs as zero-shot CLIP's, labelled `zero-shot` and told apart by data and weights."""
 
     def settings(entry: Entry) -> dict[str, Any]:
         return {key: value for key, value in entry.settings.items() if key in PLAIN_ON}
@@ -231,7 +231,7 @@ def by_label(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 
 def by_shots(entries: Iterable[Entry], *path: str) -> dict[int, list[float]]:
-    """A number of every run's result, or the sum of several, by shots; nothing of runs that have none."""
+    """A number from every run's result, or the sum of several, by shots; runs without it are skipped."""
     values: dict[int, list[float]] = {}
     for entry in entries:
         found: Any = functools.reduce(lambda branch, key: branch.get(key, {}), path, entry.result)

@@ -48,7 +48,7 @@ def ordered(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def mean_accuracy(entries: Sequence[Entry]) -> float:
-    """Of all runs of a method, every number of shots alike."""
+    """The mean accuracy over all runs of a method, weighting every number of shots equally."""
     return float(np.mean([np.mean(x) for x in by_shots(entries, "test", "mean", "accuracy").values()]))
 
 
@@ -147,7 +147,7 @@ def _line(axes: plt.Axes, curve: Curve, look: Mapping[str, Any]) -> None:
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Of the 95 % confidence interval of a mean; 0 of a single value."""
+    """Half the width of the 95 % confidence interval of a mean; 0 for a single value."""
     if len(values) < 2:
         return 0.0
     return float(scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.spread(values) / np.sqrt(len(values)))
@@ -180,7 +180,7 @@ def _rows(labels: Sequence[str], panels: int) -> tuple[plt.Figure, list[plt.Axes
 
 
 def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> Captioned | None:
-    """A forest plot against plain CLIP, with bars beside the methods of which no two are told apart."""
+    """A forest plot against zero-shot CLIP, with bars beside methods that cannot be told apart."""
     methods = list(ordered(entries))
     against = {x.first: x for x in comparisons if x.second == PLAIN and not np.isnan(x.difference.p)}
     if not against or against.keys() != set(methods):
@@ -262,7 +262,7 @@ def _mean_information(entries: Sequence[Entry]) -> float:
 
 
 def reliability_figure(entries: Sequence[Entry]) -> Captioned:
-    """A panel for plain CLIP and for every method: of all its runs with the most shots."""
+    """A panel for zero-shot CLIP and for every method, over all its runs with the most shots."""
     shots = max(entry.result["shots"] for entry in entries)
     chosen = [entry for entry in entries if entry.result["shots"] == shots]
     panels = {PLAIN: {"zero_shot": pooled(chosen, "zero_shot")}}
@@ -300,7 +300,7 @@ def reliability_figure(entries: Sequence[Entry]) -> Captioned:
 
 
 def reliability_line(axes: plt.Axes, bins: Float[np.ndarray, "3 bins"], look: Mapping[str, Any]) -> None:
-    """One diagram."""
+    """Draws one reliability diagram."""
     size, confidence, correct = bins
     used = size > 0
     x, y = confidence[used] / size[used], correct[used] / size[used]

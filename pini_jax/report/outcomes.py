@@ -19,7 +19,7 @@ Key = tuple[int, int]  # shots and seed
 
 
 class Outcome(NamedTuple):
-    """Of one run's test images with mean noise: whether plain CLIP and the method are right.
+    """Whether zero-shot CLIP and the method, with mean noise, are right on a run's test images.
 
     Attributes:
         images: their names; of a run that kept no predictions none, and its accuracies stand for them.
@@ -64,7 +64,7 @@ def read_outcome(entry: Entry) -> Outcome:
 
 
 def compare(entries: Sequence[Entry]) -> list[Comparison]:
-    """Every method of a place with every other, and with plain CLIP."""
+    """Compares all pairs of methods of a place, and each method with zero-shot CLIP."""
     methods = {
         label: {(x.result["shots"], x.result["seed"]): read_outcome(x) for x in group}
         for label, group in by_label(entries).items()

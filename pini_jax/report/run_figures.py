@@ -48,7 +48,7 @@ def _cut(name: str, width: int = 18) -> str:
 
 
 def run_reliability_figure(entry: Entry) -> Captioned:
-    """Of plain CLIP and of the method's mean."""
+    """A reliability diagram of zero-shot CLIP and of the method's mean."""
     figure, grid = plt.subplots(1, 2, figsize=(COLUMN, 1.9), sharex=True, sharey=True, layout="constrained")
     errors = {}
     modes = {"zero_shot": "zero-shot CLIP", "mean": entry.label}

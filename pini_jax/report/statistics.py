@@ -32,7 +32,7 @@ BLOCK = 500  # draws at a time
 
 
 class Difference(NamedTuple):
-    """Of two methods' mean accuracies, with a confidence interval of 95 % of its own.
+    """The difference of two methods' mean accuracies, with its own 95 % confidence interval.
 
     Attributes:
         p: of a two-sided test that there is none, before correction; nan where nothing was repeated.
@@ -100,7 +100,7 @@ def _difference(
 
 
 def residual_variance(pair: Float[np.ndarray, "s i"]) -> float:
-    """Of d_si beside the means of its seed and of its image; 0 where there is one image alone."""
+    """The variance of d_si around the means of its seed and image; 0 with a single image."""
     seeds, images = pair.shape
     residual = pair - pair.mean(0) - pair.mean(1, keepdims=True) + pair.mean()
     return float(np.square(residual).sum() / max(1, (seeds - 1) * (images - 1)))

@@ -93,7 +93,7 @@ def summary_frame(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparisons_frame(found: Mapping[str, Sequence[Comparison]]) -> pd.DataFrame:
-    """Of every place, by its title."""
+    """The comparisons of every place, by its title."""
     columns = ["place", "first", "second", "difference", "low", "high", "p", "p_holm", "shots", "seeds", "images"]
     rows = [
         (title, x.first, x.second, *x.difference, x.adjusted, " ".join(map(str, x.shots)), x.seeds, x.images)
@@ -109,7 +109,7 @@ def unfinished_frame(runs: Sequence[Unfinished]) -> pd.DataFrame:
 
 
 def left_out_frame(collected: Collected) -> pd.DataFrame:
-    """What was read and does not count."""
+    """What was read but does not count."""
     rows = [(str(folder), reason) for folder, reason in collected.left_out.items()]
     return pd.DataFrame(rows, columns=["folder", "reason"])
 
@@ -118,7 +118,7 @@ def left_out_frame(collected: Collected) -> pd.DataFrame:
 
 
 def wide_frames(entries: Sequence[Entry]) -> dict[str, pd.DataFrame]:
-    """Tables over methods and shots, by what they show: mean ± sample standard deviation over seeds."""
+    """Tables of methods against shots, by title: mean ± sample standard deviation over seeds."""
     is_random = any(x.result["test"]["mean"] != x.result["test"]["marginal"] for x in entries)
     frames = {}
     for mode in MODES if is_random else MODES[:1]:

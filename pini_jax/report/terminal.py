@@ -18,7 +18,7 @@ METRICS = {"accuracy": ("accuracy", "{:.1%}"), "nll": ("NLL", "{:.3f}"), "ece": 
 
 
 def table(result: Result, num_draws: int) -> str:
-    """A run's result: plain CLIP, then what was trained by prediction mode, then what it took."""
+    """A run's result: zero-shot CLIP, then the trained method by prediction mode, then what it cost."""
     rows = {"zero-shot CLIP": result["zero_shot"]} | titled(result, num_draws)
     seconds = result["seconds"]
     steps = f"{result['steps']:,} steps" if result["steps"] else "no steps: it is solved for"
@@ -59,7 +59,7 @@ def told(result: Result) -> str:
 
 
 def warnings(result: Result) -> list[str]:
-    """What can hardly be meant."""
+    """Warnings about results that are hardly intended."""
     found = []
     plain, classes = result["zero_shot"]["accuracy"], result.get("num_classes", 0)
     if result["clip"] == "tiny_clip" and classes and plain < 1.5 / classes:
@@ -73,7 +73,7 @@ def warnings(result: Result) -> list[str]:
 
 
 def below_zero_shot(result: Result) -> str:
-    """That validation images are classified worse than by plain CLIP, in words; nothing where they are not."""
+    """A sentence if validation images are classified worse than by zero-shot CLIP; otherwise empty."""
     if not result.get("val") or "val_zero_shot" not in result:
         return ""
     before, after = result["val_zero_shot"]["accuracy"], result["val"]["mean"]["accuracy"]
@@ -145,7 +145,7 @@ def _unseen_means(group: Sequence[Result], keys: int, modes: Sequence[str]) -> l
 
 
 def comparison(entries: Sequence[Entry]) -> str:
-    """Accuracy over methods and shots, of every dataset and CLIP; then calibration, and what a run takes."""
+    """Accuracy by method and shots for every dataset and CLIP; then calibration, and what a run costs."""
     tables = []
     for title, of_place in by_place(entries).items():
         rows = {
@@ -187,7 +187,7 @@ def _beside(entries: Sequence[Entry], shots: Sequence[int]) -> str:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """With the sample standard deviation, where there is one."""
+    """The mean, with the sample standard deviation if there is one."""
     if not values:
         return "-"
     spread = f" +- {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""

@@ -24,19 +24,21 @@ RESULT = "result.json"
 
 
 class Attempts(Protocol):
-    """Where a worker trains; runs are called by their names."""
+    """The folders in which a worker trains; runs are referred to by name."""
 
     def prepare(self, claim: Claim, names: Iterable[str]) -> Path:
         """Makes the folder of an attempt, which has a folder for each run that was begun."""
 
     def save(self) -> None:
-        """Begins to keep what was prepared last as it is now, for whoever goes on."""
+        """Begins to store the prepared folder as it is now, for any worker that continues."""
 
     def wait(self) -> None:
-        """Until that is kept."""
+        """Waits until that is stored."""
 
     def publish(self, claim: Claim, names: Iterable[str]) -> dict[str, str]:
-        """Puts finished runs where they belong, unless they are there; {name: why} of those where it cannot."""
+        """Moves finished runs to their places, unless they are there; returns {name: why} for those where it
+        cannot.
+        """
 
     def is_published(self, name: str) -> bool:
         """Whether a run is finished."""
@@ -46,7 +48,7 @@ class Attempts(Protocol):
 
 
 def key_of(claim: Claim, number: int = 0) -> str:
-    """Of the folder of an attempt; or of another one on the same unit."""
+    """The folder of an attempt, or of another attempt on the same unit."""
     return f"{OWN}/attempts/{claim.unit:06d}.{number or claim.number:03d}"
 
 
@@ -57,7 +59,7 @@ class OnDisk:
         self._workdir = workdir
 
     def prepare(self, claim: Claim, names: Iterable[str]) -> Path:
-        """By copies."""
+        """Copies what earlier attempts have left."""
         attempt = self._workdir / key_of(claim)
         earlier = (self._workdir / key_of(claim, number) for number in range(claim.number - 1, 0, -1))
         before = next((folder for folder in earlier if folder.exists()), None)
@@ -70,13 +72,13 @@ class OnDisk:
         return attempt
 
     def save(self) -> None:
-        """It is there."""
+        """Does nothing: the folder is already stored."""
 
     def wait(self) -> None:
-        """For nothing."""
+        """Does nothing."""
 
     def publish(self, claim: Claim, names: Iterable[str]) -> dict[str, str]:
-        """By a rename."""
+        """Renames the folders of finished runs."""
         attempt, reasons = self._workdir / key_of(claim), {}
         for name in names:
             if (attempt / name / RESULT).exists() and not self.is_published(name):
@@ -90,11 +92,11 @@ class OnDisk:
         return reasons
 
     def is_published(self, name: str) -> bool:
-        """By its result."""
+        """Whether the run's result exists."""
         return (self._workdir / name / RESULT).exists()
 
     def discard(self, claim: Claim) -> None:
-        """All that is left of them."""
+        """Deletes the folders of the attempts."""
         for number in range(1, claim.number + 1):
             shutil.rmtree(self._workdir / key_of(claim, number), ignore_errors=True)
 
@@ -116,7 +118,7 @@ class InBucket:
         self._mirror: Mirror | None = None
 
     def prepare(self, claim: Claim, names: Iterable[str]) -> Path:
-        """By what was pushed."""
+        """Fetches what was pushed."""
         self._programs.pull()
         attempt = self._folder / key_of(claim)
         attempt.mkdir(parents=True)
@@ -137,12 +139,12 @@ class InBucket:
             self._mirror.begin()
 
     def wait(self) -> None:
-        """Until it is pushed."""
+        """Waits until it is pushed."""
         if self._mirror:
             self._mirror.wait()
 
     def publish(self, claim: Claim, names: Iterable[str]) -> dict[str, str]:
-        """By creating objects, those of all runs at once, and then the results."""
+        """Creates the objects of all runs at once, and then the results."""
         attempt = self._folder / key_of(claim)
         trained = [name for name in names if (attempt / name / RESULT).exists()]
         left = sorted({*trained} - {*self._published(trained)})
@@ -160,11 +162,11 @@ class InBucket:
         return [name for name, there in zip(names, at_once(self.is_published, names), strict=True) if there]
 
     def is_published(self, name: str) -> bool:
-        """By its result."""
+        """Whether the run's result exists."""
         return self._place.stat(f"{name}/{RESULT}") is not None
 
     def discard(self, claim: Claim) -> None:
-        """Their objects, and the folder here."""
+        """Deletes the attempts' objects and the local folder."""
         self._mirror = None
         shutil.rmtree(self._folder / key_of(claim), ignore_errors=True)
         for number in range(1, claim.number + 1):

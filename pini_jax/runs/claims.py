@@ -50,12 +50,12 @@ class Claim(NamedTuple):
     number: int
 
     def key(self, kind: str = "claim") -> str:
-        """Of the object that says so."""
+        """The key of the object of this kind."""
         return f"{shard_key(self.unit // SHARD)}/{self.unit:06d}.{self.number:03d}.{kind}"
 
 
 class Standing(NamedTuple):
-    """How far a unit is, by the names of its objects.
+    """The state of a unit, by the names of its objects.
 
     Attributes:
         number: of the newest claim; 0 where there is none.
@@ -72,7 +72,7 @@ class Standing(NamedTuple):
     losses: int = 0
 
     def failed(self, retries: int) -> bool:
-        """Whether nobody is to try again."""
+        """Whether the unit may not be tried again."""
         return not self.finished and (self.failures > retries or self.losses > MOST_LOST)
 
 
@@ -85,7 +85,7 @@ def shard_key(shard: int) -> str:
 
 
 def num_shards(units: int) -> int:
-    """Folders of so many units."""
+    """The number of folders for so many units."""
     return -(-units // SHARD)
 
 
@@ -108,14 +108,14 @@ def _standing(said: Sequence[tuple[int, str, float]]) -> Standing:
 
 
 class StoreClock:
-    """The store's clock: read now and then, and by a clock of one's own in between, which no one sets."""
+    """The store's clock: read occasionally, and continued with a local monotonic clock in between."""
 
     def __init__(self, store: Store, worker: str, monotonic: Callable[[], float] = time.monotonic):
         self._store, self._key, self._monotonic = store, f"workers/{worker}", monotonic
         self._offset, self._read = 0.0, float("-inf")
 
     def now(self) -> float:
-        """What the store's clock shows, or a little less."""
+        """The time by the store's clock, or slightly earlier."""
         before = self._monotonic()
         if before - self._read > MEASURED:
             # What the store has written was written after `before`: time that a request takes is for the holder.
@@ -125,7 +125,7 @@ class StoreClock:
 
 
 class Claims:
-    """What a worker asks and says.
+    """A worker's requests to the store: taking, renewing and ending claims.
 
     Attributes:
         is_over: whether all units are finished or have failed for good.
@@ -159,11 +159,11 @@ class Claims:
 
     @property
     def is_over(self) -> bool:
-        """Nothing is left to be done, nor may be."""
+        """Whether nothing is left to be done."""
         return not self._open
 
     def take(self, looks: int | None = None) -> Claim | None:
-        """A claim on a unit that is free; None where there is none.
+        """Claims a free unit; None if there is none.
 
         Args:
             looks: how many folders to look into, others than last time; all if None.
@@ -183,7 +183,7 @@ class Claims:
 
     @property
     def may_leave(self) -> bool:
-        """Whether nothing that it could take is left behind, when there was nothing to take.
+        """Whether, after there was nothing to take, nothing remains that this worker could take.
 
         A worker may be started in the place of one that was lost a moment ago, whose claim is not over yet. It
         stays until it has been there as long as a lease, or all who hold a claim have renewed it under its eyes.
@@ -231,7 +231,7 @@ class Claims:
         return some[int(place * len(some))]
 
     def look(self, shard: int) -> dict[int, Standing]:
-        """How far the units of a folder are."""
+        """The state of a folder's units."""
         return standings(self.store.times(shard_key(shard)))
 
     def _units_of(self, shard: int) -> range:
@@ -253,7 +253,7 @@ class Claims:
         return claim if self.store.create(claim.key(), self._said({})) else None
 
     def _may_try_again(self, unit: int, standing: Standing) -> bool:
-        """Records that a worker was lost before it had taken a step; whether that happens too often."""
+        """Records that a worker was lost before its first step. Returns whether the unit may be tried again."""
         lost = Claim(unit, standing.number)
         if (said := parse_object(self.store, lost.key())).get("step", 0) > said.get("start", 0):
             return True
@@ -264,25 +264,25 @@ class Claims:
         return json.dumps({"worker": self.worker, **content}).encode()
 
     def renew(self, claim: Claim, content: Mapping[str, Any]) -> None:
-        """Says that its worker still works, and how far it is."""
+        """Records that the claim's worker is still working, and its progress."""
         self.store.put(claim.key(), self._said(content))
 
     def holds(self, claim: Claim) -> bool:
-        """Whether no newer one is there."""
+        """Whether there is no newer claim."""
         return self.look(claim.unit // SHARD)[claim.unit].number == claim.number
 
     def end(self, claim: Claim, how: str, content: Mapping[str, Any]) -> None:
-        """Says how it ended: `finished`, `failed` or `stopped`."""
+        """Records how a claim ended: `finished`, `failed` or `stopped`."""
         self.store.create(claim.key(how), self._said(content))
 
 
 def worker_name() -> str:
-    """A name that no other worker has, which says where this one is."""
+    """A unique name for this worker that says where it runs."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
 def parse_object(store: Store, key: str) -> dict[str, Any]:
-    """What an object says; nothing where there is none, or it is damaged."""
+    """The content of an object; empty if it is absent or damaged."""
     try:
         content = json.loads(store.read(key) or b"{}")
     except ValueError:

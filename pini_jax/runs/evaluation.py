@@ -85,7 +85,7 @@ def _with_images(frozen: Frozen, config: Config, name: str) -> Frozen:
 
 
 def relabelled(data: Dataset, class_names: Sequence[str]) -> list[Record]:
-    """The test images, labelled by the classes of a run; -1 where it does not know the class."""
+    """The test images, labelled with the classes of a run; -1 for classes that it does not know."""
     labels = {name: label for label, name in enumerate(class_names)}
     return [record._replace(label=labels.get(data.class_names[record.label], -1)) for record in data.test]
 
@@ -97,7 +97,7 @@ def _own_test(workdir: Path) -> Kept:
 
 
 def measure_answers(kept: Kept, own: Kept, doubts: Mapping[str, doubt.Doubt]) -> dict[str, Any]:
-    """Metrics of the images that have a label, and how well those that have none are told from the known.
+    """Metrics of labelled images, and how well the others are told from images of known classes.
 
     Args:
         own: what is known where no image here has a label.

@@ -52,7 +52,7 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> dict[Path, dict[str, Any]]:
-    """The same for runs that differ in nothing but shots, seed and optimiser; results by their folders.
+    """Trains and evaluates runs that share a compiled step: they differ only in shots, seed and optimiser.
 
     They share the frozen half and one compiled step, which takes some of them side by side. Which lane a run is in
     follows from all of them, finished or not, so that it ends with the same bits whenever it is trained.
@@ -136,7 +136,7 @@ def check_texts(task: Task) -> None:
 
 
 def evaluate_runs(trainees: Sequence[Trainee], clock: Clock, width: int) -> dict[Path, dict[str, Any]]:
-    """The results of trained runs by their folders; images that all of them classify are read once."""
+    """The results of trained runs by folder; images that all of them classify are read once."""
     with clock.phase("images"), np.errstate(invalid="ignore"):  # what is no number is said by `_finish`
         common = measured.open_splits([trainee.run for trainee in trainees])
     found = {trainee.run.workdir: _finish(trainee, common, clock.seconds, width) for trainee in trainees}
@@ -192,7 +192,7 @@ def _phases(shared: Mapping[str, float], train: float, evaluate: float) -> dict[
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    """What result.json says of a run before it starts."""
+    """The entries of result.json that are known before a run starts."""
     config = run.config
     return {
         "config_hash": config.hash,
@@ -211,7 +211,7 @@ def describe_run(run: Run) -> dict[str, Any]:
 
 
 def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
-    """Writes injector.safetensors; and the classes' embeddings, where they and plain image features are enough."""
+    """Writes injector.safetensors, and the classes' embeddings if image features are unchanged."""
     shared, names = run.shared, run.data.class_names
     theta = shared.frozen.theta
     given = shared.frozen.given(names)

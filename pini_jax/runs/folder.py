@@ -87,7 +87,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def claim(run: Run) -> None:
-    """Makes the folder the run's: config.json, selection.json, and split.json where the split is our own.
+    """Makes the folder the run's: writes config.json, selection.json, and split.json if the split was made here.
 
     Raises:
         InputError: the folder was made with other data.
@@ -103,7 +103,7 @@ def claim(run: Run) -> None:
 
 
 def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
-    """The result of this config's run in `workdir`; None where it has not ended, or not begun.
+    """The result of this config's run in `workdir`; None if it has not finished or not begun.
 
     Raises:
         InputError: the folder belongs to another config; the message names what differs.
@@ -147,12 +147,12 @@ def _differences(written: Mapping[str, Any], wanted: Mapping[str, Any], prefix: 
 
 
 def record_failure(workdir: Path, reason: str) -> None:
-    """Records why a run has no result: its folder then takes another config."""
+    """Records why a run has no result: its folder then accepts another config."""
     paths.write_json(workdir / "failure.json", {"reason": reason})
 
 
 def _clear_failure(workdir: Path) -> bool:
-    """Whether the run there had failed; then nothing of it is left."""
+    """Returns whether the run there had failed; if so, deletes everything of it."""
     failure = workdir / "failure.json"
     if not failure.exists() or (workdir / "result.json").exists():
         return False
@@ -176,7 +176,7 @@ def seal(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unseal(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What `seal` was given.
+    """The content that was given to `seal`.
 
     Raises:
         InputError: the content does not match its hash, or has none.
@@ -194,13 +194,13 @@ def _hash(content: Mapping[str, Any]) -> str:
 
 
 def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
-    """result.json, and with it the run is finished."""
+    """Writes result.json, which makes the run finished."""
     paths.write_json(workdir / "result.json", seal(result))
     (workdir / "failure.json").unlink(missing_ok=True)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `seal` was given, from a file.
+    """The content that was given to `seal`, from a file.
 
     Raises:
         InputError: it is damaged, or of version 0.1, which wrote no hash.
@@ -209,7 +209,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def write_selection(run: Run) -> None:
-    """selection.json: the images that training and validation may see, as rows of CoOp's files of splits.
+    """Writes selection.json: the images that training and validation may see, in the format of CoOp's split files.
 
     Where it is lost or damaged it is made again, if the run's checkpoints belong to the same images.
 
@@ -236,7 +236,9 @@ def _images(selection: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same_data(written: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two descriptions name the same images, by what both say: earlier versions say nothing of bytes."""
+    """Whether two descriptions name the same images, by the keys that both have: earlier versions lack hashes of
+    bytes.
+    """
     return all(written[key] == now[key] for key in written.keys() & now.keys())
 
 
@@ -252,8 +254,8 @@ def _read_if_whole(path: Path) -> dict[str, Any] | None:
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:
-    """What names the images of a run: those that training and validation may see to the byte, those of the test
-    by their names, classes and size.
+    """Identifies the images of a run: those of training and validation by their bytes, test images by names,
+    classes and total size.
     """
     selection, test = (records.list_hash(images) for images in (data.train + data.val, data.test))
     return {
@@ -265,7 +267,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
 
 
 def write_provenance(run: Run) -> None:
-    """provenance.json, by the command that begins the run; later ones compare their plug-ins with it."""
+    """Writes provenance.json when the run begins; later commands compare their plug-ins with it."""
     path = run.workdir / "provenance.json"
     begun = _read_if_whole(path)
     if begun is None:

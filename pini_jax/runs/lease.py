@@ -13,7 +13,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Lost(Exception):
-    """Somebody else has the newest claim on this unit."""
+    """Another worker has the newest claim on this unit."""
 
 
 class Lease:
@@ -42,7 +42,7 @@ class Lease:
             raise Lost
 
     def report(self, done: int, total: int) -> None:
-        """As a `Watch`: notes how far the runs are.
+        """A `Watch` that notes the progress of the runs.
 
         Raises:
             Lost: another worker has taken the unit over.

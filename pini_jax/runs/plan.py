@@ -65,7 +65,7 @@ class Plan(NamedTuple):
 
     @property
     def runs(self) -> list[Planned]:
-        """All of them, unit by unit."""
+        """All runs, unit by unit."""
         return [run for unit in self.units for run in unit]
 
     def configs(self, unit: int) -> dict[str, Config]:
@@ -200,7 +200,7 @@ def write_plan(plan: Plan, store: Store) -> None:
 
 
 def read_plan(store: Store) -> Plan:
-    """What `write_plan` wrote.
+    """The plan that `write_plan` wrote.
 
     Raises:
         InputError: there is none, or it is damaged.

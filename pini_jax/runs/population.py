@@ -37,7 +37,7 @@ class Member(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folder, such as shots_4-seed_1; nothing where there is no population."""
+        """The name of its folder, such as shots_4-seed_1; empty if there is no population."""
         return member_name(self.values)
 
 
@@ -62,7 +62,7 @@ class Variation(NamedTuple):
 
 
 def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Member]:
-    """The run of these settings; or, where there is a `population`, those of all its variations.
+    """The run of these settings or, with a `population`, those of all its variations.
 
     Raises:
         InputError: all problems at once.
@@ -87,7 +87,7 @@ def split(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> tuple[dict
 
 
 def variations(base: Mapping[str, Any], population: Any) -> list[Variation]:
-    """One of every combination of {key: (value, ...), ...}, or those of a list of {key: value}.
+    """All combinations of {key: (value, ...), ...}, or the entries of a list of {key: value}.
 
     An entry {title: {name: {key: value, ...}, ...}} of `population` has named values, each of several settings.
 
@@ -197,7 +197,7 @@ def train_population(members: Sequence[Member], workdir: Path, watch: Watch = un
 
 
 def groups(folders: Mapping[Path, Config]) -> list[dict[Path, Config]]:
-    """Runs that differ in nothing but what a compiled step takes as its arguments."""
+    """Groups of runs that differ only in what a compiled step takes as arguments."""
     alike: dict[str, dict[Path, Config]] = {}
     for folder, config in folders.items():
         words = {word: getattr(config.optim, word) for word in optim.WORDS}

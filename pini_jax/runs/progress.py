@@ -13,7 +13,7 @@ from pini_jax.runs.plan import Plan
 
 
 class Running(NamedTuple):
-    """A unit that a worker trains, and what the worker said last: steps of all its runs, and their rate."""
+    """A unit in training, and its worker's last report: steps of all its runs, and their rate."""
 
     unit: int
     worker: str
@@ -23,7 +23,7 @@ class Running(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far the runs are: how many are in which state.
+    """The progress of a sweep: how many runs are in which state.
 
     Attributes:
         failed: {name: why} of those that nobody tries again unless asked to.
@@ -111,6 +111,6 @@ def _seconds_left(plan: Plan, over: Set[int], ends: Sequence[tuple[float, int]])
 
 
 def as_dict(progress: Progress) -> dict[str, Any]:
-    """For programs: JSON."""
+    """The progress for programs, as JSON."""
     content = progress._asdict() | {"running": [running._asdict() for running in progress.running]}
     return content | {"num_running": progress.num_running}

@@ -37,14 +37,14 @@ class Clock:
 
 
 def device() -> str:
-    """What the run computed on, such as `8 x NVIDIA H100` or `1 x cpu (2 cores)`."""
+    """The device the run computed on, such as `8 x NVIDIA H100` or `1 x cpu (2 cores)`."""
     kind = jax.devices()[0].device_kind
     cores = f" ({os.cpu_count()} cores)" if jax.default_backend() == "cpu" else ""
     return f"{jax.device_count()} x {kind}{cores}"
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that shape the numbers."""
+    """The versions of Python and of the packages that affect the numbers."""
     known = {"pini_jax": pini_jax.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -53,7 +53,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_origin(plugin_names: Sequence[str]) -> dict[str, Any]:
-    """What provenance.json holds: all that it takes to run the same again.
+    """The content of provenance.json: everything needed to repeat the run.
 
     `commit` is that of the checkout that the package runs from, with a `+` where files differ from it; empty for
     an installed package. `packages` are all that are installed, as a lock file has them.

@@ -19,7 +19,7 @@ MEASURED = ("zero_shot", "val", "test", "unseen", "information", "draws")
 
 
 def reproduce(run: Path, workdir: Path) -> list[str]:
-    """Trains the run of a folder again in another one; what is the same and what is not, in lines.
+    """Repeats the run of a folder in another one, and lists what is the same and what is not.
 
     Raises:
         InputError: there is no finished run, or it cannot be made again; the message says why.

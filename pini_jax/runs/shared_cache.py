@@ -40,7 +40,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def share_features(place: Bucket, files: Sequence[Path], make: Callable[[int], None] | None, lease: float) -> None:
-    """Sees to it that files of the cache are there: fetches those that are in the bucket, and makes others.
+    """Fetches files of the cache that are in the bucket, and makes the others.
 
     Args:
         files: the chunks of one folder, all of them.
@@ -86,7 +86,7 @@ def _fetch(place: Bucket, file: Path) -> None:
 
 
 class Programs:
-    """The compiled programs of this machine, and those in the bucket; nothing where JAX keeps none here."""
+    """The compiled programs of this machine and those in the bucket; inactive if JAX keeps none here."""
 
     def __init__(self, place: Bucket):
         """
@@ -107,7 +107,7 @@ class Programs:
             self._known |= new
 
     def push(self) -> None:
-        """Puts what was compiled since."""
+        """Uploads what was compiled since."""
         if self._folder:
             folder, new = self._folder, self._here() - self._known
             at_once(lambda name: self._place.put(name, (folder / name).read_bytes()), new)

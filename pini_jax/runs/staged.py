@@ -28,7 +28,7 @@ BEGUN = ("config.json", "population.json")  # what says that a folder holds runs
 
 @contextlib.contextmanager
 def staged(workdir: str, lease: float = LEASE) -> Iterator[Path]:
-    """The folder to work in: a path of this machine itself; for one in a bucket a copy, which is pushed.
+    """The folder to work in: a path on this machine itself or, for a bucket, a local copy that is pushed.
 
     Raises:
         InputError: another process writes it, or has taken it over; or what is there is damaged.
@@ -53,7 +53,7 @@ def staged(workdir: str, lease: float = LEASE) -> Iterator[Path]:
 
 
 def take_claim(claims: Claims, url: str) -> Claim:
-    """The next claim on a workdir; one whose worker shows no sign of life is waited for.
+    """Takes the next claim on a workdir, after waiting for one whose worker may still be alive.
 
     Raises:
         InputError: its worker lives.

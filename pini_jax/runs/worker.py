@@ -34,7 +34,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Options(NamedTuple):
-    """How a worker works.
+    """The options of a worker.
 
     Attributes:
         first: where among the units it begins to look, from 0 to 1; anywhere if None.
@@ -50,12 +50,12 @@ class Options(NamedTuple):
 
 
 def claims_store(workdir: str | Path) -> Store:
-    """Where the claims of a sweep are."""
+    """Opens the store of a sweep's claims."""
     return open_store(f"{workdir}/{OWN}")
 
 
 def work(workdir: str | Path, options: Options) -> None:
-    """Takes units until there is none left to take.
+    """Claims and trains units until none is left.
 
     Args:
         workdir: of the sweep, on this machine or in a bucket.
@@ -83,7 +83,7 @@ def work(workdir: str | Path, options: Options) -> None:
 
 @contextlib.contextmanager
 def open_attempts(workdir: str | Path, claims: Claims) -> Iterator[Attempts]:
-    """Where a worker trains."""
+    """Opens the place in which a worker trains."""
     if not is_url(str(workdir)):
         yield OnDisk(Path(workdir))
         return

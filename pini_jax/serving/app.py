@@ -50,7 +50,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Batches are made as long as the server lives."""
+        """Runs the batching for as long as the server lives."""
         running = asyncio.create_task(self.batching.run())
         yield
         running.cancel()
@@ -82,7 +82,7 @@ class Service:
         return JSONResponse({"rows": rows}, headers=HEADERS)
 
     async def health(self, request: Request) -> Response:
-        """What is served."""
+        """Describes what is served."""
         config, doubt = self.trained.config, self.trained.doubt(self.mode)
         said: dict[str, Any] = {
             "status": "ok",
@@ -94,7 +94,7 @@ class Service:
         return JSONResponse(said | {"limits": self.limits._asdict()}, headers=HEADERS)
 
     async def metrics(self, request: Request) -> Response:
-        """What was counted."""
+        """The counters, for Prometheus."""
         return Response(self.measures.text(), media_type=TEXT, headers=HEADERS)
 
 
@@ -121,23 +121,23 @@ def refused(status: int, reason: str, **more: Any) -> JSONResponse:
 
 
 async def front_page(request: Request) -> Response:
-    """The page."""
+    """The page in HTML."""
     return HTMLResponse(page.HTML, headers=HEADERS | {"Content-Security-Policy": page.POLICY})
 
 
 async def unknown(request: Request, error: Exception) -> Response:
-    """What no address answers."""
+    """The response for unknown addresses."""
     assert isinstance(error, HTTPException)
     return refused(error.status_code, f"{request.method} {request.url.path}: {error.detail}"[:200])
 
 
 async def failed(request: Request, error: Exception) -> Response:
-    """What should not happen; the server's log says what it is."""
+    """The response to an internal error, whose cause is in the server's log."""
     return refused(HTTPStatus.INTERNAL_SERVER_ERROR, "the server could not answer: its log says why")
 
 
 def make_app(trained: TrainedClassifier, mode: str = "mean", limits: Limits = DEFAULT) -> Starlette:
-    """What uvicorn runs.
+    """The application that uvicorn runs.
 
     Raises:
         InputError: the run was trained on features, and reads no images.

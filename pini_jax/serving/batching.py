@@ -30,7 +30,7 @@ Item = TypeVar("Item")
 
 
 class Waiting(NamedTuple):
-    """A photo, its number in its request, and who wants to know."""
+    """A photo, its number in its request, and the future that waits for its answer."""
 
     number: int
     photo: Photo
@@ -38,7 +38,7 @@ class Waiting(NamedTuple):
 
 
 class Batching:
-    """Answers images of one event loop.
+    """Classifies the images of many requests in batches, within one event loop.
 
     Attributes:
         trained, mode, limits: what answers, how, and how much at once.
@@ -63,7 +63,7 @@ class Batching:
             self.trained.classify_pixels(range(size), [np.zeros((side, side, 3), np.uint8)] * size, self.mode)
 
     async def answer_all(self, photos: list[Photo]) -> list[Answer | Refusal]:
-        """Of one request, in order.
+        """The answers to one request's photos, in order.
 
         Raises:
             Refusal: too many images are waiting, or it takes too long.
@@ -142,23 +142,23 @@ class Batching:
 
 
 def take_batch(queue: asyncio.Queue[Item], most: int) -> list[Item]:
-    """What is in a queue, at most so many."""
+    """What is in a queue, at most so many items."""
     return [queue.get_nowait() for _ in range(min(most, queue.qsize()))]
 
 
 def full_size(waiting: int) -> int:
-    """How many of those that wait make a batch: as many as a compiled size holds, so that little is filling."""
+    """How many waiting images make a batch: as many as fill a compiled size with little padding."""
     return max((size for size in BATCH_SIZES[1:] if size <= waiting), default=waiting)
 
 
 def settle(one: Waiting, answer: Answer | Refusal) -> None:
-    """Answers who waits, if anybody still does."""
+    """Sets the answer of a waiting photo, unless its request is gone."""
     if not one.answer.done():
         one.answer.set_result(answer)
 
 
 def read(trained: TrainedClassifier, photo: Photo, most: int) -> Pixels | Refusal:
-    """The view of a photo that is classified; or why there is none: it is no image, or has too many pixels."""
+    """The view of a photo to classify; or a refusal: it is not an image, or has too many pixels."""
     record = Record(photo.name, photo.content, -1)
     try:
         width, height = read_image(record, lambda file: file.size)

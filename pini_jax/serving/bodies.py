@@ -107,7 +107,7 @@ def _photo(entry: Any, number: int) -> Photo:
 
 
 def too_many(most: int) -> Refusal:
-    """Of one request, however long it waited."""
+    """The refusal of a request with too many photos, which waiting would not help."""
     return Refusal(413, f"a request may have {most:,} photos")
 
 

@@ -8,7 +8,7 @@ from pini_jax.use.classifier import BATCH_SIZES
 
 
 class Measures:
-    """Of one server."""
+    """The counters of one server."""
 
     def __init__(self) -> None:
         own = self.registry = prometheus.CollectorRegistry()
@@ -21,5 +21,5 @@ class Measures:
         self.inside = prometheus.Gauge("pini_images_inside", "Images without an answer yet.", registry=own)
 
     def text(self) -> bytes:
-        """All of them."""
+        """All counters, in Prometheus' format."""
         return prometheus.generate_latest(self.registry)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Limits(NamedTuple):
-    """Of what is taken.
+    """Upper bounds on a request.
 
     Attributes:
         bytes: of one request.
@@ -22,7 +22,7 @@ class Limits(NamedTuple):
 
 
 class Refusal(Exception):
-    """A request, or an image of it, that is not answered: a status of HTTP, and the reason."""
+    """A request, or one of its images, that is refused: an HTTP status and the reason."""
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)

@@ -40,11 +40,11 @@ Records = Sequence[Record]
 
 @runtime_checkable
 class Images(Protocol):
-    """Features, or pixels that are read when they are asked for."""
+    """Images by number: their features, or pixels that are read on access."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, ids: Int[np.ndarray, "b"], /) -> Any:
-        """Those of these numbers, [b *x]."""
+        """The images of these numbers, [b *x]."""
 
 
 class View(NamedTuple):
@@ -57,7 +57,7 @@ class View(NamedTuple):
 
 @runtime_checkable
 class Frozen(Protocol):
-    """What is frozen.
+    """The frozen half of a task: the towers, or a pack of features.
 
     Attributes:
         theta: the parameters of the towers, if there are any, and of the logits.
@@ -82,16 +82,16 @@ class Frozen(Protocol):
     def has_texts(self) -> bool: ...
 
     def trained_on(self, records: Records) -> Frozen:
-        """The same for a selection, whose images stand for the texts where these are not known."""
+        """This frozen half for a selection, whose images stand in for texts that are not known."""
 
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
-        """Of the classes, by a template or by the templates of that name for a dataset."""
+        """The classes' text features, with a template or with a dataset's templates of that name."""
 
     def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
-        """Of the classes, by a single template, to be encoded at every step."""
+        """The classes' prompts with a single template, to be encoded at every step."""
 
     def given(self, class_names: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """What prediction needs of it besides a method's variables, where no CLIP has it."""
+        """What prediction needs besides a method's variables and that no CLIP provides."""
 
     def images(self, records: Records, reads: Reads, view: View | None = None, kept: bool = True) -> Images:
         """Images as a method reads them.
@@ -113,7 +113,7 @@ class Frozen(Protocol):
 
 
 def load_frozen(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
-    """The towers that `clip` names, or the pack that `dataset` does.
+    """Loads the towers that `clip` names, or the pack that `dataset` names.
 
     Raises:
         InputError: it cannot be used.
@@ -124,7 +124,7 @@ def load_frozen(config: Config, mesh: jax.sharding.Mesh) -> Frozen:
 
 
 def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:
-    """The towers that `clip` names.
+    """Loads the towers that `clip` names.
 
     Raises:
         InputError: they cannot be used.
@@ -135,7 +135,7 @@ def load_towers(config: Config, mesh: jax.sharding.Mesh) -> FrozenTowers:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Features of views that are read and encoded when they are asked for."""
+    """Features of views that are read and encoded on access."""
 
     views: Views
     encode: Encode
@@ -156,40 +156,40 @@ class FrozenTowers:
 
     @property
     def theta(self) -> Parameters:
-        """Of both towers and the logits."""
+        """The parameters of both towers and of the logits."""
         return self.clip.theta
 
     @property
     def towers(self) -> Towers:
-        """Both."""
+        """The modules of both towers."""
         return Towers(self.clip.text_tower, self.clip.image_tower)
 
     @property
     def fingerprint(self) -> str:
-        """Of the weights, the tokenizer and the pre-processing."""
+        """A hash of the weights, the tokenizer and the pre-processing."""
         return self.clip.fingerprint
 
     @property
     def source(self) -> str:
-        """Of the weights."""
+        """The source of the weights."""
         return self.clip.source
 
     @property
     def has_texts(self) -> bool:
-        """A text tower reads them."""
+        """True: a text tower encodes them."""
         return True
 
     def trained_on(self, records: Records) -> FrozenTowers:
-        """The same, whatever the selection."""
+        """Itself, whatever the selection."""
         return self
 
     @functools.cached_property
     def encode(self) -> Encode:
-        """Pixels to features; compiled once for every size of a batch."""
+        """Maps pixels to features; compiled once per batch size."""
         return features.make_encoder(self.clip, self.mesh)
 
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
-        """As in `Frozen`; of several templates the ensemble."""
+        """The classes' text features, as in `Frozen`; with several templates, their ensemble."""
         return zero_shot.ensemble(
             [self._encode(text, class_names) for text in templates.find_templates(template, dataset)]
         )
@@ -201,12 +201,12 @@ class FrozenTowers:
         return jax.block_until_ready(zero_shot.encode_classes(self.clip.text_tower, self.clip.theta, built))
 
     def prompts(self, template: str, dataset: str, class_names: Sequence[str]) -> Prompts:
-        """As in `Frozen`."""
+        """The classes' prompts, as in `Frozen`."""
         (text,) = templates.find_templates(template, dataset)
         return self._build(text, class_names)
 
     def given(self, class_names: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """Nothing: the CLIP has all."""
+        """Nothing: the CLIP provides everything."""
         return {}
 
     def _build(self, template: str, class_names: Sequence[str]) -> Prompts:
@@ -218,7 +218,7 @@ class FrozenTowers:
         return Prompts(**meshes.replicate(self.mesh, built._asdict()) | rows)
 
     def images(self, records: Records, reads: Reads, view: View | None = None, kept: bool = True) -> Images:
-        """As in `Frozen`."""
+        """Images as a method reads them, as in `Frozen`."""
         how = (view.augment, view.seed, view.number) if view else (None, 0, 0)
         if reads == "features" and kept:
             return features.features(records, self.clip, self.encode, *how)
@@ -228,7 +228,7 @@ class FrozenTowers:
         return views.held() if kept else views
 
     def check(self, splits: Sequence[Records], cached: bool = True) -> None:
-        """As in `Frozen`."""
+        """Raises InputError for images that cannot be decoded, as in `Frozen`."""
         unknown = {
             record
             for records in splits
@@ -240,7 +240,7 @@ class FrozenTowers:
 
 @dataclasses.dataclass(frozen=True)
 class FrozenPack:
-    """Features that were made elsewhere: one view of every image, and no towers.
+    """Precomputed features: one view of every image, and no towers.
 
     Attributes:
         selection: the images that stand for the texts of the classes, where the pack has none.
@@ -252,36 +252,36 @@ class FrozenPack:
 
     @functools.cached_property
     def theta(self) -> Parameters:
-        """Of the logits alone."""
+        """The parameters of the logits alone."""
         return {"logit_scale": meshes.replicate(self.mesh, jnp.float32(np.log(self.pack.logit_scale)))}
 
     @property
     def towers(self) -> Towers:
-        """None."""
+        """No modules."""
         return NO_TOWERS
 
     @property
     def fingerprint(self) -> str:
-        """Of the file."""
+        """A hash of the file."""
         return self.pack.sha256
 
     @property
     def source(self) -> str:
-        """None: there are no weights."""
+        """Empty: there are no weights."""
         return ""
 
     @property
     def has_texts(self) -> bool:
-        """Whether the pack has them."""
+        """Whether the pack has text features."""
         return self.pack.text is not None
 
     def trained_on(self, records: Records) -> FrozenPack:
-        """As in `Frozen`."""
+        """This pack for a selection, as in `Frozen`."""
         return self if self.has_texts else dataclasses.replace(self, selection=records)
 
     @functools.cached_property
     def text(self) -> Float[np.ndarray, "c e"]:
-        """Of all classes: the pack's, or what stands for them.
+        """The text features of all classes: the pack's, or their substitutes.
 
         Raises:
             InputError: as in `stand_ins`.
@@ -293,11 +293,11 @@ class FrozenPack:
         return stand_ins(np.asarray(self.images(self.selection, "features")), labels, classes)
 
     def text_features(self, template: str, dataset: str, class_names: Sequence[str]) -> Float[Array, "1 c e"]:
-        """As the pack has them, whatever the template."""
+        """The pack's text features, whatever the template."""
         return meshes.replicate(self.mesh, self.given(class_names)["text"][None])
 
     def given(self, class_names: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """The text features of these classes, and exp(s); and `stands_in`, where images stand for the texts."""
+        """The text features of these classes and exp(s); and `stands_in`, if images stand in for the texts."""
         labels = {name: label for label, name in enumerate(self.pack.findings.dataset.class_names)}
         chosen = self.text[np.array([labels[name] for name in class_names])]
         found = {"text": chosen, "logit_scale": np.float64(self.pack.logit_scale)}

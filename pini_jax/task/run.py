@@ -33,7 +33,7 @@ Reader = Callable[[int], Batch]  # step -> its batch
 
 
 class Shared(NamedTuple):
-    """What runs have in common that differ in nothing but selection, seed and optimiser.
+    """What runs share that differ only in selection, seed and optimiser.
 
     Attributes:
         whole: the dataset before any selection.
@@ -52,7 +52,7 @@ class Shared(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One config over what it shares with others.
+    """A config with its data, its batches and what it shares with other runs.
 
     Attributes:
         data: its training and validation images are the selection.
@@ -66,12 +66,12 @@ class Run(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole training; none where `init` solves for all that is to be learned."""
+        """Steps of the whole training; none if `init` solves for everything."""
         return 0 if self.shared.method.traits.is_fitted else self.config.num_steps(self.batches.per_epoch)
 
     @property
     def length(self) -> Length:
-        """Of the whole training, as a compiled step takes it."""
+        """The length of the whole training, as a compiled step takes it."""
         epochs, per_epoch = self.num_steps / self.batches.per_epoch, self.batches.per_epoch
         return Length(np.array(epochs, np.float32), np.array(per_epoch, np.int32))
 
@@ -83,7 +83,7 @@ class Run(NamedTuple):
 
     @property
     def selection_hash(self) -> str:
-        """Names the images that training and validation may see."""
+        """Identifies the images that training and validation may see."""
         return records.list_hash(self.data.train + self.data.val)
 
 
@@ -122,13 +122,13 @@ def share(config: Config, clip: str = "") -> Shared:
 
 
 def check_alike(what: str, *hashes: str) -> None:
-    """Raises InputError where another process of the job has other hashes: it would compute something else."""
+    """Raises InputError if another process of the job has other hashes: it would compute something else."""
     if others := meshes.unlike(" ".join(hashes)):
         raise InputError(f"process {listed(map(str, others))} has {what} than process 0")
 
 
 def open_dataset(config: Config, name: str) -> tuple[Dataset, dict[str, str]]:
-    """A dataset, and {id: why} of the user's own images that cannot be read and are left out of it.
+    """A dataset, and {id: why} of the user's own unreadable images, which are left out of it.
 
     Raises:
         InputError: there is no such dataset, or something is wrong with it, or too many images cannot be read.
@@ -140,7 +140,7 @@ def open_dataset(config: Config, name: str) -> tuple[Dataset, dict[str, str]]:
 
 
 def select_images(config: Config, whole: Dataset) -> tuple[Dataset, Dataset | None]:
-    """The few images that are trained on; and the new classes, where the base alone is trained."""
+    """Selects the few training images; and the new classes, where only the base classes are trained."""
     selected = selection.select_as(config.dataset)(whole, config.shots, config.seed)
     if config.classes == "all":
         return selected, None
@@ -153,7 +153,7 @@ def select_images(config: Config, whole: Dataset) -> tuple[Dataset, Dataset | No
 
 
 def plan(config: Config, workdir: Path, shared: Shared) -> Run:
-    """The run of a config: its selection and its batches.
+    """Makes the run of a config, with its selection and its batches.
 
     Raises:
         InputError: there is no such selection.
@@ -172,12 +172,13 @@ def to_classify(run: Run) -> dict[str, Sequence[Record]]:
 
 
 def cached_views(config: Config) -> list[View]:
-    """The training views whose features or pixels are kept; none where every epoch has fresh ones."""
+    """The training views whose features or pixels are kept; none if every epoch has fresh ones."""
     return [View(config.augment, config.seed, number) for number in range(config.views)]
 
 
 def support(run: Run) -> Support:
-    """Features of the selection, where a method starts from them: of cached views, or else of evaluation.
+    """Features of the selection, for a method that starts from them: of cached views, or else of the evaluation
+    view.
 
     Where it sets itself, the view of evaluation comes first, and validation images are there.
     """
@@ -204,7 +205,7 @@ def labels_of(images: Sequence[Record]) -> Int[np.ndarray, "m"]:
 
 
 def batch_reader(run: Run) -> Reader:
-    """step -> its batch of features or pixels: from the cached views, or of fresh ones.
+    """A function from a step to its batch of features or pixels, from cached or fresh views.
 
     Raises:
         InputError: an image cannot be decoded.

@@ -13,7 +13,7 @@ from pini_jax.task.frozen import Frozen
 
 
 class Task(NamedTuple):
-    """A classification.
+    """A classification task.
 
     Attributes:
         data: its test images are what is classified.
@@ -27,7 +27,7 @@ class Task(NamedTuple):
 
 
 def make_task(config: Config, frozen: Frozen, data: Dataset, name: str) -> Task:
-    """The task of a dataset that a config trains on, or is tested on besides.
+    """The task of a dataset that a config trains on or is also tested on.
 
     Args:
         name: of the dataset, as a config has it: plain CLIP gets this dataset's template.
@@ -36,7 +36,7 @@ def make_task(config: Config, frozen: Frozen, data: Dataset, name: str) -> Task:
 
 
 def texts(config: Config, frozen: Frozen, class_names: Sequence[str], name: str) -> tuple[Text, Text]:
-    """What the method reads of the classes, and what plain CLIP does."""
+    """What the method reads of the classes, and the same for zero-shot CLIP."""
     text = method_text(config, frozen, class_names, name)
     plain = config.zero_shot_template, name
     if text.prompts is not None or plain == (config.template, config.dataset):

@@ -43,7 +43,7 @@ EVAL_EVERY = 200  # steps
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What pre-training depends on.
+    """The settings of pre-training.
 
     Attributes:
         seed: of the initial parameters, the pictures and the captions.
@@ -135,7 +135,7 @@ def _merges(word: str) -> Iterable[tuple[str, str]]:
 
 
 class State(NamedTuple):
-    """What a step changes."""
+    """Everything that a step changes."""
 
     theta: dict[str, Any]
     moments: optax.OptState
@@ -247,7 +247,7 @@ def run_recipe(recipe: Recipe, tokenizer: Tokenizer) -> tuple[dict[str, Any], li
 
 
 def export_clip(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mapping[str, Any]) -> None:
-    """Writes a Hugging Face folder that `pretrained.load` and transformers read; replaces an older one."""
+    """Writes a folder in Hugging Face's format that `load_clip` and transformers read; replaces an older one."""
     sizes = recipe.architecture(tokenizer.vocab_size)
     settings = {
         "config.json": hugging_face.write_config(sizes, tokenizer.start_ids[0], tokenizer.end_id),
@@ -266,7 +266,7 @@ def export_clip(folder: Path, recipe: Recipe, tokenizer: Tokenizer, theta: Mappi
 
 
 def pretrain(recipe: Recipe, workdir: Path) -> Path:
-    """Trains and exports; the folder that was made."""
+    """Trains and exports; returns the folder."""
     tokenizer = build_tokenizer()
     folder = workdir / hub.BUNDLED.name
     export_clip(folder, recipe, tokenizer, run_recipe(recipe, tokenizer)[0])

@@ -22,7 +22,7 @@ PREFETCH = 4
 
 
 class Call(NamedTuple):
-    """Which run takes which step in each lane, tick by tick, and what they read."""
+    """Which run takes which step in each lane, tick by tick, and the batches."""
 
     ticks: Sequence[Turns]
     table: BatchTable
@@ -34,7 +34,7 @@ class Call(NamedTuple):
 
 
 def calls(group: Group, progress: StepCounter) -> Iterator[Call]:
-    """Every call that is of use to a run, with its batches; each ends where a checkpoint of one of them is due."""
+    """Every call that advances a run, with its batches; each ends where a checkpoint of one of them is due."""
 
     def is_saved(turn: Turn) -> bool:
         return group.trainees[turn.run].recorder.saves(turn.step + 1)
@@ -46,7 +46,7 @@ def calls(group: Group, progress: StepCounter) -> Iterator[Call]:
 
 
 def length(group: Group, rate: float) -> int:
-    """How many ticks the next call has at most, where all lanes together have taken `rate` steps in a second.
+    """The maximal number of ticks of the next call, where all lanes together take `rate` steps per second.
 
     It follows from the clock, and nothing that is computed follows from it.
     """

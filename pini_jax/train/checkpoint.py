@@ -56,7 +56,7 @@ def _cause(error: Exception) -> str:
 
 
 def recorded(folder: Path) -> dict[str, str]:
-    """What the latest checkpoint that says anything says of itself; empty if none does."""
+    """What the latest readable checkpoint records about itself; empty if none does."""
     for step in reversed(_steps(folder)):
         with contextlib.suppress(Exception):
             return _metadata(folder, step)
@@ -130,7 +130,9 @@ class Checkpoints:
             self._checkpointer.close()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
-        """Which stay, as Orbax asks: the last `KEEP` that are due, and the newest, which may be that of a stop."""
+        """Which checkpoints to keep, for Orbax: the last `KEEP` that are due, and the newest, which may be a
+        stop's.
+        """
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*[step for step in steps if self._due(step)][-KEEP:], self._newest}
         return [step in kept for step in steps]

@@ -20,7 +20,7 @@ MOST_BYTES = 2**24
 
 
 class Trainee(NamedTuple):
-    """A run that trains: what it reads at a step, and where it writes."""
+    """A run in training: what it reads at a step, and where it writes."""
 
     run: Run
     read: Reader
@@ -28,7 +28,7 @@ class Trainee(NamedTuple):
 
     @property
     def lane(self) -> tuple[TrainState, Constants]:
-        """What the compiled steps start with."""
+        """What the compiled steps start from."""
         return self.recorder.state, constants_of(self.run)
 
 
@@ -67,13 +67,13 @@ class Group(NamedTuple):
 
 
 def make_group(runs: Sequence[Run], trainees: Mapping[int, Trainee]) -> Group:
-    """The runs, in as many lanes and with as many steps in a call as suit them."""
+    """Puts the runs into as many lanes, with as many steps per call, as suit them."""
     width = num_lanes(runs)
     return Group(runs, trainees, width, most_steps(runs, width))
 
 
 def num_lanes(runs: Sequence[Run]) -> int:
-    """How many of some runs take a step together: as many as keep each other busy and the device has room for.
+    """How many runs take a step together: as many as keep each other busy and fit the device.
 
     It follows from configs and the kind of device alone, so that a sweep that is repeated gives the same bits.
     """
@@ -84,7 +84,7 @@ def num_lanes(runs: Sequence[Run]) -> int:
 
 
 def most_steps(runs: Sequence[Run], width: int) -> int:
-    """How many steps a call may have: one where images are read for it, and else as many as there is room for."""
+    """The maximal number of steps per call: one if images are read for it, else as many as fit."""
     shared = runs[0].shared
     if shared.method.traits.reads == "pixels" or not runs[0].config.views:
         return 1
@@ -93,5 +93,5 @@ def most_steps(runs: Sequence[Run], width: int) -> int:
 
 
 def batch_size(runs: Sequence[Run]) -> int:
-    """Of every lane: the largest."""
+    """The batch size of every lane: the largest of the runs'."""
     return max(run.batches.batch_size for run in runs)

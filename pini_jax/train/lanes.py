@@ -39,7 +39,7 @@ class Fixed(NamedTuple):
 
 
 class BatchTable(NamedTuple):
-    """What the steps of a call read.
+    """The batches of a call's steps.
 
     Attributes:
         batch: of every step and lane, [t l b].
@@ -51,7 +51,7 @@ class BatchTable(NamedTuple):
 
 
 class Step(NamedTuple):
-    """(lanes, table) -> (lanes, parts of the objectives [t l]); the lanes passed in are used up."""
+    """(lanes, table) -> (lanes, parts of the objectives [t l]); the lanes passed in are donated."""
 
     fixed: Fixed
     compiled: jax.stages.Compiled
@@ -61,13 +61,13 @@ class Step(NamedTuple):
 
     @property
     def temporary_bytes(self) -> int:
-        """Of what is computed on the way, on one device."""
+        """The temporary memory of a step on one device, in bytes."""
         memory_of_step = self.compiled.memory_analysis()
         return memory_of_step.temp_size_in_bytes if memory_of_step else 0
 
 
 def stack(mesh: jax.sharding.Mesh, lanes: Sequence[tuple[TrainState, Constants]]) -> Lanes:
-    """Runs side by side, on every device."""
+    """The states of several runs side by side, on every device."""
     stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *lanes)
     return meshes.replicate(mesh, Lanes(*stacked))
 
@@ -99,7 +99,7 @@ def _fill(batch: Batch, size: int) -> Batch:
 
 
 def width(lanes: Lanes) -> int:
-    """How many there are."""
+    """Number of lanes."""
     return lanes.states.step.shape[0]
 
 
@@ -111,12 +111,12 @@ def fetch_state(lanes: Lanes) -> list[TrainState]:
 
 @jax.jit
 def replace(lanes: Lanes, index: int, new: Lanes) -> Lanes:
-    """Another run in the lane of this number; `new` has one lane."""
+    """Puts another run into the lane of this number; `new` has one lane."""
     return jax.tree.map(lambda old, x: old.at[index].set(x[0]), lanes, new)
 
 
 def compile_step(fixed: Fixed, lanes: Lanes, table: BatchTable) -> Step:
-    """The steps of these lanes, as many as the table has room for or fewer, compiled ahead.
+    """Compiles the steps of these lanes ahead, for as many steps as the table has room for or fewer.
 
     Layers are kept for the way back where the device has room for them, and else computed again.
     """
@@ -139,7 +139,9 @@ def compile_step(fixed: Fixed, lanes: Lanes, table: BatchTable) -> Step:
 def take_steps(
     method: Method, num_samples: int, lanes: Lanes, theta: Parameters, text: Text, table: BatchTable
 ) -> tuple[Lanes, Parts]:
-    """The steps of a table, one after another; how many is no part of the program, and no bit follows from it."""
+    """Takes the steps of a table one after another; their number is not part of the program, and no bit depends on
+    it.
+    """
     room = table.batch.labels.shape[:2]
 
     def body(i: Array | int, taken: tuple[Lanes, Parts]) -> tuple[Lanes, Parts]:
@@ -156,7 +158,7 @@ def take_steps(
 def take_step(
     method: Method, num_samples: int, lanes: Lanes, theta: Parameters, text: Text, batch: Batch
 ) -> tuple[Lanes, Parts]:
-    """A step of the run in every lane, with its batch."""
+    """Takes one step of the run in every lane, with its batch."""
 
     def step_of_lane(lane: Lanes, batch: Batch) -> tuple[Lanes, Parts]:
         state, parts = train_step(method, num_samples, lane.states, theta, text, batch, lane.constants)

@@ -35,7 +35,7 @@ def unwatched(done: int, total: int) -> None:
 
 @contextlib.contextmanager
 def after_saving(act: Callable[[], object]) -> Iterator[None]:
-    """Runs that are trained within the block act so after the checkpoints of a step are whole."""
+    """Runs trained within the block call `act` after the checkpoints of a step are complete."""
     token = _after_saving.set(act)
     try:
         yield

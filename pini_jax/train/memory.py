@@ -23,14 +23,14 @@ CPU_TOKENS = 2048
 
 
 def room() -> float:
-    """Bytes on all devices beyond which layers are computed again."""
+    """Bytes on all devices beyond which layers are recomputed."""
     if jax.default_backend() == "cpu":
         return CPU_ROOM
     return SHARE * device_bytes() * jax.device_count()
 
 
 def device_bytes() -> int:
-    """Memory of a device that JAX may use; the smallest accelerator's where JAX does not know."""
+    """Memory of a device that JAX may use; where JAX does not know, that of the smallest accelerator."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", SMALLEST)
 
 
@@ -50,7 +50,7 @@ def most_lanes(method: Method, text: Text, images: int) -> int:
 
 
 def kept_bytes(method: Method, text: Text, images: int) -> int:
-    """About what the way back needs, on all devices: per token and layer 9 widths, and 4 of the MLP.
+    """Estimate of what the backward pass needs, on all devices: per token and layer 9 widths, and 4 of the MLP.
 
     Args:
         images: in a step, every draw counted.

@@ -63,17 +63,17 @@ class StepCounter:
         self._bar.close()
 
     def queue(self, loss: Pending, steps: int) -> None:
-        """Some steps were handed to the device; waits where it is far behind."""
+        """Notes that steps were handed to the device; waits if it is far behind."""
         self._waiting.append((loss, steps))
         self._finish(down_to=QUEUED)
 
     @property
     def rate(self) -> float:
-        """Steps that were finished in a second, so far."""
+        """Steps finished per second, so far."""
         return (self.done - self._before) / max(self._clock() - self._begun, 1e-9)
 
     def say(self, loss: float, accuracy: float) -> None:
-        """What the last step that was recorded has come to."""
+        """Shows the loss and accuracy of the last step that was recorded."""
         self._said = f"loss={loss:.3f}, accuracy={accuracy:.1%}"
         self._bar.set_postfix_str(self._said, refresh=False)
 

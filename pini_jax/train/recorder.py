@@ -31,7 +31,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Recorder:
-    """The open files of a run, and how far it is.
+    """The open files and the progress of a run.
 
     Attributes:
         state: of the last checkpoint, or a fresh one; on the host, or on every device.
@@ -75,7 +75,7 @@ class Recorder:
         self._files.__exit__(*error)  # type: ignore[arg-type]
 
     def open(self) -> None:
-        """The first step is about to be taken."""
+        """Starts the clock before the first step."""
         self._begun = time.perf_counter()
 
     def logs(self, done: int) -> bool:
@@ -83,7 +83,7 @@ class Recorder:
         return done % self._run.config.log_every == 0 or done == self._num_steps
 
     def write(self, done: int, loss: float, accuracy: float) -> None:
-        """A line about the last of `done` steps."""
+        """Writes a line about the last of `done` steps."""
         if not math.isfinite(loss):
             self.fail(f"the loss of step {done} is {loss}")
         else:
@@ -97,7 +97,7 @@ class Recorder:
         return done % self._run.config.checkpoint_every == 0 or done == self._num_steps
 
     def save(self, done: int, state: TrainState) -> None:
-        """A checkpoint is due, unless something in it is no number."""
+        """Prepares a checkpoint, as `due`, unless something in it is not finite."""
         self.due = []
         if not is_finite(state):
             self.fail(f"after step {done} not all parameters are finite")
@@ -109,7 +109,7 @@ class Recorder:
         self.state, self.seconds = state, time.perf_counter() - self._begun
 
     def fail(self, how: str) -> None:
-        """There can be no result: something is no number."""
+        """Records that there can be no result, since something is not finite."""
         # The learning rate has done nothing before the first update.
         learned = self.start or (self.first_loss is not None and math.isfinite(float(self.first_loss)))
         mend = "lower optim.lr" if learned else "no step was taken before: look at the features and the noise"
@@ -127,7 +127,7 @@ def owners(run: Run) -> dict[str, str]:
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether all that is known after a step is numbers."""
+    """Whether everything after a step is finite."""
     leaves = [x for x in jax.tree.leaves(state.variables) if jnp.issubdtype(x.dtype, jnp.floating)]
     return all(np.isfinite(x).all() for x in leaves)
 

@@ -11,7 +11,7 @@ Write = Callable[[], object]
 
 
 class Saves:
-    """What is due after a step is written as a whole, all of it before anything of a later step is begun.
+    """Writes what is due after a step as a whole: all of it before anything of a later step is begun.
 
     An error of a write is raised by the next call after it, at the latest by that which ends the training.
 
@@ -33,7 +33,7 @@ class Saves:
                 self.finish()
 
     def begin(self, writes: Sequence[Write]) -> None:
-        """What is due after a step, if anything is."""
+        """Begins to write what is due after a step, if anything is."""
         if not writes:
             return
         self.finish()
@@ -43,12 +43,12 @@ class Saves:
             self.finish()
 
     def look(self) -> None:
-        """Acts, if what was begun is there."""
+        """Calls `act` if what was begun is complete."""
         if self._begun and self._begun.done():
             self.finish()
 
     def finish(self) -> None:
-        """Waits until what was begun is there, and acts."""
+        """Waits until what was begun is complete, and calls `act`."""
         begun, self._begun = self._begun, None
         if begun:
             begun.result()

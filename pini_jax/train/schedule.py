@@ -18,7 +18,7 @@ Turns = Sequence[Turn | None]  # of every lane at a tick; None where it has no r
 
 
 def num_busy_lanes(lengths: Sequence[int]) -> int:
-    """As many as keep each other busy: sum_i n_i / max_i n_i, rounded up, for runs of n_i steps."""
+    """The number of lanes that keep each other busy: sum_i n_i / max_i n_i, rounded up, for runs of n_i steps."""
     longest = max(lengths, default=0)
     return -(-sum(lengths) // longest) if longest else 0
 
@@ -38,7 +38,7 @@ def assign(lengths: Sequence[int], lanes: int) -> list[list[int]]:
 
 
 def timetable(lengths: Sequence[int], starts: Sequence[int], lanes: int) -> Iterator[Turns]:
-    """At every tick the turn of every lane.
+    """The turn of every lane at every tick.
 
     A run keeps its lane whatever has been done before: lanes follow from `lengths`, not from `starts`.
 
@@ -55,7 +55,7 @@ def timetable(lengths: Sequence[int], starts: Sequence[int], lanes: int) -> Iter
 
 
 def cut(table: Iterable[Turns], ends: Callable[[Turn], bool], length: Callable[[], int]) -> Iterator[list[Turns]]:
-    """A timetable call by call.
+    """Cuts a timetable into calls.
 
     Args:
         ends: whether a turn ends a call; the last one of every run does, so that runs come in with a call's first.

@@ -23,7 +23,7 @@ from pini_jax.task.run import Run, support
 
 
 class TrainState(NamedTuple):
-    """All that training changes. No key: it follows from the seed and the step."""
+    """Everything that training changes. It has no key: keys follow from the seed and the step."""
 
     step: Int[Array, ""]
     phi: Parameters
@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> Variables:
-        """What the method knows."""
+        """The method's variables."""
         return Variables(self.phi, self.buffers)
 
 
@@ -49,7 +49,7 @@ class Constants(NamedTuple):
         return rng.root(self.seed)
 
     def optimiser(self, method: Method) -> optax.GradientTransformation:
-        """Of the trainables of a method."""
+        """The optimiser of a method's trainable parameters."""
         return method.optimiser(self.optim, self.length)
 
 
@@ -97,7 +97,7 @@ def update(
 
 
 def constants_of(run: Run) -> Constants:
-    """The numbers that a run's steps share."""
+    """The traced hyper-parameters of a run: seed, optimiser, length."""
     return Constants(np.array(run.config.seed, np.uint32), run.config.optim, run.length)
 
 

@@ -16,13 +16,13 @@ from pini_jax.task.run import Run
 
 
 class Writer(Protocol):
-    """Takes the numbers of one run."""
+    """Receives the numbers of one run."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Those after a step."""
+        """Writes the numbers after a step."""
 
     def close(self) -> None:
-        """There are no more."""
+        """Ends the writing."""
 
 
 class TensorBoard:
@@ -71,7 +71,7 @@ _chosen: ContextVar[Sequence[str]] = ContextVar("chosen", default=())
 
 @contextlib.contextmanager
 def writing_to(names: Sequence[str]) -> Iterator[None]:
-    """Runs that are trained within the block write there too.
+    """Runs trained within the block also write there.
 
     Raises:
         InputError: there is no such writer, or its packages are not installed.
@@ -88,7 +88,7 @@ def writing_to(names: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_writers(run: Run, start: int) -> Iterator[Sequence[Writer]]:
-    """Those that were chosen, for a run that goes on from a step; none in processes that do not speak for all."""
+    """Opens the chosen writers for a run that continues from a step; only the first process writes."""
     with contextlib.ExitStack() as stack:
         names = () if jax.process_index() else _chosen.get()
         yield [stack.enter_context(contextlib.closing(WRITERS[name](run, start))) for name in names]

@@ -38,7 +38,7 @@ class BatchClassifier:
         self.columns, self.mode = outputs.columns_of(self.trained, mode, topk), mode
 
     def __call__(self, batch: Any) -> Any:
-        """The batch with more columns.
+        """The batch with the added columns.
 
         Raises:
             InputError: it has neither a column of bytes nor one of paths.

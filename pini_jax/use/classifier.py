@@ -50,7 +50,7 @@ Pixels = UInt8[np.ndarray, "h w 3"] | InputError
 
 
 class Answer(NamedTuple):
-    """Of one image: p(class | image), which classes are plausible, and whether it may be of none of them."""
+    """The answer for one image: p(class | image), the plausible classes, and whether it may be of none of them."""
 
     probabilities: Float[np.ndarray, "c"]
     plausible: Bool[np.ndarray, "c"]
@@ -59,7 +59,7 @@ class Answer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TrainedClassifier:
-    """What is frozen, with a trained method.
+    """A trained method with the frozen half.
 
     Probabilities are calibrated, as far as the run had held-out images: at the temperature of `doubts`.
 
@@ -78,12 +78,12 @@ class TrainedClassifier:
     _drawn: dict[str, Drawn] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def doubt(self, mode: str = "mean") -> Doubt:
-        """Of a mode: what is plausible by its probabilities, and unsure."""
+        """The `Doubt` of a mode: which classes are plausible, and when a prediction is unsure."""
         return self.doubts.get(mode, NO_DOUBT)
 
     @property
     def towers(self) -> FrozenTowers:
-        """What is frozen.
+        """The frozen towers.
 
         Raises:
             InputError: the method was trained on features.
@@ -96,7 +96,9 @@ class TrainedClassifier:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Names all that shapes an answer: settings, what is frozen, what was learned, classes, temperatures."""
+        """Identifies everything that affects an answer: settings, frozen half, what was learned, classes,
+        temperatures.
+        """
         doubts = {mode: to_json(doubt) for mode, doubt in self.doubts.items()}
         known = [self.config.hash, self.frozen.fingerprint, *self.class_names, doubts]
         digest = hashlib.sha256(json.dumps(known).encode())
@@ -163,7 +165,7 @@ class TrainedClassifier:
     def stream(
         self, images: Iterable[Picture], mode: str = "mean"
     ) -> Iterator[tuple[str, Float[np.ndarray, "c"] | InputError]]:
-        """Every image with p(class | image), or with the reason why it has none, in order.
+        """Yields p(class | image) for every image in order, or the reason why there is none.
 
         Memory does not grow with the number of images, and programs are compiled for a few sizes of batches only.
         """
@@ -173,7 +175,7 @@ class TrainedClassifier:
     def classify_all(
         self, images: Iterable[tuple[int, Record]], mode: str = "mean"
     ) -> Iterator[tuple[int, Record, Answer | InputError]]:
-        """The same for records and their numbers among all images: every number has draws of its own."""
+        """Like `stream`, for records with their numbers among all images: every number has its own draws."""
         for batch in self._read_all(iter(images)):
             stop.raise_if_requested()
             readable = {i: pixels for i, _, pixels in batch if not isinstance(pixels, InputError)}
@@ -198,7 +200,7 @@ class TrainedClassifier:
             pool.shutdown(wait=False, cancel_futures=True)  # all is read, or nobody wants it
 
     def read(self, record: Record) -> Pixels:
-        """The view that is classified, or why there is none."""
+        """The view to classify, or why there is none."""
         try:
             return view_pixels(record, self.towers.clip.preprocessing, None, 0, 0, 0)
         except InputError as error:
@@ -207,7 +209,7 @@ class TrainedClassifier:
     def classify_pixels(
         self, numbers: Sequence[int], pixels: Sequence[UInt8[np.ndarray, "h w 3"]], mode: str = "mean"
     ) -> list[Answer]:
-        """Images that were read, of one caller or of many: from one to the greatest of `BATCH_SIZES`.
+        """Classifies decoded images, of one caller or of many: from one to the greatest of `BATCH_SIZES`.
 
         Args:
             numbers: of each among its caller's images, as in `classify_all`; two may be alike.
@@ -262,7 +264,7 @@ def load_classifier(path: str | Path, clip: str = "") -> TrainedClassifier:
 
 
 def assemble(exported: Exported, name: str, clip: str = "") -> TrainedClassifier:
-    """A classifier of what was exported; `name` is what a message calls it.
+    """Makes a classifier from what was exported; `name` is how messages refer to it.
 
     Raises:
         InputError: as in `load_classifier`.
@@ -296,7 +298,7 @@ def _given(exported: Exported, name: str, devices: jax.sharding.Mesh) -> FrozenP
 
 
 def check_variables(method: Method, theta: Parameters, text: Text, variables: Variables) -> None:
-    """Raises InputError where variables are not those of the method: by names, kinds and shapes."""
+    """Raises InputError if variables do not fit the method in names, types and shapes."""
     classes, width = text.features.shape[1:]
     support = Support(np.zeros((2, classes, width), np.float32), np.arange(classes))
     if method.traits.sets_itself:  # from images of which each counts

@@ -45,7 +45,7 @@ OF_IMAGES = {"clip", "tokenizer", "image_size", "template", "zero_shot_template"
 
 
 class Rows(NamedTuple):
-    """The classes of a training.
+    """The classes of a training set.
 
     Attributes:
         names: what prompts call them.
@@ -173,7 +173,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable class of each."""
+        """The most probable class of each image."""
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(-1)]
 
@@ -194,7 +194,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         return self.trained_(validation.validate_data(self, X, reset=False), self.mode)
 
     def save(self, path: str | Path) -> None:
-        """Writes what a run exports, as one file: for `load`, `pini predict` and `load_classifier`.
+        """Writes what a run exports as one file, for `load`, `pini predict` and `load_classifier`.
 
         Raises:
             InputError: the classes are neither texts nor numbers.
@@ -210,7 +210,7 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
 
     @classmethod
     def load(cls, path: str | Path, clip: str = "") -> Classifier:
-        """What `save` wrote, a run exported, or `pini push` pushed; arguments as in `load_classifier`."""
+        """Loads what `save` wrote, a run exported, or `pini push` pushed; arguments as in `load_classifier`."""
         runtime.keep_programs()
         exported = injector.load_run(path)
         config, labels = exported.config, exported.labels or exported.class_names
@@ -292,7 +292,7 @@ def as_pictures(X: Any) -> list[Picture] | None:
 
 
 def rows_of(classes: Sequence[Any], class_names: Sequence[str] | Mapping[Any, str] | None) -> Rows:
-    """Names and places of the sorted classes.
+    """The names and places of the sorted classes.
 
     Raises:
         InputError: a class has no name.

@@ -46,7 +46,7 @@ Program = Callable[[Float[Numbers, "b h w 3"]], Float[Array, "b c"]]
 
 
 def load(path: str | Path, clip: str = "") -> TrainedClassifier:
-    """Loads what a run exported, to be computed in float32 whatever the run was: a file is for every device.
+    """Loads what a run exported, for computing in float32 whatever the run used: the file is for every device.
 
     Raises:
         InputError: as in `load_classifier`.
@@ -171,7 +171,7 @@ def _convert(converter: ModuleType, answer: Program, pixels: jax.ShapeDtypeStruc
 
 
 def embeddings(trained: TrainedClassifier) -> bytes:
-    """What classes.safetensors of a run holds.
+    """The content of a run's classes.safetensors.
 
     Raises:
         InputError: more than the classes' embeddings makes the answers.

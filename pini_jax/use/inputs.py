@@ -55,7 +55,7 @@ def find_images(inputs: Iterable[str]) -> Iterator[Record]:
 
 
 def count_images(inputs: Iterable[str]) -> int | None:
-    """How many there are, where that is known without reading images or standard input; else None."""
+    """The number of images, if it is known without reading images or standard input; otherwise None."""
     inputs = list(inputs)
     if any(_reader(name) in (_archive, _parquet, _standard_input) for name in inputs):
         return None

@@ -40,7 +40,7 @@ GROUP = 65536  # rows of Parquet that are written at once
 
 
 class Columns(NamedTuple):
-    """What the rows of a run say.
+    """The columns of a run's rows.
 
     Attributes:
         class_names: in the order of the probabilities.
@@ -53,7 +53,7 @@ class Columns(NamedTuple):
     doubt: bool = False
 
     def empty(self) -> dict[str, Any]:
-        """The row of an image without an answer, but for its path and the reason."""
+        """The row of an image without an answer, apart from its path and the reason."""
         row: dict[str, Any] = {"path": "", "class": None, "probability": None}
         row |= {} if self.topk == 1 else {"classes": [], "probabilities": []}
         row |= {"unsure": None, "plausible": []} if self.doubt else {}
@@ -61,7 +61,7 @@ class Columns(NamedTuple):
 
 
 def columns_of(trained: TrainedClassifier, mode: str, topk: int) -> Columns:
-    """The columns of a run; `unsure` and `plausible` where it had held-out images."""
+    """The columns of a run; `unsure` and `plausible` if it had held-out images."""
     return Columns(trained.class_names, topk, doubt=trained.doubt(mode).images > 0)
 
 
@@ -82,13 +82,14 @@ def make_row(path: str, answer: Answer | InputError, columns: Columns) -> Row:
 
 
 def spelt(path: str) -> str:
-    """A path as text that can be written; escapes for bytes that are no UTF-8."""
+    """A path as text, with escapes for bytes that are not UTF-8."""
     return path.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def placed(output: str) -> Iterator[Path]:
-    """The file to write: a path of this machine itself; for an object one of the cache, which is put at the end.
+    """The file to write: the path on this machine itself or, for an object, a file of the cache that is uploaded
+    at the end.
 
     Raises:
         OSError: it could not be put; it is where it was written.
@@ -109,14 +110,14 @@ def placed(output: str) -> Iterator[Path]:
 
 
 class PartialFile:
-    """The rows of an output that is not finished.
+    """The rows of an unfinished output.
 
     Attributes:
         path: of the file.
     """
 
     def __init__(self, output: Path, owner: Mapping[str, Any]):
-        """Opens what an earlier command has left, or a new one.
+        """Opens what an earlier command has left, or a new file.
 
         Raises:
             InputError: another command has left it.
@@ -178,7 +179,7 @@ def finish(partial: PartialFile, output: Path, columns: Columns) -> None:
 
 
 def writer_of(output: Path) -> Writer:
-    """What writes a file of this ending.
+    """The writer for a file with this extension.
 
     Raises:
         InputError: nothing does, or a package is missing.
@@ -196,7 +197,7 @@ def _write_lines(rows: Iterator[Row], path: Path, _: Sequence[str]) -> None:
 
 
 def line(row: Row) -> str:
-    """As a person reads it: file, class, probability, and then the others that are listed."""
+    """The row for a person to read: file, class, probability, then any others that are listed."""
     several = zip(row.get("classes", [row["class"]]), row.get("probabilities", [row["probability"]]), strict=True)
     return "\t".join([row["path"], *(f"{plain(name)}\t{p:.1%}" for name, p in several)])
 

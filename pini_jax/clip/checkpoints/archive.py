@@ -56,7 +56,7 @@ class Storage(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies: `size` elements at steps of `stride`, from `offset` on, in a storage."""
+    """The place of a tensor: `size` elements at steps of `stride`, from `offset` on, in a storage."""
 
     storage: Storage
     offset: int

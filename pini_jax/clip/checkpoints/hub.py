@@ -37,7 +37,7 @@ class Located(NamedTuple):
 
 
 def locate(source: str, tokenizer: bool = True) -> Located:
-    """Where a checkpoint is.
+    """Finds the files of a checkpoint.
 
     What the hub's cache (in HF_HOME) holds completely is used as it is, without a network. Otherwise what a CLIP
     needs is fetched: the small files, and one set of weights.

@@ -35,7 +35,7 @@ def spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> PartitionSpec:
 
 
 def of(mesh: Mesh | None, path: str, shape: tuple[int, ...]) -> NamedSharding | None:
-    """Where the parameter goes; without a mesh to JAX's default device."""
+    """The sharding of a parameter; without a mesh, JAX's default device."""
     return None if mesh is None else NamedSharding(mesh, spec(mesh, path, shape))
 
 

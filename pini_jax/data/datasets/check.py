@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Look(NamedTuple):
-    """What one image is.
+    """The properties of one image.
 
     Attributes:
         split: the split that it is in.
@@ -44,7 +44,7 @@ class Look(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What all images are.
+    """The properties of all images.
 
     Attributes:
         images: all of them, those that cannot be decoded among them.

@@ -56,7 +56,7 @@ class Listing(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CoopLayout:
-    """Where a dataset lies, and how it is read.
+    """The layout of a dataset: where its files are, and how they are read.
 
     Attributes:
         classes: how many the whole dataset has.
@@ -80,7 +80,7 @@ class CoopLayout:
 
     @property
     def tree(self) -> tuple[str, ...]:
-        """All that must be in `folder`."""
+        """The tree of files that must be in `folder`."""
         return tuple(f"{PurePosixPath(self.images, place)}/" for place in self.places) + self.lists
 
 
@@ -96,7 +96,7 @@ def load_coop(name: str, root: Path) -> Dataset:
 
 
 def find_coop(name: str, root: Path) -> Findings:
-    """As `load`, but what is wrong with its lists and images becomes the problems of the findings.
+    """Like `load_coop`, but problems with lists and images are returned in the findings.
 
     Raises:
         InputError: the dataset is unknown, or a folder or a list of it is missing.

@@ -10,7 +10,7 @@ LONGEST = 4096  # letters of a path: no system takes more
 
 
 class Entries(NamedTuple):
-    """What lies in a folder.
+    """The entries of a folder.
 
     Attributes:
         regular: name -> whether it is a regular file; not a folder, a pipe or a device. None for a broken link.

@@ -24,7 +24,7 @@ _JOINTS = re.compile(r"[|;,/&+\n]")
 
 
 class Problem(NamedTuple):
-    """One kind of thing that is wrong, or worth a look, and every place where it is.
+    """One kind of problem or remark, and every place where it occurs.
 
     Attributes:
         what: the thing, in the plural or with its number.

@@ -37,7 +37,7 @@ def load_folder(path: Path, seed: int) -> Dataset:
 
 
 def find_folder(path: Path, seed: int) -> Findings:
-    """As `load`, but what can be mended becomes the problems of the findings.
+    """Like `load_folder`, but problems that the user can correct are returned in the findings.
 
     Raises:
         InputError: there is no such folder, or no image in it.

@@ -42,7 +42,7 @@ LOGIT_SCALE = 100.0
 
 
 class Pack(NamedTuple):
-    """A dataset whose images nobody needs, and what belongs to it.
+    """A dataset of features, without its images, and what belongs to it.
 
     Attributes:
         images: features by the ids of the records.
@@ -208,6 +208,6 @@ def has_direction(features: Num[np.ndarray, "*b e"]) -> Bool[np.ndarray, "*b"]:
 
 
 def as_unit(features: Num[np.ndarray, "b e"]) -> Float[np.ndarray, "b e"]:
-    """Of norm 1, in float32."""
+    """The features with norm 1, in float32."""
     features = features.astype(np.float32)
     return features / np.linalg.norm(features, axis=-1, keepdims=True)

@@ -58,7 +58,7 @@ def open_image(record: Record) -> Image.Image:
 
 
 def read_image(record: Record, decode: Callable[[Image.Image], T]) -> T:
-    """What `decode` makes of the opened file, whose size PIL knows by then, but not its pixels.
+    """The result of `decode` on the opened file, whose size PIL has read but not its pixels.
 
     Raises:
         InputError: as `open_image`.
@@ -135,7 +135,8 @@ def _digest(record: Record) -> str:
 
 
 def stamp(record: Record) -> str | tuple[str, int, int, int]:
-    """What changes when an image does: a hash of bytes; place, size and times of a file; or where bytes lie.
+    """Something that changes whenever an image does: a hash of its bytes; path, size and times of its file; or the
+    place of its bytes.
 
     Of a copy from a bucket it is the same on every machine.
     """

@@ -103,7 +103,7 @@ def load_dataset(name: str, root: str, seed: int = 0) -> Dataset:
 
 
 def find_dataset(name: str, root: str, seed: int = 0) -> Findings:
-    """As `open`, but what can be mended becomes the problems of the findings.
+    """Like `load_dataset`, but problems that the user can correct are returned in the findings.
 
     Raises:
         InputError: there is no such dataset.

@@ -39,7 +39,7 @@ COLUMNS = (*NEEDED, "name", "split")
 
 
 class TableRow(NamedTuple):
-    """What a line of a table says.
+    """A line of a table.
 
     Attributes:
         line: its number in the file.
@@ -71,7 +71,7 @@ def load_table(path: Path, seed: int) -> Dataset:
 
 
 def find_table(path: Path, seed: int) -> Findings:
-    """As `load`, but what can be mended becomes the problems of the findings.
+    """Like `load_table`, but problems that the user can correct are returned in the findings.
 
     Raises:
         InputError: the table cannot be read, or lacks a column, or has no rows.

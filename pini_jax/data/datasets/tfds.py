@@ -46,7 +46,7 @@ Examples = Sequence[Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Where an image lies; a call reads the bytes of its file.
+    """The place of an image; a call reads the bytes of its file.
 
     Attributes:
         dataset: name, with config and version.
@@ -83,7 +83,7 @@ def load_tfds(name: str, data_dir: Path | None, seed: int) -> Dataset:
 
 
 def find_tfds(name: str, data_dir: Path | None, seed: int) -> Findings:
-    """As `load`, but what can be mended becomes the problems of the findings."""
+    """Like `load_tfds`, but problems that the user can correct are returned in the findings."""
     info = _prepared(name, data_dir)
     image, label = _keys(name, info)
     title, used = f"tfds:{info.full_name}", _used(info)
