@@ -40,7 +40,8 @@ def prompts_flops(sizes: Architecture, packed: Prompts, attention: bool = True) 
 def step_flops(sizes: Architecture, packed: Prompts) -> float:
     """Prompts forwards, and the gradient of their tokens; frozen weights want none.
 
-    A product with frozen weights is as much again on the way back; each of attention's two products is twice that.
+    A product with frozen weights is as much again in the backward pass; each of attention's two products is twice
+    that.
     """
     attention = prompts_flops(sizes, packed) - prompts_flops(sizes, packed, attention=False)
     return 2 * prompts_flops(sizes, packed) + attention
@@ -50,8 +51,9 @@ def step_bytes(sizes: Architecture, packed: Prompts, itemsize: int) -> float:
     """2 L (4 d^2 + 2 d m) + L t (27 d + 5 m) numbers for t tokens in L layers, on the same two ways.
 
     Products read their operands and write their results once; nothing else goes to memory. Attention is one
-    product: it reads queries, keys and values, and on the way back the gradient too, for which it writes three. Of
-    what the way there has computed, the way back reads these and the inputs of the MLP's non-linearity.
+    product: it reads queries, keys and values, and in the backward pass the gradient too, for which it writes
+    three. Of what the forward pass has computed, the backward pass reads these and the inputs of the MLP's
+    non-linearity.
     """
     layers, d, m = (getattr(sizes.text.transformer, name) for name in ("layers", "width", "mlp_width"))
     tokens = len(packed.start) + len(packed.prefix) + packed.suffix.size

@@ -53,7 +53,7 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
-# On the way back scores are computed again, and each of the two products has two gradients.
+# In the backward pass scores are recomputed, and each of the two products has two gradients.
 ATTENTIONS = {"": _attention(2), "Backward": _attention(5)}
 VARIANTS = ("Softmax", "ScaleBiasSoftmax", "SoftmaxDropout", "ScaleBiasSoftmaxDropout")
 COUNTS: dict[str, Count] = {

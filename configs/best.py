@@ -1,4 +1,4 @@
-"""Noise that sets itself: no number to choose, for features made elsewhere or for images.
+"""Noise that sets itself, with no settings to choose, for precomputed features or for images.
 
     pini sweep --config=best:path=dtd_vitb32.npz --workdir=runs/best
     pini sweep --config=best:dataset=digits,clip=tiny_clip --workdir=runs/best_digits

@@ -1,4 +1,4 @@
-"""Features that were made elsewhere: image noise alone, without towers.
+"""Precomputed features: image noise alone, without towers.
 
     pini train --config=features:path=dtd_vitb32.npz --workdir=runs/features
 

@@ -1,4 +1,4 @@
-"""Trains every method on the same images, chooses by validation, and tests.
+"""Trains every method on the same images, tunes it by validation, and tests it.
 
     pini compare --config=features:path=dtd_vitb32.npz --workdir=runs/compare
     pini report runs/compare
@@ -6,9 +6,9 @@
 A contender is a method with its paper's settings on the data and towers of the config, or noise of a kind. Each is
 trained with every combination of its search space (`search` of its class, or `NOISE` here), at most `BUDGET` of
 them; for every number of shots and every seed the combination with the best validation accuracy is chosen, and of
-equals the one with the lowest validation NLL. Test data choose nothing. comparison.json lists what was chosen, by
-earlier calls too, until the same contender, shots and seed come again; and what is still below zero-shot CLIP on
-validation images is warned of. With --nosearch every contender keeps its own settings, and nothing is chosen.
+equals the one with the lowest validation NLL. Test data are never used to choose. comparison.json lists what was
+chosen, by earlier calls too, until the same contender, shots and seed come again; a warning names what is still
+below zero-shot CLIP on validation images. With --nosearch every contender keeps its paper's settings.
 
 Beside the accuracies stand NLL and ECE, raw and at a temperature that is fitted for every method in the same way
 (`evaluate.calibration`), and what a chosen run has taken: seconds from loading to evaluation, and the most memory

@@ -1,4 +1,4 @@
-"""Works on a planned sweep with the machines of a Ray cluster.
+"""Works on a planned sweep on the machines of a Ray cluster.
 
     python -m pini_jax.launch.ray_workers --workdir=/shared/paper --workers=16 --gpus=1
 

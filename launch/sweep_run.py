@@ -1,4 +1,4 @@
-"""Works on a planned sweep, beside any number of others.
+"""Works on a planned sweep, alongside any number of other workers.
 
     pini sweep run --workdir=runs/paper
     pini sweep run --workdir=runs/paper --workers=4

@@ -1,4 +1,4 @@
-"""Says how far a planned sweep is, and how long it will take.
+"""Reports the progress of a planned sweep, and how long it will take.
 
     pini sweep status runs/paper
     pini sweep status runs/paper --watch

@@ -1,4 +1,4 @@
-"""The command `pini`: a table of commands, each of which is a module's `python -m` as well."""
+"""The command `pini`: a table of commands, each of which can also be run as a module."""
 
 from __future__ import annotations
 

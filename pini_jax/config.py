@@ -41,38 +41,37 @@ class Config:
     """A run. The defaults are the paper's released configuration.
 
     Attributes:
-        dataset: what `data.sources` knows: `digits`, a dataset of the CoOp papers such as `oxford_pets`,
-            `folder:PATH`, a table `PATH.csv` or `PATH.jsonl`, `tfds:NAME`, or features made elsewhere,
+        dataset: what `data.datasets.sources` knows: `digits`, a dataset of the CoOp papers such as `oxford_pets`,
+            `folder:PATH`, a table `PATH.csv` or `PATH.jsonl`, `tfds:NAME`, or precomputed features,
             `features:PATH.npz`.
         data_dir: folder that holds the datasets of the papers, and that relative paths start from.
         max_unreadable: how many images of one's own folder or table may be left out because they cannot be read;
             -1 for the greater of 5 and 1 %.
         classes: `all`, or `base`: trained on the first half of the classes, tested on both halves.
-        transfer: datasets that are tested besides, unseen in training.
-        clip: what `clip.pretrained.load` accepts: `tiny_clip`, a folder, a weight file or a hub id.
+        transfer: further datasets to test on, unseen in training.
+        clip: what `load_clip` accepts: `tiny_clip`, a folder, a weight file or a hub id.
         tokenizer: folder of the tokenizer's files; "" takes those beside the weights.
         image_size: pixels of the images; positions are interpolated. 0 takes the checkpoint's own size.
         dtype: of the towers: `float32`, `bfloat16`, or `auto` (float32 on CPU, bfloat16 on accelerators).
-        template: prompt that is trained, or a name of `data.templates`; `{}` is the class name, and all before it
-            gets the prompt noise.
+        template: the prompt for training, or a name in `data.templates`; `{}` is the class name, and all before
+            it gets the prompt noise.
         zero_shot_template: prompt of the zero-shot baseline, or a name, perhaps of an ensemble.
         shots: training images per class.
         seed: of the selection, the initialisation, the batches, the views and the noise.
-        method: `pini`, learned noise; or what it is compared with, a name of `methods.registry.METHODS`.
-        options: of a method other than `pini`; the fields of its class.
-        noise: {site: {"generator": name, option: value}}; the sites and generators of `noise.sites.SITES`. Of
-            `pini` alone.
+        method: `pini` (learned noise), or another name in `methods.registry.METHODS`.
+        options: options of a method other than `pini`; the fields of its class.
+        noise: {site: {"generator": name, option: value}}, with the sites and generators of `noise.sites.SITES`;
+            for `pini` only.
         objective: the loss.
         num_samples: k, draws of noise per image and step; of the prompt's noise there is always one.
         batch_size: images per step.
         views: augmented copies of every image whose features are cached; 0 makes fresh ones every epoch.
         augment: the distribution of the training views.
         optim: the optimiser.
-        remat: whether the way back through a tower computes each layer again instead of keeping it: `always`,
-            `never`, or `auto`, where keeping does not fit the memory at hand (on a CPU: beyond 32 MB, where it
-            is no faster).
+        remat: whether layers are recomputed in the backward pass instead of stored: `always`, `never`, or `auto`,
+            if storing does not fit the memory at hand (on a CPU: beyond 32 MB, where it is no faster).
         model_shards: devices that share one copy of the towers, for towers too large for one; batches are split
-            over groups of so many.
+            over groups of that many devices.
         num_draws: draws that `marginal` prediction averages over.
         plugins: modules of one's own that register what other settings name: paths of files, entry points of the
             group `pini_jax.plugins`, or modules.

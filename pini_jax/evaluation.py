@@ -1,4 +1,4 @@
-"""Tests a finished run, on its own data or on others, without training.
+"""Tests a finished run, on its own data or on other data, without training.
 
     pini evaluate --workdir=runs/digits
     pini evaluate --workdir=runs/pets --dataset=folder:photos

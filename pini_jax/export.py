@@ -1,4 +1,4 @@
-"""Writes a finished run as a file that others run: a program, or embeddings.
+"""Writes a finished run as a file that needs no pini_jax: program or embeddings.
 
     pini export --workdir=runs/digits --format=stablehlo --output=digits.stablehlo
     pini export --workdir=runs/digits --format=onnx --output=digits.onnx

@@ -1,4 +1,4 @@
-"""Classifies images by a trained run.
+"""Classifies images with a trained run.
 
     pini predict --workdir=runs/digits three.png seven.png
 

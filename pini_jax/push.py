@@ -1,4 +1,4 @@
-"""Pushes a finished run to the Hugging Face hub, for others to predict by.
+"""Pushes a finished run to the Hugging Face hub, for others to predict with.
 
     hf auth login
     pini push --workdir=runs/photos owner/name

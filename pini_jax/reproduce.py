@@ -1,8 +1,8 @@
-"""Makes a finished run again, and says what is the same.
+"""Repeats a finished run and compares it with the original.
 
     pini reproduce runs/digits --workdir=runs/digits_again
 
-The config is that of the run's folder; what has changed since (data, weights, versions, the commit) is named.
+The config is that of the run's folder; whatever has changed since (data, weights, versions, the commit) is named.
 """
 
 from __future__ import annotations

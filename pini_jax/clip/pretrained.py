@@ -82,7 +82,8 @@ def load_clip(
         tokenizer_source: folder with the tokenizer's files; "" takes those beside the weights.
         dtype: in which the towers hold their weights and compute.
         image_size: pixels of the images; positions are interpolated. 0 takes the checkpoint's own size.
-        mesh: the devices that hold the parameters, split as `sharding` says; None is JAX's default device.
+        mesh: the devices that hold the parameters, split as `checkpoints.sharding` says; None is JAX's default
+            device.
 
     Raises:
         InputError: there is no such checkpoint, or it is no CLIP, or its tensors do not fit, or the mesh cannot

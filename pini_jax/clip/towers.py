@@ -92,7 +92,7 @@ def _scan(block: Block, body: Callable[[Block, Any], Any], carry: Any, remat: bo
     """carry <- body(block of layer i, carry) for every layer in order.
 
     Args:
-        remat: whether only the carries are kept for the way back, and the rest is computed again.
+        remat: whether only the carries are stored for the backward pass, and the rest is recomputed.
     """
 
     def layer(block: Block, carry: Any, _: None) -> tuple[Any, None]:
@@ -205,7 +205,7 @@ class TextTower(nn.Module):
     """T(ids) = W norm(encode(token(ids) + position))_end.
 
     Attributes:
-        remat: whether the way back computes each layer again instead of keeping it: less memory, more work.
+        remat: whether layers are recomputed in the backward pass instead of stored: less memory, more work.
     """
 
     sizes: architecture.TextSizes

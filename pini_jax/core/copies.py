@@ -27,7 +27,7 @@ def local(place: str) -> Path:
     """A path on this machine: the place itself, or the copy of what is in a bucket.
 
     Raises:
-        InputError: as `fetch`.
+        InputError: as in `fetch_copy`.
     """
     return fetch_copy(place) if is_url(place) else Path(os.path.expanduser(place))
 

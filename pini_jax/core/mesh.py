@@ -1,8 +1,8 @@
 """Where arrays live: one mesh over all devices of all processes, `data` by `model`.
 
 Images and the classes' prompts are split along `data`. Along `model` the matrices of the towers may be split
-(`clip.sharding`); everything else is on every device. Where there are several processes, each holds all of what is
-to be placed, and places its own part.
+(`clip.checkpoints.sharding`); everything else is on every device. With several processes, each holds everything
+that is to be placed, and places its own part.
 """
 
 from __future__ import annotations

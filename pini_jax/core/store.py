@@ -1,6 +1,7 @@
-"""Where workers that share nothing else meet: small objects under keys, in a folder or bucket that all see.
+"""The storage that workers communicate through: small objects under keys, in a folder or bucket that all see.
 
-Four requests are all there is: create if absent, put, read, list. A key is a path such as `claims/0001/a.claim`.
+There are five requests: create if absent, put, write (put and tell the time), read, times. A key is a path such as
+`claims/0001/a.claim`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looks at a dataset before anything is trained on it.
+"""Checks a dataset before anything is trained on it.
 
     pini check --dataset=folder:/data/birds
 

@@ -54,7 +54,7 @@ def shared_by(share: Share) -> Iterator[None]:
 def make_encoder(clip: Pretrained, mesh: jax.sharding.Mesh) -> Encode:
     """The frozen image tower over batches of pixels, split over the devices: [b h w 3] -> [b e].
 
-    Its parameters stay where `pretrained.load` has put them.
+    Its parameters stay where `load_clip` has put them.
     """
     forward = jax.jit(
         lambda theta, pixels: clip.image_tower.apply({"params": theta}, pixels),

@@ -1,4 +1,4 @@
-"""What a run knows of its own doubt: a temperature, sets of plausible classes, and when it is none of these."""
+"""A run's uncertainty: a temperature, sets of plausible classes, and when an image may be of none of them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Doubt(NamedTuple):
 
     Attributes:
         temperature: calibrated probabilities are the softmax of log p / temperature.
-        lac, aps: the largest score of a plausible class, by `conformal.SCORES`, at `conformal.LEVEL`.
-        known: the least score of an image of known classes, by `rejection.DEFAULT`.
-        images: how many held-out images it follows from.
+        lac, aps: the largest score of a plausible class, of `conformal.SCORES`, at `conformal.LEVEL`.
+        known: the smallest score of an image of known classes, of `rejection.DEFAULT`.
+        images: the number of held-out images that it is based on.
     """
 
     temperature: float = 1.0

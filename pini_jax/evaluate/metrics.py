@@ -63,7 +63,7 @@ class Information(NamedTuple):
     """What noise tells about the task, in nats; see `information`.
 
     Attributes:
-        standard_error: of the mean over images, of both differences.
+        standard_error: the larger standard error of both differences, over images.
     """
 
     task_entropy: float
@@ -79,14 +79,14 @@ def information(
 ) -> Information:
     """H(T) - E_{x, y, eps}[-log q(y | x, eps)], measured: noise is positive-incentive if it is above 0.
 
-    `task_entropy` is H(T) = E_x E_{y ~ p(y|x)}[-log p(y|x)], the entropy of plain CLIP's own predictions, and
-    `conditional_entropy` the bound on H(T|E); `mutual_information` is their difference. It punishes noise for the
-    confidence of a plain CLIP that errs. Where y are the labels, H(T) is plain CLIP's `task_cross_entropy`, and
-    the difference is the `usable_information` that the method adds, of what its mean has learned and of its draws
-    together: a method that draws nothing has it too.
+    `task_entropy` is H(T) = E_x E_{y ~ p(y|x)}[-log p(y|x)], the entropy of zero-shot CLIP's own predictions, and
+    `conditional_entropy` the bound on H(T|E); `mutual_information` is their difference. It penalises the noise
+    when zero-shot CLIP is overconfident. If y are the labels, H(T) becomes zero-shot CLIP's `task_cross_entropy`,
+    and the difference is the `usable_information` that the method adds by its mean and its draws: a method
+    that draws nothing has it too.
 
     Args:
-        plain: log p(c | x) of plain CLIP.
+        plain: log p(c | x) of zero-shot CLIP.
         expected: E_eps[log q(c | x, eps)].
 
     Source: paper, Section "Positive-incentive Noise"; usable information: Xu et al. 2020,
@@ -132,9 +132,8 @@ def gains_of_draws(mean: Answers, marginal: Answers, temperatures: Mapping[str, 
     averaged    log E_eps[q(y | x, eps)] - log q(y | x, mean), never below `single`
     calibrated  the same, each at its own temperature
 
-    Above 0, noise is positive-incentive where only the draws count. Averages of draws are less sure than their
-    mean, which is a gain where the mean is too sure: one that a temperature gives as well, and that `calibrated`
-    does not count.
+    Above 0, noise is positive-incentive by its draws alone. Averaging draws makes predictions less confident;
+    where the mean was overconfident this alone helps, as a temperature would, and `calibrated` does not count it.
 
     Args:
         marginal: by the draws over which E_eps is taken.

@@ -32,7 +32,7 @@ class Predictions(NamedTuple):
         expected: mean_k log q_k.
         draw_entropy: mean_k H(q_k).
         energy: mean_k log sum_c exp(logit_kc).
-        match: max_c of the softmax of log_probabilities over CLIP's scale: of cosines, in plain CLIP.
+        match: max_c of the softmax of log_probabilities over CLIP's scale: of cosines, for zero-shot CLIP.
     """
 
     log_probabilities: Float[np.ndarray, "b c"]

@@ -4,7 +4,7 @@
 |-------------------------|---------------------------------------------------------------------------------------|
 | `split`                 | `val`, `test`, `new` for the new classes of base-to-new, a dataset of `transfer`, or  |
 |                         | `held_out`, what calibrates where it is more than `val`                               |
-| `mode`                  | `zero_shot`, plain CLIP; the method's `mean`, `sample`, `marginal`, or `mean` alone   |
+| `mode`                  | `zero_shot`; the method's `mean`, `sample`, `marginal`, or `mean` alone               |
 | `path`                  | its name within the dataset                                                           |
 | `label`                 | number of its class; -1 for none of them                                              |
 | `classes`               | numbers of the likeliest classes, at most KEPT, the likeliest first                   |
@@ -14,7 +14,7 @@
 | `squares`, `entropy`    | of all classes: sum p^2 and -sum p log p                                              |
 | `draw_entropy`          | mean over draws of the entropy of q                                                   |
 | `energy`                | mean over draws of log sum exp(logit)                                                 |
-| `match`                 | the largest of the softmax of log p over CLIP's scale: of cosines, in plain CLIP      |
+| `match`                 | the largest of the softmax of log p over CLIP's scale: of cosines, for zero-shot CLIP |
 | `normaliser`            | log sum p^(1/T), T the mode's temperature: log p, calibrated, is log p / T minus this |
 | `calibrated_squares`    | sum p^2 of calibrated probabilities                                                   |
 

@@ -41,7 +41,7 @@ class Split(NamedTuple):
 
     Attributes:
         images: as the method reads them.
-        plain: what plain CLIP answers.
+        plain: the predictions of zero-shot CLIP.
     """
 
     records: Sequence[Record]

@@ -34,8 +34,8 @@ class Text(NamedTuple):
     """The classes, as a method reads them.
 
     Attributes:
-        features: of their texts by the frozen text tower.
-        prompts: what a method encodes itself, at every step; None where it takes the features as they are.
+        features: the frozen text tower's features of their texts.
+        prompts: prompts that the method encodes itself at every step; None if it takes the features as they are.
     """
 
     features: Float[Array, "1 c e"]
@@ -46,8 +46,8 @@ class Variables(NamedTuple):
     """What a method has learned or stored for its task.
 
     Attributes:
-        phi: what is trained.
-        buffers: what is not: fixed at the start, or gathered on the way.
+        phi: the trained parameters.
+        buffers: what is not trained: fixed at the start, or accumulated during training.
     """
 
     phi: Parameters
@@ -72,15 +72,15 @@ class Traits(NamedTuple):
     Attributes:
         reads: `features` of images, or `pixels`, where the image tower runs at every step.
         encodes_prompts: whether the text tower runs at every step.
-        starts_from_support: whether `init` looks at the labelled images.
-        sets_itself: whether `init` also chooses its settings: it sees validation images, and the selection's views
-            of evaluation before the others; and works on the host, uncompiled.
-        keeps_support: whether variables hold these images themselves, so that their shapes follow the shots.
-        is_fitted: whether `init` solves for all that is to be learned: there are no steps.
-        is_per_class: whether what is learned belongs to the classes it was trained on, and is nothing for others.
+        starts_from_support: whether `init` reads the labelled images.
+        sets_itself: whether `init` also chooses the settings: it sees validation images, and the evaluation views
+            of the selection before the others; it runs on the host, uncompiled.
+        keeps_support: whether variables hold these images themselves, so that their shapes depend on the shots.
+        is_fitted: whether `init` solves for everything that is learned: there are no steps.
+        is_per_class: whether what is learned applies only to the classes it was trained on.
         is_random: whether predictions depend on draws.
-        convolves: whether what is learned are kernels of convolutions.
-        moves_images: whether more than the cosine of plain image features and class embeddings makes the logits.
+        convolves: whether kernels of convolutions are learned.
+        moves_images: whether the logits are more than cosines of CLIP's image features and class embeddings.
     """
 
     reads: Reads = "features"
@@ -107,7 +107,7 @@ class Method:
     Attributes:
         text_tower: None where text features are given.
         image_tower: None where image features are given.
-        loss_settings: of the objective.
+        loss_settings: settings of the objective.
     """
 
     text_tower: TextTower | None = None
@@ -173,7 +173,7 @@ class Method:
         """Image features from pixels, and the updated buffers.
 
         Args:
-            weights: of the images of a training step; None in prediction.
+            weights: weights of a training step's images; None in prediction.
         """
         return stage(present(self.image_tower), "__call__", theta["image"], pixels)[None, None], variables.buffers
 
@@ -209,7 +209,7 @@ class Method:
         """A term that is added to the loss, in nats.
 
         Args:
-            noise: what was drawn from, by site.
-            weights: of the images.
+            noise: the Gaussians that were drawn from, by site.
+            weights: weights of the images.
         """
         return 0.0

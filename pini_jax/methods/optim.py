@@ -95,8 +95,8 @@ class Length(NamedTuple):
     """How long a training is: epochs, and steps per epoch.
 
     Attributes:
-        epochs: passes over the selected images; the last one ends early where steps are counted by shots.
-        per_epoch: steps of one.
+        epochs: passes over the selected images; the last one ends early if steps are counted per shot.
+        per_epoch: steps per epoch.
     """
 
     epochs: ArrayLike

@@ -41,10 +41,10 @@ class Inputs(NamedTuple):
         x: what the noise is added to: prompt_tokens [1 1 p d], text_features [1 k c e], pixels [1 1 b h w 3],
             patch_tokens [n k b ... d], image_features [n k b e].
         shape: of the part of x that does not change from image to image or from draw to draw.
-        text: features that an attention looks up.
-        query: what asks them, if not x: the patches of an image [1 1 b ... d].
+        text: text features, the keys and values of an attention.
+        query: its queries, if not x: the patches of an image [1 1 b ... d].
         support: the selection, for `init`.
-        weights: of the images of a training step; None in prediction.
+        weights: weights of a training step's images; None in prediction.
     """
 
     x: Float[Array, "n k *b e"]
@@ -89,8 +89,8 @@ class Generator(nn.Module):
             not matter).
         level: 0 for noise in absolute numbers; else mu and sigma are in units of level * rms(x), so that noise of
             sigma 1 is that fraction of the norm of what it is added to.
-        initial_scale: of the mean, and of what becomes sigma, before the first step, as the generator says;
-            `softplus` and `exp` map it like all else.
+        initial_scale: of the mean, and of what becomes sigma, before the first step, as each generator defines it;
+            `softplus` and `exp` map it, too.
     """
 
     reads_support: ClassVar[bool] = False  # whether it is made from the selection

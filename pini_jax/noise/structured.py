@@ -39,7 +39,7 @@ class Spread(NamedTuple):
 
 
 def estimate_spread(inputs: Inputs, prior_shots: float) -> Spread:
-    """The statistics of the selection that a generator starts from, by the formulas above, with k = prior_shots."""
+    """The statistics of the selection that a generator starts from: the formulas above, with k = prior_shots."""
     text, (features, labels) = normalise(inputs.text[0]), inputs.support.rows()
     images = inputs.support.labels  # views of an image are one image
     counts = jnp.bincount(images, length=len(text))[:, None]

@@ -1,4 +1,4 @@
-"""Makes a page, figures and tables of results.
+"""Makes a page, figures and tables about results.
 
     pini report runs/sweep
     pini report runs/sweep runs/other --output=report

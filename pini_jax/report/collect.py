@@ -128,7 +128,7 @@ def _entry(folder: Path, label: str, chosen: bool) -> Entry:
 
 # What runs of a comparison must share; all else was chosen.
 CHOSEN_ON = ("dataset", "clip", "weights", "classes", "shots", "seed")
-# What plain CLIP's accuracy follows from.
+# What zero-shot CLIP's accuracy depends on.
 PLAIN_ON = ("dataset", "clip", "weights", "classes", "tokenizer", "image_size", "dtype", "zero_shot_template")
 
 

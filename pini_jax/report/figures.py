@@ -3,7 +3,7 @@
 | file          | what                                                                                  |
 |---------------|---------------------------------------------------------------------------------------|
 | `accuracy`    | test accuracy against shots, with the 95 % confidence band of the mean over seeds     |
-| `differences` | differences to plain CLIP with their intervals, and which methods are not told apart  |
+| `differences` | differences from zero-shot CLIP, with intervals; which methods cannot be told apart   |
 | `reliability` | accuracy against confidence; the area of a dot is the share of predictions            |
 | `information` | usable information, draws against their mean, and H(T) - H(T given E)                 |
 """

@@ -131,7 +131,7 @@ def wide_frames(entries: Sequence[Entry]) -> dict[str, pd.DataFrame]:
 
 
 def _wide(entries: Sequence[Entry], path: Sequence[str], scale: float, digits: int) -> pd.DataFrame:
-    """Rows of methods, plain CLIP first where the same is known of it; the last column is the mean over shots."""
+    """Rows of methods, zero-shot CLIP first if it has the same numbers; the last column is the mean over shots."""
     rows: dict[str, dict[int, list[float]]] = {}
     if path[0] == "test":
         rows = {label: by_shots(group, "zero_shot", path[-1]) for label, group in by_plain_label(entries).items()}

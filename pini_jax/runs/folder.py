@@ -1,4 +1,4 @@
-"""The files of a run's folder, and whose it is.
+"""The files of a run's folder, and the config that it belongs to.
 
 | file                   | what                                                                               |
 |------------------------|------------------------------------------------------------------------------------|
@@ -8,7 +8,7 @@
 | `split.json`           | the splits, where they were cut here                                                |
 | `metrics.jsonl`        | loss, accuracy and learning rate, a line every so many steps                        |
 | `checkpoints/`         | trainables, optimiser and position                                                  |
-| `predictions.parquet`  | what it answers, image by image; all that is measured follows from it               |
+| `predictions.parquet`  | its predictions, image by image, from which all metrics follow                      |
 | `injector.safetensors` | what was learned, for prediction                                                    |
 | `classes.safetensors`  | the classes' embeddings, where they are enough                                      |
 | `result.json`          | all that was measured; written last                                                 |

@@ -121,7 +121,7 @@ def load_run(run: str | Path) -> Exported:
 
 
 def load_injector(path: Path) -> Exported:
-    """Reads what `save` wrote.
+    """Reads what `save_injector` wrote.
 
     Raises:
         InputError: the file is missing, damaged or changed, holds no injector, or numbers that are not finite.

@@ -1,4 +1,4 @@
-"""What is refused, and how much is taken."""
+"""Limits on requests, and their refusal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ class Limits(NamedTuple):
     """Upper bounds on a request.
 
     Attributes:
-        bytes: of one request.
-        pixels: of one image.
-        queue: images that wait at once, of all requests.
-        seconds: for a request to arrive, and again for its answer.
+        bytes: size of one request.
+        pixels: pixels of one image.
+        queue: images of all requests that may wait at once.
+        seconds: time for a request to arrive, and again for its answer.
     """
 
     bytes: int = 32 << 20

@@ -18,7 +18,7 @@ class Task(NamedTuple):
     Attributes:
         data: its test images are what is classified.
         text: what the method reads.
-        zero_shot: what plain CLIP does.
+        zero_shot: the same for zero-shot CLIP.
     """
 
     data: Dataset
@@ -30,7 +30,7 @@ def make_task(config: Config, frozen: Frozen, data: Dataset, name: str) -> Task:
     """The task of a dataset that a config trains on or is also tested on.
 
     Args:
-        name: of the dataset, as a config has it: plain CLIP gets this dataset's template.
+        name: of the dataset, as a config has it: zero-shot CLIP gets this dataset's template.
     """
     return Task(data, *texts(config, frozen, data.class_names, name))
 
@@ -48,7 +48,7 @@ def method_text(config: Config, frozen: Frozen, class_names: Sequence[str], name
     """What the method reads of the classes.
 
     It keeps the template that it was trained with, since its noise belongs to those tokens. Texts that it does not
-    encode itself are encoded once and for all; where it does, the features are plain CLIP's.
+    encode itself are encoded once and for all; if it does encode them, the features are zero-shot CLIP's.
     """
     if configs.make_method(config).traits.encodes_prompts:
         features = frozen.text_features(config.zero_shot_template, name, class_names)

@@ -48,7 +48,7 @@ def calls(group: Group, progress: StepCounter) -> Iterator[Call]:
 def length(group: Group, rate: float) -> int:
     """The maximal number of ticks of the next call, where all lanes together take `rate` steps per second.
 
-    It follows from the clock, and nothing that is computed follows from it.
+    It depends on the clock, but nothing that is computed depends on it.
     """
     if group.most == 1:
         return 1

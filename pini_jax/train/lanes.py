@@ -118,7 +118,7 @@ def replace(lanes: Lanes, index: int, new: Lanes) -> Lanes:
 def compile_step(fixed: Fixed, lanes: Lanes, table: BatchTable) -> Step:
     """Compiles the steps of these lanes ahead, for as many steps as the table has room for or fewer.
 
-    Layers are kept for the way back where the device has room for them, and else computed again.
+    Layers are stored for the backward pass if the device has room for them, and otherwise recomputed.
     """
     remat = fixed.remat == "always"
     if fixed.remat == "auto":

@@ -1,4 +1,4 @@
-"""What a step keeps for the way back, and how much of it a device holds: estimates from sizes alone.
+"""What a step stores for the backward pass, and how much of it a device holds: estimates from sizes alone.
 
 No clock and no reading of free memory: the same config on the same kind of device is compiled to the same program,
 so that a run repeated or resumed gives the same bits.

@@ -39,7 +39,7 @@ class Recorder:
         seconds: from the first step to the last checkpoint.
         first_loss: of the first step since then, on the device.
         problem: why there can be no result.
-        due: what is left to do of the last `save`, in any thread.
+        due: what remains to be done of the last `Recorder.save`, in any thread.
     """
 
     def __init__(self, run: Run, fresh: TrainState):

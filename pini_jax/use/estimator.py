@@ -66,22 +66,22 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
         clip, tokenizer, image_size, dtype, template, zero_shot_template, seed, method, options, noise, objective,
             num_samples, batch_size, views, augment, optim, num_draws, plugins: settings of a run, as in
             `pini_jax.Config`; mappings change what they name, but for `noise`, which is taken whole. None leaves
-            what belongs to the method. With features those of images say nothing. A method of None is the recipe
-            of `configs/best.py`, which sets itself; or `pini`, where a setting is given that only training by
+            the method's defaults. With features, settings of images have no effect. A method of None is the recipe
+            of `configs/best.py`, which sets itself; or `pini`, if a setting is given that only training by
             steps has: noise, objective, optim, num_samples or batch_size.
-        class_names: what prompts call the classes: {class: name}; or a sequence, of which a class that is a whole
-            number takes its own, and any other is one. None takes the classes as they are.
+        class_names: the names of the classes in prompts: {class: name}; or a sequence, which classes that are
+            whole numbers index, and of which other classes are members. None uses the classes as they are.
         text_features: with features, those of the classes' texts [c e], in the order of `class_names`, or else of
-            the sorted classes. None takes the mean of each class's features that are trained on.
+            the sorted classes. None uses the mean of each class's training features.
         logit_scale: with features, exp(s), the inverse temperature.
-        shots: images of each class that are drawn by `seed` and trained on; None for all of them.
+        shots: images of each class to train on, drawn by `seed`; None for all of them.
         mode: how noise is used in prediction: `mean`, `sample` or `marginal`.
-        workdir: folder that keeps the run; `fit` with the same images and settings goes on there. None keeps it in
+        workdir: folder that keeps the run; `fit` with the same images and settings resumes it. None keeps it in
             memory.
-        verbose: whether bars of progress are shown.
+        verbose: whether progress bars are shown.
 
     Attributes:
-        classes_: sorted.
+        classes_: the sorted classes.
         n_features_in_: channels of the features, if it was given features.
         exported_: what a run exports.
         trained_: what classifies.

@@ -209,7 +209,7 @@ def _siglip_sizes(text: Mapping[str, Any], image: Mapping[str, Any], fixed: bool
 
 
 def write_config(architecture: Architecture, start_id: int, end_id: int) -> dict[str, Any]:
-    """Writes the sizes of a CLIP as its `config.json`; inverse of `read_config`.
+    """Writes the sizes of a CLIP as its `config.json`; inverse of `read_hugging_face_config`.
 
     Raises:
         InputError: the towers are no CLIP that Hugging Face has.

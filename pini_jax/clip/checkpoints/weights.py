@@ -253,7 +253,7 @@ def _aligned(shape: Shape, dtype: np.dtype) -> np.ndarray:
 
 
 def save_weights(path: Path, scheme: Scheme, theta: Parameters) -> None:
-    """Writes parameters as a safetensors file of the given scheme; inverse of `load`."""
+    """Writes parameters as a safetensors file of the given scheme; inverse of `load_weights`."""
     flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(theta, sep="/").items()}
     tensors = {
         key: np.array(view, order="C")

@@ -120,7 +120,7 @@ def read_split(name: str, text: str, images: Path) -> Dataset:
     """Dataset `name` from the text of its split_zhou_*.json, without a look at the images.
 
     Raises:
-        InputError: as in `load`.
+        InputError: as in `load_coop`.
     """
     return _inspect(name, _parse(_layout(name), text, images, categories={})).accepted()
 

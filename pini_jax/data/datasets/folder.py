@@ -1,6 +1,6 @@
 """A folder of class folders.
 
-    PATH/CLASS/IMAGE.jpg                                        split by seed, as `pini_jax.data.splits` says
+    PATH/CLASS/IMAGE.jpg                                        split by seed, as `datasets.splits` says
     PATH/train/CLASS/IMAGE.jpg, PATH/val/..., PATH/test/...     val or test may be missing; case does not matter
 
 `pini_jax.data.datasets.split_folders` says what else is read so, and what is refused. Images may lie in folders

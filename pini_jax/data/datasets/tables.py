@@ -6,7 +6,7 @@
 | `label` | the class's name; or, with a column `name`, whatever stands for the class, such as its number      |
 | `name`  | optional: the class's name                                                                         |
 | `split` | optional: train, val (or valid, validation) or test; without it, or where val or test is missing,  |
-|         | images are cut off as `pini_jax.data.splits` says                                                  |
+|         | images are cut off as `pini_jax.data.datasets.splits` says                                         |
 
 Other columns are not read. Classes have the order of their labels: of numbers if all are whole numbers, else of
 text. Text is UTF-8; blank lines are skipped; an image that is listed again in the same way counts once. A file is

@@ -6,7 +6,8 @@ is done once, where it is installed:
     tfds build oxford_iiit_pet --file_format=array_record --data_dir=DIR
 
 The splits are TFDS's own `train`, `validation` and `test`; others are left out, and so is one without labels. What
-is then missing is cut off by the table in `pini_jax.data.splits`. Images stay in the files, as they were encoded.
+is then missing is cut off by the table in `pini_jax.data.datasets.splits`. Images stay in the files, as they were
+encoded.
 """
 
 from __future__ import annotations
