@@ -6,6 +6,7 @@ Four requests are all there is: create if absent, put, read, list. A key is a pa
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import NamedTuple, Protocol
 
 from pini_jax.core.bucket import Bucket, is_url, open_bucket
 from pini_jax.core.errors import InputError
+
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems say that have none
 
 
 class Store(Protocol):
@@ -61,8 +64,10 @@ class Folder(NamedTuple):
         try:
             os.link(partial, self.root / key)
         except FileExistsError:
-            return False
+            return partial.stat().st_nlink > 1  # where the server has made the link, and its answer was lost
         except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
             raise InputError(
                 f"{self.root} has no hard links ({error.strerror}), by which workers tell who was first: a mounted"
                 " bucket has none, and a disk or NFS has them"
