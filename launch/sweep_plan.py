@@ -20,6 +20,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.store import open_store
 from pini_jax.core.wording import listed
 from pini_jax.runs import plan as plans
+from pini_jax.runs.attempts import OWN
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -50,7 +51,7 @@ def write(plan: plans.Plan, workdir: str | Path) -> None:
     """
     store = open_store(workdir)
     there = store.names()
-    if (begun := there & {run.name for run in plan.runs}) and plans.FILE not in there:
+    if (begun := there & {OWN, *(run.name for run in plan.runs)}) and plans.FILE not in there:
         raise InputError(
             f"{workdir} holds runs that another command began ({listed(sorted(begun))}): choose another"
         )

@@ -54,6 +54,11 @@ def define_rules(values: flags.FlagValues) -> None:
     """What all workers of a sweep are to agree on."""
     text = "Seconds without a sign of life after which a worker is taken for lost."
     flags.DEFINE_float("lease", claims.LEASE, text, lower_bound=1.0, flag_values=values)
+    define_retries(values)
+
+
+def define_retries(values: flags.FlagValues) -> None:
+    """After how many failures runs have failed for good."""
     text = "How often runs that have failed are tried again."
     flags.DEFINE_integer("retries", claims.RETRIES, text, lower_bound=0, flag_values=values)
 

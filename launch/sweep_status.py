@@ -26,6 +26,7 @@ from pini_jax.runs import plan, progress, worker
 from pini_jax.runs.progress import Progress
 
 PERIOD = 10.0  # seconds
+SKEW = 600.0  # seconds that this machine's clock may be ahead of the store's
 CLEAR = "\033[2J\033[H"  # of a terminal
 
 
@@ -33,7 +34,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """How it is shown."""
     flags.DEFINE_bool("watch", False, "Whether to show it again and again until all is over.", flag_values=values)
     flags.DEFINE_bool("json", False, "Whether to print JSON, a line each time.", flag_values=values)
-    sweep_run.define_rules(values)
+    sweep_run.define_retries(values)
 
 
 def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
@@ -44,7 +45,7 @@ def main(values: flags.FlagValues, folders: Sequence[str]) -> None:
     workdir = folders[0].rstrip("/")
     whole, store = plan.read_plan(open_store(workdir)), worker.claims_store(workdir)
     while True:
-        now = progress.read_progress(whole, store, values.lease, values.retries)
+        now = progress.read_progress(whole, store, values.retries, not_before=time.time() - SKEW)
         print(
             json.dumps(progress.as_dict(now)) if values.json else "\n".join(table(now, Path(workdir).name)),
             flush=True,

@@ -19,12 +19,7 @@ from pini_jax.core import extras
 from pini_jax.core.errors import InputError, last_line
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "memory": "fsspec"}  # what opens which scheme
-SECONDS = 60.0  # for one answer
-OPTIONS: Mapping[str, dict[str, Any]] = {
-    "gs": {"requests_timeout": SECONDS},
-    "s3": {"config_kwargs": {"connect_timeout": SECONDS, "read_timeout": SECONDS}},
-    "memory": {},
-}
+SECONDS = 15.0  # until an answer begins or goes on: less than leases last, and no limit to a large object
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before the second, third, ... try
 AT_ONCE = 32  # requests under way: a bucket takes 50 ms for each
 TIMES = ("LastModified", "mtime", "created")  # what stores call the time of the last write
@@ -190,8 +185,18 @@ def open_bucket(url: str) -> Bucket:
     """
     scheme, _, path = url.rstrip("/").partition("://")
     extras.require(PACKAGES[scheme], "bucket")
-    files = extras.require("fsspec", "bucket").filesystem(scheme, use_listings_cache=False, **OPTIONS[scheme])
+    files = extras.require("fsspec", "bucket").filesystem(scheme, use_listings_cache=False, **_timeouts(scheme))
     return Bucket(f"{scheme}://{path}", files, files._strip_protocol(f"{scheme}://{path}"))
+
+
+def _timeouts(scheme: str) -> dict[str, Any]:
+    """How the file system of a scheme is told SECONDS."""
+    if scheme == "gs":
+        waits = extras.require("aiohttp", "bucket").ClientTimeout
+        return {"requests_timeout": waits(total=None, sock_connect=SECONDS, sock_read=SECONDS)}
+    if scheme == "s3":
+        return {"config_kwargs": {"connect_timeout": SECONDS, "read_timeout": SECONDS}}
+    return {}
 
 
 def check_key(key: str) -> str:

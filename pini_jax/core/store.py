@@ -7,6 +7,7 @@ There are five requests: create if absent, put, write (put and tell the time), r
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import NamedTuple, Protocol
 
 from pini_jax.core.bucket import Bucket, is_url, open_bucket
 from pini_jax.core.errors import InputError
+
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems say that have none
 
 
 class Store(Protocol):
@@ -62,8 +65,10 @@ class Folder(NamedTuple):
         try:
             os.link(partial, self.root / key)
         except FileExistsError:
-            return False
+            return partial.stat().st_nlink > 1  # where the server has made the link, and its answer was lost
         except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
             raise InputError(
                 f"{self.root} has no hard links ({error.strerror}), by which workers tell who was first: a mounted"
                 " bucket has none, and a disk or NFS has them"

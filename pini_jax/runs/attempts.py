@@ -6,7 +6,6 @@ what the attempt before has left of the rest.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from typing import Protocol
 from pini_jax.core import mirror
 from pini_jax.core.bucket import Bucket, at_once
 from pini_jax.core.mirror import Mirror
-from pini_jax.runs.claims import Claim, Claims
+from pini_jax.runs.claims import Claim
 from pini_jax.runs.shared_cache import Programs
 
 OWN = ".sweep"  # the folder of claims and attempts in the workdir
@@ -59,16 +58,14 @@ class OnDisk:
         self._workdir = workdir
 
     def prepare(self, claim: Claim, names: Iterable[str]) -> Path:
-        """Copies what earlier attempts have left."""
+        """Copies what earlier attempts have left; a copy is whole or not there."""
         attempt = self._workdir / key_of(claim)
-        earlier = (self._workdir / key_of(claim, number) for number in range(claim.number - 1, 0, -1))
-        before = next((folder for folder in earlier if folder.exists()), None)
+        attempt.mkdir(parents=True, exist_ok=True)
+        earlier = [self._workdir / key_of(claim, number) for number in range(claim.number - 1, 0, -1)]
         for name in names:
-            published = self._workdir / name
-            source = published if published.exists() or before is None else before / name
-            # What a worker that still lives deletes meanwhile is missed: the step before it is taken.
-            with contextlib.suppress(FileNotFoundError, shutil.Error):
-                shutil.copytree(source, attempt / name, ignore=shutil.ignore_patterns(".*"))
+            places = (folder / name for folder in (self._workdir, *earlier))
+            if source := next((folder for folder in places if folder.exists()), None):
+                _copy(source, attempt / name)
         return attempt
 
     def save(self) -> None:
@@ -101,20 +98,37 @@ class OnDisk:
             shutil.rmtree(self._workdir / key_of(claim, number), ignore_errors=True)
 
 
+def _copy(source: Path, target: Path) -> None:
+    """A copy of a run's folder; what a worker that still lives deletes meanwhile is missed.
+
+    Raises:
+        OSError: something that is there could not be copied.
+    """
+    partial = target.with_name(f".{target.name}")
+    try:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns(".*"))
+    except FileNotFoundError:
+        return
+    except shutil.Error as error:
+        if reasons := [why for missed, _, why in error.args[0] if os.path.exists(missed)]:
+            raise OSError(f"what was trained before could not be copied ({reasons[0]})") from None
+    os.rename(partial, target)
+
+
 class InBucket:
     """A workdir in a bucket: an attempt is a folder of this machine, mirrored under a prefix of its own.
 
-    A run is published object by object, its result last; of what is there already, the holder of the newest claim
-    alone writes over what is not the same.
+    A run is published object by object, its result last, and nothing is written over: whoever goes on after a
+    worker that was lost while it published has the same bytes from its mirror.
     """
 
-    def __init__(self, place: Bucket, folder: Path, claims: Claims, programs: Programs):
+    def __init__(self, place: Bucket, folder: Path, programs: Programs):
         """
         Args:
             folder: of this machine, for all attempts of one worker.
             programs: what was compiled, which is fetched and kept beside.
         """
-        self._place, self._folder, self._claims, self._programs = place, folder, claims, programs
+        self._place, self._folder, self._programs = place, folder, programs
         self._mirror: Mirror | None = None
 
     def prepare(self, claim: Claim, names: Iterable[str]) -> Path:
@@ -150,7 +164,7 @@ class InBucket:
         left = sorted({*trained} - {*self._published(trained)})
         files = [x for x in mirror.of_readers(mirror.kept_files(attempt)) if x.partition("/")[0] in left]
         try:
-            mirror.publish(self._place, attempt, files, lambda: self._claims.holds(claim))
+            mirror.publish(self._place, attempt, files, lambda: False)
         except PermissionError as error:
             reason = f"it is trained, and cannot be put into its folder ({error})"
             return dict.fromkeys({*left} - {*self._published(left)}, reason)

@@ -25,10 +25,11 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from math import inf
 from typing import Any, NamedTuple
 
+from pini_jax.core.errors import InputError
 from pini_jax.core.store import Store
 
 LEASE = 60.0  # seconds
@@ -39,6 +40,7 @@ MOST_LOST = 5  # workers that a unit may cost before it has taken a step: then i
 LOOKS = 8  # folders that an idle worker looks into at a time
 NEAR = 8  # of the free units of a folder, which are in order of their costs, a worker tries one of the first
 FINISHED = "finished"  # the folder that names the folders that are
+LEASE_KEY = "lease"  # the object that says what all workers have agreed on
 MEASURED = 600.0  # seconds between two readings of the store's clock
 KINDS = ("claim", "finished", "failed", "stopped", "lost")
 
@@ -62,6 +64,7 @@ class Standing(NamedTuple):
         renewed: when that was written.
         ended: whether its worker has said how it ended.
         failures, losses: claims that ended so.
+        failed_last: the number of the newest claim that failed, and says why.
     """
 
     number: int = 0
@@ -70,6 +73,7 @@ class Standing(NamedTuple):
     finished: bool = False
     failures: int = 0
     losses: int = 0
+    failed_last: int = 0
 
     def failed(self, retries: int) -> bool:
         """Whether the unit may not be tried again."""
@@ -104,7 +108,33 @@ def _standing(said: Sequence[tuple[int, str, float]]) -> Standing:
     newest, kinds = max(said)[0], [kind for _, kind, _ in said]
     last = {kind: written for number, kind, written in said if number == newest}
     renewed = last.pop("claim", 0.0)
-    return Standing(newest, renewed, bool(last), "finished" in kinds, kinds.count("failed"), kinds.count("lost"))
+    failed = [number for number, kind, _ in said if kind == "failed"]
+    return Standing(
+        number=newest,
+        renewed=renewed,
+        ended=bool(last),
+        finished="finished" in kinds,
+        failures=len(failed),
+        losses=kinds.count("lost"),
+        failed_last=max(failed, default=0),
+    )
+
+
+def agree_on_lease(store: Store, lease: float) -> None:
+    """Says what the lease is, if nobody has: a worker with a shorter one would take living ones for lost.
+
+    Raises:
+        InputError: workers of this sweep have another.
+    """
+    if not store.create(LEASE_KEY, b"%g" % lease) and (agreed := agreed_lease(store)) != lease:
+        raise InputError(
+            f"workers of this sweep are taken for lost after {agreed:g} seconds: give --lease={agreed:g}"
+        )
+
+
+def agreed_lease(store: Store) -> float:
+    """What workers have said that the lease is, in seconds; the default before any has."""
+    return float(store.read(LEASE_KEY) or LEASE)
 
 
 class StoreClock:
@@ -129,6 +159,7 @@ class Claims:
 
     Attributes:
         is_over: whether all units are finished or have failed for good.
+        failed: those that have failed for good, as far as this worker has looked.
     """
 
     def __init__(
@@ -153,6 +184,8 @@ class Claims:
         self._units, self._random = units, random.Random(worker)
         self._first = first
         self._open, self._asked = list(range(num_shards(units))), False
+        self.failed: dict[int, Standing] = {}
+        self._own_failures: set[int] = set()
         self._held: dict[Claim, float] = {}
         self._held_first: dict[Claim, float] | None = None
         self._clock, self._monotonic, self._begun = StoreClock(store, worker, monotonic), monotonic, monotonic()
@@ -165,21 +198,29 @@ class Claims:
     def take(self, looks: int | None = None) -> Claim | None:
         """Claims a free unit; None if there is none.
 
+        What this worker has failed at itself comes last, and is left to others while these hold a claim: it may be
+        this machine that is broken.
+
         Args:
             looks: how many folders to look into, others than last time; all if None.
         """
         self._leave_out_finished()
         self._held = {}
-        for shard in self._open[:looks]:
-            if claim := self._take_of(shard):
-                self._held_first = None
-                return claim
-            if looks and shard in self._open:
-                self._open.remove(shard)
-                self._open.append(shard)
-        if self._held_first is None:
+        shards = self._open[:looks]
+        claim = self._take_among(shards, self._own_failures)
+        if claim is None and self._own_failures and not self._held:
+            claim = self._take_among([shard for shard in shards if shard in self._open], set())
+        if looks:
+            looked_into = [shard for shard in shards if shard in self._open]
+            self._open = [shard for shard in self._open if shard not in looked_into] + looked_into
+        if claim:
+            self._held_first = None
+        elif self._held_first is None:
             self._held_first = self._held
-        return None
+        return claim
+
+    def _take_among(self, shards: Iterable[int], but: Set[int]) -> Claim | None:
+        return next((claim for shard in shards if (claim := self._take_of(shard, but))), None)
 
     @property
     def may_leave(self) -> bool:
@@ -199,17 +240,18 @@ class Claims:
             self._open = [shard for shard in self._open if f"{shard:04d}" not in finished]
         self._asked = True
 
-    def _take_of(self, shard: int) -> Claim | None:
+    def _take_of(self, shard: int, but: Set[int]) -> Claim | None:
         """A claim on a unit of a folder. Where another worker is quicker, it looks again at what is left."""
         units, tried = self._units_of(shard), list[int]()
         while True:
             known = self.look(shard)
+            self.failed |= {unit: own for unit, own in known.items() if own.failed(self.retries)}
             standings = [known.get(unit, FRESH) for unit in units]
             if all(self._is_over(standing) for standing in standings):
                 self._close(shard, all(standing.finished for standing in standings))
                 return None
             free = [unit for unit, standing in zip(units, standings, strict=True) if self._is_free(standing)]
-            if not (free := [unit for unit in free if unit not in tried]):
+            if not (free := [unit for unit in free if unit not in tried and unit not in but]):
                 self._held |= {
                     Claim(unit, own.number): own.renewed for unit, own in known.items() if not own.ended
                 }
@@ -269,10 +311,12 @@ class Claims:
 
     def holds(self, claim: Claim) -> bool:
         """Whether there is no newer claim."""
-        return self.look(claim.unit // SHARD)[claim.unit].number == claim.number
+        return self.look(claim.unit // SHARD).get(claim.unit, FRESH).number == claim.number
 
     def end(self, claim: Claim, how: str, content: Mapping[str, Any]) -> None:
         """Records how a claim ended: `finished`, `failed` or `stopped`."""
+        if how == "failed":
+            self._own_failures.add(claim.unit)
         self.store.create(claim.key(how), self._said(content))
 
 

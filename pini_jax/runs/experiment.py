@@ -31,7 +31,7 @@ from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select_imag
 from pini_jax.task.task import Task
 from pini_jax.train import checkpoint
 from pini_jax.train.group import Trainee, make_group
-from pini_jax.train.loop import Watch, compile_group, train, unwatched
+from pini_jax.train.loop import Watch, compile_group, tell_saved, train, unwatched
 from pini_jax.train.recorder import Recorder, is_finite
 from pini_jax.train.step import initial_state
 
@@ -92,7 +92,7 @@ def _train_rest(
         train(group, *compiled, watch)
     LOG.info("evaluating")
     trainees = group.trainees.values()
-    results = evaluate_runs([x for x in trainees if not x.recorder.problem], clock, group.width)
+    results = evaluate_runs([x for x in trainees if not x.recorder.problem], clock, group.width, watch)
     problems = {trainee.run.workdir: trainee.recorder.problem for trainee in trainees if trainee.recorder.problem}
     for workdir, reason in problems.items():
         folder.record_failure(workdir, reason)
@@ -135,11 +135,21 @@ def check_texts(task: Task) -> None:
             raise InputError(f"the text tower's features are zero or not finite, of: {listed(wrong)}")
 
 
-def evaluate_runs(trainees: Sequence[Trainee], clock: Clock, width: int) -> dict[Path, dict[str, Any]]:
-    """The results of trained runs by folder; images that all of them classify are read once."""
+def evaluate_runs(
+    trainees: Sequence[Trainee], clock: Clock, width: int, watch: Watch = unwatched
+) -> dict[Path, dict[str, Any]]:
+    """The results of trained runs by folder; images that all of them classify are read once.
+
+    Each result is kept as a checkpoint is and reported to `watch`, so that no evaluation has to be repeated.
+    """
+    steps = sum(trainee.run.num_steps for trainee in trainees)
     with clock.phase("images"), np.errstate(invalid="ignore"):  # what is no number is said by `_finish`
         common = measured.open_splits([trainee.run for trainee in trainees])
-    found = {trainee.run.workdir: _finish(trainee, common, clock.seconds, width) for trainee in trainees}
+    found = {}
+    for trainee in trainees:
+        found[trainee.run.workdir] = _finish(trainee, common, clock.seconds, width)
+        tell_saved()
+        watch(steps, steps)
     return {workdir: result for workdir, result in found.items() if result is not None}
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pini_jax.core.bucket import at_once
 from pini_jax.core.store import Store
 from pini_jax.runs import claims
-from pini_jax.runs.claims import LEASE, RETRIES, Claim, Standing
+from pini_jax.runs.claims import RETRIES, Claim, Standing
 from pini_jax.runs.plan import Plan
 
 
@@ -43,11 +43,16 @@ class Progress(NamedTuple):
         return self.runs - self.finished - self.waiting - len(self.failed)
 
 
-def read_progress(plan: Plan, store: Store, lease: float = LEASE, retries: int = RETRIES) -> Progress:
+def read_progress(plan: Plan, store: Store, retries: int = RETRIES, not_before: float = 0.0) -> Progress:
     """Reads the claims: a request for every hundred units, for every worker and for every unit that failed.
 
-    What was written last tells the time: no clock but the store's.
+    What was written last tells the time, by the store's clock.
+
+    Args:
+        retries: how often workers try again what has failed.
+        not_before: a time that is over by the store's clock, in seconds: the last worker may be long gone.
     """
+    lease = claims.agreed_lease(store)
     shards = [claims.shard_key(shard) for shard in range(claims.num_shards(len(plan.units)))]
     listed = at_once(store.times, shards)
     known = {unit: own for times in listed for unit, own in claims.standings(times).items()}
@@ -57,7 +62,7 @@ def read_progress(plan: Plan, store: Store, lease: float = LEASE, retries: int =
         for name, written in times.items()
         if name.endswith(".finished")
     )
-    now = max((written for times in listed for written in times.values()), default=0.0)
+    now = max((not_before, *(written for times in listed for written in times.values())))
 
     finished = [unit for unit, own in known.items() if own.finished]
     failed = [unit for unit, own in known.items() if own.failed(retries)]
@@ -66,7 +71,7 @@ def read_progress(plan: Plan, store: Store, lease: float = LEASE, retries: int =
         for unit, own in known.items()
         if not (own.ended or own.finished or own.failed(retries)) and now - own.renewed <= lease
     ]
-    reasons = _reasons(store, plan, {unit: known[unit] for unit in failed})
+    reasons = reasons_of(store, plan, {unit: known[unit] for unit in failed})
     done = sum(len(plan.units[unit]) for unit in finished + failed) - len(reasons)
     return Progress(
         runs=len(plan.runs),
@@ -85,9 +90,9 @@ def _running(store: Store, unit: int, standing: Standing) -> Running:
     )
 
 
-def _reasons(store: Store, plan: Plan, failed: Mapping[int, Standing]) -> dict[str, str]:
-    """Why runs have no result; those of a unit that only lost its workers are lost with it."""
-    keys = [Claim(unit, standing.number).key("failed") for unit, standing in failed.items()]
+def reasons_of(store: Store, plan: Plan, failed: Mapping[int, Standing]) -> dict[str, str]:
+    """Why runs of some units have no result; those of a unit that only lost its workers are lost with it."""
+    keys = [Claim(unit, standing.failed_last).key("failed") for unit, standing in failed.items()]
     found: dict[str, str] = {}
     for unit, said in zip(failed, at_once(lambda key: claims.parse_object(store, key), keys), strict=True):
         lost = "its workers were lost again and again before the first step: killed, or out of memory"

@@ -16,24 +16,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 
 from pini_jax.core import stop
 from pini_jax.core.bucket import Bucket, at_once, is_url
+from pini_jax.core.errors import last_line
 from pini_jax.runs.claims import RENEWALS, Claims, worker_name
 from pini_jax.runs.lease import Lease
 
 PAUSE = 1.0  # seconds that a worker waits for chunks of others
 ALWAYS = 10**9  # times that a chunk is tried: whoever fails says why itself
 CPU_INFO = Path("/proc/cpuinfo")
+LOG = logging.getLogger(__name__)
 
 
 # ------------------------------------------------------------------------------------------------ features
@@ -85,6 +88,15 @@ def _fetch(place: Bucket, file: Path) -> None:
 # ------------------------------------------------------------------------------------------------ programs
 
 
+@contextlib.contextmanager
+def _spared() -> Iterator[None]:
+    """A program that does not come is compiled: no run fails for it."""
+    try:
+        yield
+    except OSError as error:
+        LOG.warning("compiled programs are not shared now (%s)", last_line(error))
+
+
 class Programs:
     """The compiled programs of this machine and those in the bucket; inactive if JAX keeps none here."""
 
@@ -100,14 +112,22 @@ class Programs:
 
     def pull(self) -> None:
         """Fetches what others have compiled."""
+        with _spared():
+            self._pull()
+
+    def push(self) -> None:
+        """Puts what was compiled since."""
+        with _spared():
+            self._push()
+
+    def _pull(self) -> None:
         if self._folder:
             folder = self._folder
             new = self._place.times("").keys() - self._known
             at_once(lambda name: _fetch(self._place, folder / name), new - self._here())
             self._known |= new
 
-    def push(self) -> None:
-        """Uploads what was compiled since."""
+    def _push(self) -> None:
         if self._folder:
             folder, new = self._folder, self._here() - self._known
             at_once(lambda name: self._place.put(name, (folder / name).read_bytes()), new)

@@ -24,9 +24,10 @@ from pini_jax.core.store import Store, open_store
 from pini_jax.data import features
 from pini_jax.runs import experiment, shared_cache
 from pini_jax.runs.attempts import OWN, Attempts, InBucket, OnDisk
-from pini_jax.runs.claims import LEASE, LOOKS, RETRIES, Claim, Claims, worker_name
+from pini_jax.runs.claims import LEASE, LOOKS, RETRIES, Claim, Claims, agree_on_lease, worker_name
 from pini_jax.runs.lease import Lease, Lost
 from pini_jax.runs.plan import Plan, read_plan
+from pini_jax.runs.progress import reasons_of
 from pini_jax.train.loop import after_saving
 
 PAUSES = (0.1, 30.0)  # seconds that an idle worker waits, first and at most: units may be as short as a second
@@ -51,7 +52,7 @@ class Options(NamedTuple):
 
 def claims_store(workdir: str | Path) -> Store:
     """Opens the store of a sweep's claims."""
-    return open_store(f"{workdir}/{OWN}")
+    return open_store(f"{str(workdir).rstrip('/')}/{OWN}")
 
 
 def work(workdir: str | Path, options: Options) -> None:
@@ -61,22 +62,23 @@ def work(workdir: str | Path, options: Options) -> None:
         workdir: of the sweep, on this machine or in a bucket.
 
     Raises:
-        InputError: there is no plan; or some runs of this worker have failed for good.
+        InputError: there is no plan; its workers have another lease; or some runs have failed for good.
         OSError: the store gives no answer.
         Stopped: somebody asked for it; what was being trained is saved, and its claim is given back.
     """
     plan = read_plan(open_store(workdir))
+    store = claims_store(workdir)
+    agree_on_lease(store, options.lease)
     claims = Claims(
-        *(claims_store(workdir), len(plan.units), worker_name()),
+        *(store, len(plan.units), worker_name()),
         first=options.first,
         lease=options.lease,
         retries=options.retries,
     )
-    failed: dict[str, str] = {}
     with open_attempts(workdir, claims) as attempts:
         for claim in _taken(claims, options.wait):
-            failed |= train_claimed(attempts, plan, claims, claim)
-    if failed:
+            train_claimed(attempts, plan, claims, claim)
+    if failed := reasons_of(store, plan, claims.failed):
         shown = "; ".join(dict.fromkeys(failed.values()))
         raise InputError(f"{len(failed)} runs have no result, as pini sweep status says: {shown}")
 
@@ -92,7 +94,7 @@ def open_attempts(workdir: str | Path, claims: Claims) -> Iterator[Attempts]:
     share = functools.partial(shared_cache.share_features, cache, lease=claims.lease)
     made = tempfile.TemporaryDirectory(prefix="pini_jax-", ignore_cleanup_errors=True)
     with made as folder, features.shared_by(share):
-        yield InBucket(place, Path(folder), claims, shared_cache.Programs(cache))
+        yield InBucket(place, Path(folder), shared_cache.Programs(cache))
 
 
 def _taken(claims: Claims, wait: bool) -> Iterator[Claim]:
@@ -121,8 +123,8 @@ def _sleep(seconds: float) -> None:
 # ------------------------------------------------------------------------------------------------ one unit
 
 
-def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) -> dict[str, str]:
-    """Trains the runs of a unit, publishes those that finish, and says how the claim ended: why others failed."""
+def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) -> None:
+    """Trains the runs of a unit, publishes those that finish, and says in the store how the claim ended."""
     LOG.info("unit %d of %d, claim %d", claim.unit + 1, len(plan.units), claim.number)
     try:
         with Lease(claims, claim) as lease:
@@ -130,31 +132,36 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
             attempt = attempts.prepare(claim, configs)
             with after_saving(lambda: _save(attempts, lease)):
                 reasons = _train(attempt, configs, lease)
-            _save(attempts, lease)
-        if not claims.holds(claim):
-            raise Lost
-        reasons |= attempts.publish(claim, configs)
-        attempts.wait()
+            lease.check()
+            attempts.save()
+            attempts.wait()  # before the question: whoever takes the unit over from now on has these bytes
+            if not claims.holds(claim):
+                raise Lost
+            reasons |= attempts.publish(claim, configs)
     except Lost:
         LOG.warning("unit %d was taken over by another worker, and is left to it", claim.unit + 1)
-        return {}
+        return
     except stop.Stopped:
+        attempts.save()  # what was evaluated since the last checkpoint
         attempts.wait()
         claims.end(claim, "stopped", {})
         raise
     except Exception as error:  # whatever happened to this unit stops no other
+        LOG.warning("%s", _reason(error))
         names = [run.name for run in plan.units[claim.unit]]
         reasons = {name: _reason(error) for name in names if not attempts.is_published(name)}
     if not reasons:
         attempts.discard(claim)  # before it is told: nobody comes after that
     claims.end(claim, "failed" if reasons else "finished", {"failed": reasons})
-    return reasons
 
 
 def _save(attempts: Attempts, lease: Lease) -> None:
-    """Begins to keep what there is, unless it is another one's by now."""
+    """Begins to keep what there is, unless it is another one's by now; where the store is away, the next time."""
     lease.check()
-    attempts.save()
+    try:
+        attempts.save()
+    except OSError as error:
+        LOG.warning("what was trained could not be kept for others yet (%s)", last_line(error))
 
 
 def _reason(error: Exception) -> str:
@@ -172,6 +179,8 @@ def _train(attempt: Path, configs: Mapping[str, Config], lease: Lease) -> dict[s
     except Exception as error:
         LOG.warning("%s", _reason(error))
         missing = [folder for folder in folders if not (folder / "result.json").exists()]
+        if not missing:
+            raise  # of a result that is there something is wrong
         return {folder.name: _failure(folder) or _reason(error).replace(f"{attempt}/", "") for folder in missing}
     return {}
 

@@ -43,6 +43,11 @@ def after_saving(act: Callable[[], object]) -> Iterator[None]:
         _after_saving.reset(token)
 
 
+def tell_saved() -> None:
+    """Acts as after a checkpoint: something else of a run is whole now."""
+    _after_saving.get()()
+
+
 def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> None:
     """Takes all steps of all runs, with lines of metrics.jsonl and checkpoints on the way.
 

@@ -1,5 +1,8 @@
 """Buckets: what they do beyond a store, and what becomes of requests and their answers."""
 
+import http.server
+import json
+import threading
 import time
 
 import emulators
@@ -152,3 +155,37 @@ def test_keys_that_no_file_can_have_are_refused(key):
 def test_files_have_keys():
     for key in ("a", "a/b.c", ".a/b", "a/..b", "a b/ä"):
         assert check_key(key) == key
+
+
+def test_a_large_object_may_take_longer_than_one_answer(tmp_path, monkeypatch):
+    """What ends a request is silence, not its length: 4 s, where an answer has 2."""
+    size, parts = 40_000, 10
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            self.send_response(200)
+            if "alt=media" not in self.path:
+                content = json.dumps({"name": "key", "bucket": "b", "size": str(size), "kind": "storage#object"})
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content.encode())
+                return
+            self.send_header("content-length", str(size))
+            self.end_headers()
+            for _ in range(parts):
+                self.wfile.write(b"x" * (size // parts))
+                self.wfile.flush()
+                time.sleep(0.4)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(buckets, "SECONDS", 2.0)
+    monkeypatch.setattr(buckets, "PAUSES", ())
+    told = {"endpoint_url": f"http://127.0.0.1:{server.server_port}", "token": "anon"}
+    files = emulators.needed("gcsfs").GCSFileSystem(**told, skip_instance_cache=True, **buckets._timeouts("gs"))
+    buckets.Bucket("gs://b", files, "b").get("key", tmp_path / "got")
+    server.shutdown()
+    assert (tmp_path / "got").stat().st_size == size

@@ -95,3 +95,24 @@ def test_a_file_system_without_links_is_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="has no hard links .*: a mounted bucket has none"):
         Folder(tmp_path).create("a/key", b"")
     assert os.listdir(tmp_path / "a") == []
+
+
+def test_a_link_whose_answer_was_lost_is_ones_own(tmp_path, monkeypatch):
+    """NFS makes it, is asked again, and says that it is there."""
+    link = os.link
+
+    def lost(source, target):
+        link(source, target)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", lost)
+    assert Folder(tmp_path).create("key", b"ours")
+
+
+def test_a_full_disk_is_not_taken_for_one_without_links(tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space left"):
+        Folder(tmp_path).create("key", b"ours")

@@ -63,7 +63,7 @@ def test_every_run_is_finished_once(tmp_path, processes):
     for process in (*workers, *asleep):
         process.kill()
         process.join()
-    now = progress.read_progress(plan.read_plan(Folder(tmp_path)), worker.claims_store(tmp_path), LEASE)
+    now = progress.read_progress(plan.read_plan(Folder(tmp_path)), worker.claims_store(tmp_path))
     assert last.exitcode == 0 and (now.finished, now.failed, len(published)) == (RUNS, {}, RUNS)
     for path in tmp_path.glob("*/result.json"):
         assert json.loads(path.read_text())["steps"] == [i**2 for i in range(stand_in.STEPS)]
@@ -101,7 +101,7 @@ def test_every_run_is_finished_once_in_a_bucket(processes, kind):
         for process in workers:
             process.join(300)
         look()
-        now = progress.read_progress(plan.read_plan(place), worker.claims_store(url), 2 * LEASE)
+        now = progress.read_progress(plan.read_plan(place), worker.claims_store(url))
         assert (now.finished, now.failed, len(published)) == (RUNS, {}, RUNS)
         assert all(json.loads(x)["steps"] == [i**2 for i in range(stand_in.STEPS)] for x in published.values())
         assert not [key for key in place.objects() if "attempts" in key and key.endswith("manifest.json")]

@@ -81,7 +81,7 @@ class Sweep:
         """Whether all is finished; what is published keeps its place on the disk."""
         for path in self.workdir.glob("*/result.json"):
             assert self.published.setdefault(path.parent.name, path.stat().st_ino) == path.stat().st_ino
-        now = progress.read_progress(self.plan, worker.claims_store(self.workdir), LEASE)
+        now = progress.read_progress(self.plan, worker.claims_store(self.workdir))
         assert not now.failed
         return now.finished == len(self.plan.runs)
 

@@ -34,6 +34,7 @@ SETTINGS = {
     "population": {"shots": (1, 2), "seed": (1, 2)},
 }
 ONCE = Options(retries=0)
+BRIEF = ONCE._replace(lease=0.01)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_who_was_asleep_publishes_nothing(url, monkeypatch):
 
     training.act = replaced
     with worker.open_attempts(url, asleep) as attempts:
-        assert worker.train_claimed(attempts, whole, asleep, claim) == {}
+        worker.train_claimed(attempts, whole, asleep, claim)
     assert {json.loads(x)["attempt"] for x in results(url).values()} == {f"{claim.unit:06d}.002"}
 
 
@@ -157,9 +158,9 @@ def test_killed_while_publishing(url, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(buckets.Bucket, "create", dying)
         with pytest.raises(Killed):
-            worker.work(url, ONCE)
+            worker.work(url, BRIEF)
     assert not results(url)
-    worker.work(url, Options(retries=0, lease=0.01))
+    worker.work(url, BRIEF)
     assert len(results(url)) == 4 and status(url).finished == 4
 
 
@@ -173,7 +174,7 @@ def test_status_asks_little(url, monkeypatch, capsys):
     sweep_status.define_flags(values)
     values(["status"])
     sweep_status.main(values, [url])
-    assert "sweep: 4 runs, 4 finished" in capsys.readouterr().out and len(asked) == 2  # the plan, and one folder
+    assert "sweep: 4 runs, 4 finished" in capsys.readouterr().out and len(asked) == 3  # plan, lease, a folder
 
 
 def train_by(url, workers):
@@ -201,3 +202,29 @@ def test_two_workers_give_the_bits_of_a_disk(kind, tmp_path):
         assert ours.keys() == theirs.keys() and all((ours[key] == theirs[key]).all() for key in theirs)
         for file in ("metrics.jsonl", "config.json", "selection.json", "predictions.parquet"):
             assert (copied / run.name / file).read_bytes() == (tmp_path / run.name / file).read_bytes()
+
+
+def test_a_slash_at_the_end_makes_no_other_sweep(url, monkeypatch):
+    training = Training(monkeypatch)
+    worker.work(f"{url}/", ONCE)
+    worker.work(url, ONCE)
+    assert len(training.found) == 4 and status(url).finished == status(f"{url}/").finished == 4
+
+
+def test_who_wakes_up_while_publishing_writes_over_nothing(url, monkeypatch):
+    """It held the newest claim when it asked, and slept until another one had published."""
+    name = next(iter(plan.read_plan(open_store(url)).configs(0)))
+    publish, woken = worker.InBucket.publish, []
+
+    def asleep(attempts, claim, names):
+        if claim.unit == 0 and not woken:
+            woken.append(claim)
+            open_bucket(url).put(f"{name}/metrics.jsonl", b"of another")
+            open_bucket(url).put(f"{name}/result.json", b'{"attempt": "of another"}')
+        return publish(attempts, claim, names)
+
+    monkeypatch.setattr(worker.InBucket, "publish", asleep)
+    Training(monkeypatch)
+    worker.work(url, ONCE)
+    assert results(url)[name] == b'{"attempt": "of another"}'
+    assert open_bucket(url).read(f"{name}/metrics.jsonl") == b"of another"

@@ -5,6 +5,7 @@ import random
 import pytest
 from stores import Memory
 
+from pini_jax.core.errors import InputError
 from pini_jax.runs import claims
 from pini_jax.runs.claims import MOST_LOST, SHARD, Claim, Claims, Standing
 
@@ -233,3 +234,37 @@ def test_whatever_happens_every_unit_is_finished_once(seed):
         if sleeping and chance.random() < 0.3:
             publish(*sleeping.pop(chance.randrange(len(sleeping))))
     assert sorted(published) == list(range(units)) and all(len(by) == 1 for by in published.values())
+
+
+def test_what_a_worker_has_failed_at_is_left_to_others(store):
+    """Its machine may be what is broken."""
+    broken, good = (worker(store, name, units=4, retries=1) for name in ("broken", "good"))
+    held = good.take()
+    for _ in range(3):
+        broken.end(broken.take(), "failed", {})
+    assert broken.take() is None and not broken.is_over
+    good.end(held, "finished", {})
+    for _ in range(3):
+        good.end(good.take(), "finished", {})
+    assert broken.take() is None and broken.is_over and not broken.failed
+
+
+def test_who_is_alone_tries_again_when_all_else_is_done(store):
+    one = worker(store, units=2 * SHARD, retries=1, first=0.0)
+    first = one.take()
+    one.end(first, "failed", {})
+    for _ in range(2 * SHARD - 1):
+        claim = one.take()
+        assert claim.number == 1
+        one.end(claim, "finished", {})
+    assert one.take() == Claim(first.unit, 2)
+    one.end(Claim(first.unit, 2), "failed", {})
+    assert one.take() is None and one.is_over and one.failed.keys() == {first.unit}
+
+
+def test_all_workers_have_one_lease(store):
+    claims.agree_on_lease(store, 90.0)
+    claims.agree_on_lease(store, 90.0)
+    with pytest.raises(InputError, match="lost after 90 seconds: give --lease=90"):
+        claims.agree_on_lease(store, 60.0)
+    assert claims.agreed_lease(store) == 90.0

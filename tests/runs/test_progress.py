@@ -65,7 +65,7 @@ def test_requests_for_ten_thousand_runs(store):
         one.end(claim, "finished", {})
     store.requests = 0
     now = progress.read_progress(plan, store, retries=0)
-    assert store.requests == 100 + 512 + 38 and store.requests / bucket.AT_ONCE * 0.05 < 2
+    assert store.requests == 1 + 100 + 512 + 38 and store.requests / bucket.AT_ONCE * 0.05 < 2
     assert (now.num_running, len(now.failed), now.finished, now.waiting) == (512, 38, 50, 9400)
 
 
@@ -76,3 +76,17 @@ def test_what_killed_its_workers_is_a_failure(store):
         store.now += 1000
     (reason,) = progress.read_progress(plan_of(1), store).failed.values()
     assert "lost again and again" in reason
+
+
+def test_a_worker_that_is_long_gone_is_not_running(store):
+    """Though nobody has written anything since."""
+    worker(store, 2).take()
+    assert progress.read_progress(plan_of(2), store, not_before=store.now + 30).num_running == 1
+    assert progress.read_progress(plan_of(2), store, not_before=store.now + 90).num_running == 0
+
+
+def test_the_reason_of_a_failure_outlives_a_worker_that_was_stopped(store):
+    one = worker(store, 1)
+    one.end(one.take(), "failed", {"failed": {"run_0_0": "why"}})
+    one.end(one.take(), "stopped", {})
+    assert progress.read_progress(plan_of(1), store, retries=0).failed == {"run_0_0": "why"}

@@ -4,18 +4,21 @@ import json
 import os
 import shutil
 import threading
+from types import SimpleNamespace
 
 import pytest
 from safetensors.numpy import load_file
 
+from launch import sweep_plan
 from pini_jax.core import stop
 from pini_jax.core.errors import InputError
 from pini_jax.core.store import Folder
 from pini_jax.report import collect
-from pini_jax.runs import experiment, folder, plan, population, progress, worker
+from pini_jax.runs import experiment, folder, plan, population, progress, provenance, worker
 from pini_jax.runs.attempts import OnDisk, key_of
 from pini_jax.runs.claims import Claim, Claims
 from pini_jax.runs.worker import Options
+from pini_jax.train import loop
 
 NOISE = {"image_features": {"generator": "table"}}
 SETTINGS = {
@@ -32,6 +35,7 @@ SETTINGS = {
     "population": {"shots": (1, 4), "seed": (1, 2)},
 }
 ONCE = Options(retries=0)
+BRIEF = ONCE._replace(lease=0.01)
 
 
 @pytest.fixture
@@ -236,10 +240,10 @@ def test_killed_before_the_end_is_told(sweep, monkeypatch):
     Training(monkeypatch)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Claims, "end", end)
-        worker.work(sweep, ONCE)
+        worker.work(sweep, BRIEF)
     assert not list((sweep / worker.OWN / "attempts").iterdir()) and len(results(sweep)) == 2
     published = results(sweep)
-    worker.work(sweep, Options(retries=0, lease=0.01))
+    worker.work(sweep, BRIEF)
     assert results(sweep).items() >= published.items() and status(sweep).finished == 4
 
 
@@ -292,3 +296,113 @@ def test_two_workers_at_once_share_the_work(sweep, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(results(sweep)) == 4 and len(training.calls) == 2
+
+
+def left_by_the_first(sweep):
+    """The attempt of claim 1 on unit 0, with all files of its runs; and their names."""
+    names = list(plan.read_plan(Folder(sweep)).configs(0))
+    attempt = sweep / key_of(Claim(0, 1))
+    for name in names:
+        (attempt / name).mkdir(parents=True)
+        for file in ("result.json", "predictions.parquet", "injector.safetensors"):
+            (attempt / name / file).write_text(f"{name} {file}")
+    return attempt, names
+
+
+def test_a_copy_that_was_cut_off_counts_for_nothing(sweep, monkeypatch):
+    """What the worker before has left is whole, or is looked for further back."""
+
+    class Killed(BaseException):
+        pass
+
+    def dying(source, target, ignore):
+        target.mkdir()
+        shutil.copy2(source / "result.json", target)
+        raise Killed
+
+    attempt, names = left_by_the_first(sweep)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "copytree", dying)
+        OnDisk(sweep).prepare(Claim(0, 2), names)
+    again = OnDisk(sweep).prepare(Claim(0, 3), names)
+    for name in names:
+        assert {x.name for x in (again / name).iterdir()} == {x.name for x in (attempt / name).iterdir()}
+
+
+def test_a_full_disk_publishes_nothing(sweep, monkeypatch):
+    """Copies that are not whole are a failure with its reason, and are tried again."""
+
+    def full(source, target, ignore):
+        target.mkdir()
+        (target / "result.json").write_text("")
+        raise shutil.Error([(str(source / "result.json"), str(target), "[Errno 28] No space left on device")])
+
+    left_by_the_first(sweep)
+    claims = Claims(worker.claims_store(sweep), 2, "one")
+    assert claims.store.create(Claim(0, 1).key(), b"{}") and claims.store.create(Claim(0, 1).key("stopped"), b"{}")
+    Training(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left on device"):
+        patch.setattr(shutil, "copytree", full)
+        worker.work(sweep, ONCE)
+    assert len(results(sweep)) == 2
+    worker.work(sweep, Options(retries=1))
+    assert len(results(sweep)) == 4
+
+
+def test_who_comes_after_failures_hears_of_them(sweep, monkeypatch):
+    def act(folders, watch):
+        raise InputError("the data are not there")
+
+    Training(monkeypatch, act)
+    for _ in range(2):
+        with pytest.raises(InputError, match="4 runs have no result.*the data are not there"):
+            worker.work(sweep, ONCE)
+
+
+def test_a_store_that_is_away_for_a_while_ends_no_training(sweep, monkeypatch):
+    def act(folders, watch):
+        loop.tell_saved()
+
+    def away(attempts):
+        if not saves:
+            saves.append("away")
+            raise OSError("the store gives no answer")
+
+    saves = []
+    monkeypatch.setattr(OnDisk, "save", away)
+    Training(monkeypatch, act)
+    worker.work(sweep, ONCE)
+    assert saves and len(results(sweep)) == 4
+
+
+def test_the_claim_is_renewed_while_results_are_published(sweep, monkeypatch):
+    seen, publish = [], OnDisk.publish
+
+    def watched(attempts, claim, names):
+        seen.append("lease" in {thread.name for thread in threading.enumerate()})
+        return publish(attempts, claim, names)
+
+    monkeypatch.setattr(OnDisk, "publish", watched)
+    Training(monkeypatch)
+    worker.work(sweep, ONCE)
+    assert seen == [True, True]
+
+
+def test_a_plan_is_not_written_over_the_claims_of_another(sweep, monkeypatch):
+    Training(monkeypatch)
+    worker.work(sweep, ONCE)
+    for path in (sweep / "plan.jsonl", *sweep.glob("shots*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(InputError, match=r"another command began \(\.sweep\)"):
+        sweep_plan.write(plan.make_plan(SETTINGS, together=2), sweep)
+
+
+def test_what_is_evaluated_is_told_at_once(monkeypatch):
+    """A worker that is lost in its evaluations has got on, and others need not make them again."""
+    trainees = [SimpleNamespace(run=SimpleNamespace(workdir=name, num_steps=5)) for name in "ab"]
+    monkeypatch.setattr(experiment.measured, "open_splits", lambda runs: {})
+    monkeypatch.setattr(experiment, "_finish", lambda trainee, *rest: {"accuracy": 1.0})
+    told = []
+    with loop.after_saving(lambda: told.append("saved")):
+        experiment.evaluate_runs(trainees, provenance.Clock(), 1, lambda done, total: told.append((done, total)))
+    assert told == ["saved", (10, 10), "saved", (10, 10)]
