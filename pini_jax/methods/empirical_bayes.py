@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from pini_jax.core.shapes import Parameters
 from pini_jax.core.threads import side_by_side
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods import gaussian_classes, held_out
-from pini_jax.methods.gaussian_classes import Covariance, Head
+from pini_jax.methods.gaussian_classes import Covariance, Head, Shots
 from pini_jax.methods.held_out import Part
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
 from pini_jax.noise.draws import Draw, draw_mean
@@ -38,7 +37,8 @@ class EmpiricalBayes(Method):
     1. Classes are Gaussians whose means have a prior from the texts (`methods.gaussian_classes`). Every pair of k,
        what a text is worth in images, and r, shrinkage of S, is a candidate. A candidate and zero-shot CLIP are
        added with the weights >= 0 of the lowest held-out NLL: trust in the text and temperature at once. The sums
-       are averaged with weights exp(-held-out NLL in nats).
+       are averaged with weights exp(-held-out NLL in nats). Where images have views besides their own, every pair
+       is a candidate with them and one without.
     2. From there W is learned under image noise N(0, S), exactly as large as images of a class vary, and a pull to
        the start; the strengths of the pull are candidates, beside which the start stands, as in 1.
     3. eta is the largest at which one draw is expected to lose 0.3 points of accuracy, and the temperature is
@@ -164,22 +164,27 @@ def _plain_head(part: Part) -> Head:
     """Zero-shot CLIP's; without texts that of the images' means."""
     if part.text.any():
         return _text_head(part.text)
-    return gaussian_classes.lone_head(gaussian_classes.means(part.shots, part.text).observed)
+    return gaussian_classes.lone_head(gaussian_classes.means(part.shots[0], part.text).observed)
 
 
 def _discriminants(part: Part) -> tuple[list[Covariance], list[Head]]:
-    """S_r and the head of every pair of k and r."""
-    means = gaussian_classes.means(part.shots, part.text)
-    pairs = [*itertools.product(WORTHS if part.text.any() else OF_THE_MIDDLE, SHRINKAGES)]
-    plain = {k: gaussian_classes.covariance(part.shots, means, k) for k in dict(pairs)}
-    within = [plain[k].shrunk(r) for k, r in pairs]
-    heads = [gaussian_classes.posterior_head(means, s, k) for (k, _), s in zip(pairs, within, strict=True)]
-    return within, heads
+    """S_r and the head of every pair of k and r, with all views and without."""
+    found = [candidate for shots in part.shots for candidate in _of_shots(shots, part.text)]
+    within, heads = zip(*found, strict=True)
+    return list(within), list(heads)
+
+
+def _of_shots(shots: Shots, text: Float[np.ndarray, "c e"]) -> Iterator[tuple[Covariance, Head]]:
+    means = gaussian_classes.means(shots, text)
+    for k in WORTHS if text.any() else OF_THE_MIDDLE:
+        plain = gaussian_classes.covariance(shots, means, k)
+        for within in map(plain.shrunk, SHRINKAGES):
+            yield within, gaussian_classes.posterior_head(means, within, k)
 
 
 def _learned(part: Part, start: Head, noise: Covariance) -> list[Head]:
-    """The start, and what is learned from there."""
-    return [start, *gaussian_classes.learned_heads(part.shots, start, noise)]
+    """The start, and what is learned from there, with all views and without."""
+    return [head for shots in part.shots for head in (start, *gaussian_classes.learned_heads(shots, start, noise))]
 
 
 def _average_covariance(covariances: Sequence[Covariance], weights: Float[np.ndarray, "g"]) -> Covariance:

@@ -21,7 +21,7 @@ from pini_jax.methods.gaussian_classes import TINY, Shots
 
 FOLDS = 5
 UNKNOWN = 0.5  # images of no known class beside those held out, as Jeffreys has it: no weight is infinite
-NEGLIGIBLE = 1e-3  # weight of a candidate that is left out
+NEGLIGIBLE = 1e-3  # share of a candidate that is left out, where the best one's is 1
 COST_OF_A_DRAW = 0.003  # accuracy that is expected to be lost: a third of the point that it may cost
 PAIRS = 4  # of antithetic draws that estimate it
 HALVINGS = 12
@@ -31,10 +31,11 @@ class Part(NamedTuple):
     """Shots and unit texts from which heads are made, and unit features of other images, which judge them.
 
     Attributes:
+        shots: with all views of the images; and, where these have others, with their own alone.
         text: 0 where nobody knows the texts: it says nothing.
     """
 
-    shots: Shots
+    shots: tuple[Shots, ...]
     text: Float[np.ndarray, "c e"]
     features: Float[np.ndarray, "n e"]
     labels: Int[np.ndarray, "n"]
@@ -59,11 +60,11 @@ def _turned(support: Support, text: Float[np.ndarray, "c e"]) -> Iterator[Part]:
     """One validation image of each class, which the selection judges; none if they cannot stand for the texts."""
     labels, first = np.unique(support.val_labels, return_index=True)
     if support.has_texts or len(first) == len(text):
-        shots = _shots(np.asarray(support.val_features)[None, first], labels)
-        yield _part(support, shots, text, np.argsort(support.labels))
+        own = _of_views(np.asarray(support.val_features)[None, first], labels)
+        yield _part(support, (own,) * _ways(support.features), text, np.argsort(support.labels))
 
 
-def _without_folds(support: Support, shots: Shots, text: Float[np.ndarray, "c e"]) -> Iterator[Part]:
+def _without_folds(support: Support, shots: tuple[Shots, ...], text: Float[np.ndarray, "c e"]) -> Iterator[Part]:
     """The selection without each fold, which judges; where no text says what it is, a class's only image stays."""
     labels = np.asarray(support.labels)
     counts, number = np.bincount(labels), np.arange(len(labels))
@@ -73,16 +74,26 @@ def _without_folds(support: Support, shots: Shots, text: Float[np.ndarray, "c e"
         return
     for i in np.unique(fold[may_go]):
         out = number[may_go & (fold == i)]
-        yield _part(support, shots.take(~np.isin(shots.images, out)), text, out)
+        yield _part(support, tuple(each.take(~np.isin(each.images, out)) for each in shots), text, out)
 
 
-def _part(support: Support, shots: Shots, text: Float[np.ndarray, "c e"], judges: Int[np.ndarray, "n"]) -> Part:
+def _part(
+    support: Support, shots: tuple[Shots, ...], text: Float[np.ndarray, "c e"], judges: Int[np.ndarray, "n"]
+) -> Part:
     """Shots that images of the selection judge, each by its first view."""
     return Part(shots, text, unit(np.asarray(support.features)[0, judges]), np.asarray(support.labels)[judges])
 
 
-def _shots(features: Float[Numbers, "v m e"], labels: Int[Numbers, "m"]) -> Shots:
-    """Every view of every image."""
+def _shots(features: Float[Numbers, "v m e"], labels: Int[Numbers, "m"]) -> tuple[Shots, ...]:
+    """With every view of every image; and with the first alone, where there are several."""
+    return tuple(_of_views(each, labels) for each in (features, features[:1])[: _ways(features)])
+
+
+def _ways(features: Float[Numbers, "v m e"]) -> int:
+    return min(len(features), 2)
+
+
+def _of_views(features: Float[Numbers, "v m e"], labels: Int[Numbers, "m"]) -> Shots:
     views, images, width = np.shape(features)
     weights, number = np.full(views * images, 1 / views), np.tile(np.arange(images), views)
     return Shots(unit(features).reshape(-1, width), np.tile(labels, views), weights, number)
@@ -119,7 +130,7 @@ def average(
         blends.append(_blend([logits, other], labels))
     nats = np.array([nll for _, nll in blends])
     share = np.exp(nats.min() - nats)
-    share[share < NEGLIGIBLE * share.sum()] = 0
+    share[share < NEGLIGIBLE] = 0
     share /= share.sum()
     pairs = np.array([weights for weights, _ in blends])
     return share, np.append(share * pairs[:, 0], share @ pairs[:, 1])

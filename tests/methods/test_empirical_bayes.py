@@ -175,20 +175,38 @@ def test_every_image_is_held_out_once_and_its_views_with_it(world):
     support = world.support([5, 1, 3], [2, 2, 2])
     support = support._replace(features=np.concatenate([support.features, 2 + support.features]))
     whole, *rest = held_out.parts(support, world.unit_text)
-    assert len(whole.labels) == 6 and len(whole.shots.labels) == 18 and len(rest) == 5
+    views, own = whole.shots
+    assert len(whole.labels) == 6 and len(views.labels) == 18 and len(own.labels) == 9 and len(rest) == 5
     held = [round(float(x), 6) for part in rest for x in part.features[:, 0]]
-    assert sorted(held) == sorted(round(float(x), 6) for x in whole.shots.features[:9, 0])
+    assert sorted(held) == sorted(round(float(x), 6) for x in own.features[:, 0])
     for part in rest:
-        assert len(part.shots.labels) + 2 * len(part.labels) == 18
-        assert not np.isin(part.features[:, 0], part.shots.features[:, 0]).any()
+        assert [len(shots.labels) for shots in part.shots] == [2 * (9 - len(part.labels)), 9 - len(part.labels)]
+        assert not any(np.isin(part.features[:, 0], shots.features[:, 0]).any() for shots in part.shots)
+
+
+@pytest.mark.parametrize("shots", [1, 4])
+def test_views_count_as_far_as_held_out_images_ask_for_them(shots):
+    """Those that show something else do no harm; those that show more of the class are worth having."""
+    world = World(6, 1)
+    support, (images, labels) = world.support([shots] * 6, [2] * 6), world.images([50] * 6)
+    others = np.tile(np.roll(support.features, -shots, axis=1), (7, 1, 1))  # of the next class
+    more = np.stack([world.images([shots] * 6)[0] for _ in range(7)])
+
+    def nll(views):
+        known = support._replace(features=np.concatenate([support.features, views]))
+        return -predict(fit(world.text, known), world.text, images)[np.arange(len(labels)), labels].mean()
+
+    alone = nll(support.features[:0])
+    assert nll(others) < alone + 0.05
+    assert nll(more) < alone - 0.03
 
 
 def test_one_shot_is_judged_by_validation_or_else_by_classes(world):
     support = world.support([1] * 6, [1, 3, 2, 0, 1, 1])
     whole, swapped = held_out.parts(support, world.unit_text)
-    assert len(whole.labels) == 8 and swapped.shots.labels.tolist() == [0, 1, 2, 4, 5]
-    assert np.isin(swapped.shots.features[:, 0], whole.features[:, 0]).all()
-    np.testing.assert_array_equal(swapped.features, whole.shots.features)
+    assert len(whole.labels) == 8 and swapped.shots[0].labels.tolist() == [0, 1, 2, 4, 5]
+    assert np.isin(swapped.shots[0].features[:, 0], whole.features[:, 0]).all()
+    np.testing.assert_array_equal(swapped.features, whole.shots[0].features)
     whole, *rest = held_out.parts(world.support([1] * 6), world.unit_text)
     assert not len(whole.labels) and [len(part.labels) for part in rest] == [3, 3]
 
@@ -199,7 +217,7 @@ def test_texts_that_nobody_knows_say_nothing(world):
     whole, *rest = held_out.parts(support, given)
     assert not any(part.text.any() for part in (whole, *rest))
     assert sum(len(part.labels) for part in rest) == 8, "the only image of a class stays"
-    assert all(set(part.shots.labels) == {0, 1, 2} for part in rest)
+    assert all(set(part.shots[0].labels) == {0, 1, 2} for part in rest)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +232,7 @@ def test_without_texts_it_is_no_worse_than_the_means_of_images(counts):
         world = World(12, seed)
         support, (images, labels) = world.support(counts)._replace(has_texts=False), world.images([20] * 12)
         (whole, *_) = parts = held_out.parts(support, world.unit_text)
-        means = gaussian_classes.means(whole.shots, whole.text).observed
+        means = gaussian_classes.means(whole.shots[0], whole.text).observed
         heads = empirical_bayes.fit(parts).head, gaussian_classes.lone_head(means)
         for head in heads:
             log_p = scipy.special.log_softmax(head(held_out.unit(images)), axis=1)
@@ -377,5 +395,5 @@ def test_a_run_sees_validation_images_and_no_other_ones(run, monkeypatch):
     settings, workdir = run
     result = experiment.train_and_evaluate(settings, workdir)
     whole = seen[0]  # others are those of its folds, which calibrate
-    assert whole.shots.features.shape == (result["num_train"], WIDTH)
+    assert whole.shots[0].features.shape == (result["num_train"], WIDTH)
     assert whole.features.shape == (4, WIDTH)
