@@ -5,7 +5,7 @@
 
 Method `empirical_bayes`; images have eight views besides their own, of mild crops and no flips. Expected in the
 mean over 1 to 16 shots and seeds 1 to 3: 61.1 % on DTD and 72.4 % on Stanford Cars with CLIP ViT-B/32's features
-(zero-shot 44.7 and 58.9 %), 90.0 % on the digits (zero-shot 74.9 %). `docs/best.md` has the tables, and where it
+(zero-shot 44.7 and 58.9 %), 90.1 % on the digits (zero-shot 74.9 %). `docs/best.md` has the tables, and where it
 falls short.
 """
 
