@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.clip.zero_shot import normalise
+from pini_jax.core.products import einsum
 from pini_jax.core.shapes import Parameters
 from pini_jax.core.threads import side_by_side
 from pini_jax.data.support import NO_SUPPORT, Support
@@ -110,7 +111,7 @@ class EmpiricalBayes(Method):
         draw: Draw = draw_mean,
     ) -> Float[Array, "n k b c"]:
         """Products, not cosines: lengths have their meaning."""
-        return jnp.einsum("nkbe,kce->nkbc", images, text, precision=HIGHEST) + variables.phi["bias"]
+        return einsum("nkbe,kce->nkbc", images, text) + variables.phi["bias"]
 
 
 # ------------------------------------------------------------------------------------------------ on the host
