@@ -67,6 +67,8 @@ def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> 
     with ExitStack() as stack:
         for workdir in configs:
             stack.enter_context(folder.locked(workdir))
+        for workdir, config in configs.items():
+            folder.make_room(config, workdir)
         results = {workdir: folder.finished(config, workdir) for workdir, config in configs.items()}
         known = {workdir: result for workdir, result in results.items() if result is not None}
         for workdir in known:
