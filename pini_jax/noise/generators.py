@@ -96,6 +96,7 @@ class Generator(nn.Module):
     reads_support: ClassVar[bool] = False  # whether it is made from the selection
     is_table: ClassVar[bool] = False  # whether parameters have the shape of what the noise is added to
     convolves: ClassVar[bool] = False  # whether its parameters are kernels of convolutions
+    asks_patches: ClassVar[bool] = False  # whether it reads `query`: of noise on pixels, the image's patches
     norm_axes: ClassVar[tuple[int, ...]] = (-1,)  # of what has one norm
 
     control: str = one_of(CONTROLS, "learned")

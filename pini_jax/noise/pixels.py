@@ -24,6 +24,7 @@ class PatchAttention(CrossAttention):
     """
 
     norm_axes: ClassVar[tuple[int, ...]] = IMAGE_AXES
+    asks_patches: ClassVar[bool] = True
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """Of every pixel; what no patch covers gets none."""
