@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from pini_jax.core.bucket import Bucket, is_url, open_bucket
+from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError
 
 
@@ -36,8 +36,11 @@ class Store(Protocol):
     def times(self, folder: str) -> dict[str, float]:
         """{name: when it was last written, in seconds} of the objects right in a folder."""
 
+    def names(self) -> set[str]:
+        """Of the folders and objects right in the store."""
 
-def open_store(place: str | Path) -> Folder | Bucket:
+
+def open_store(place: str | Path) -> Store:
     """What a folder of this machine or of a bucket holds.
 
     Raises:
