@@ -103,8 +103,7 @@ def record(
             recorder.write(done, loss, accuracy)
         # A checkpoint is due after the last tick of a call alone, and the states are those after it.
         if i == last and recorder.problem is None and (recorder.saves(done) or save_all):
-            recorder.save(done, states()[lane])
-            writes += recorder.due
+            writes += recorder.save(done, states()[lane])
     return writes
 
 
