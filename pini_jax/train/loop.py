@@ -112,7 +112,7 @@ def compile_group(group: Group) -> tuple[Step, Lanes]:
     LOG.info("compiling")
     if group.width > 1:
         LOG.info("%d runs in %d lanes side by side", len(group.runs), group.width)
-    turns = next(group.table)
+    turns = next(group.table())
     another = next(turn for turn in turns if turn)
     run = group.trainees[another.run].run
     shared, config = run.shared, run.config
