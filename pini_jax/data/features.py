@@ -28,7 +28,7 @@ from pini_jax.data import cache, npz, transforms
 from pini_jax.data.datasets import formats
 from pini_jax.data.datasets.packs import has_direction
 from pini_jax.data.datasets.records import Record, stamp
-from pini_jax.data.datasets.unreadable import refuse_unreadable as refuse_unreadable
+from pini_jax.data.datasets.unreadable import refuse_unreadable
 from pini_jax.data.views import batches, view_pixels
 
 BATCH = 64

@@ -28,7 +28,7 @@ from pini_jax.core import copies, extras
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.data.datasets import findings, splits
 from pini_jax.data.datasets.findings import Findings
-from pini_jax.data.datasets.records import Dataset, Record
+from pini_jax.data.datasets.records import Record
 
 # The names of few-shot papers -> TFDS's; "" where it does not have the dataset.
 NAMES = {
@@ -68,8 +68,10 @@ class Example:
         return self.examples[self.index][self.key]
 
 
-def load_tfds(name: str, data_dir: Path | None, seed: int) -> Dataset:
+def find_tfds(name: str, data_dir: Path | None, seed: int) -> Findings:
     """Dataset `name[/config][:version]` of TFDS; ids are `split/index`, in TFDS's order.
+
+    What can be mended becomes the problems of the findings.
 
     Args:
         name: as TFDS writes it.
@@ -79,11 +81,6 @@ def load_tfds(name: str, data_dir: Path | None, seed: int) -> Dataset:
     Raises:
         InputError: TFDS does not have it, or it is not prepared, or damaged, or no image classification.
     """
-    return find_tfds(name, data_dir, seed).accepted()
-
-
-def find_tfds(name: str, data_dir: Path | None, seed: int) -> Findings:
-    """As `load`, but what can be mended becomes the problems of the findings."""
     info = _prepared(name, data_dir)
     image, label = _keys(name, info)
     title, used = f"tfds:{info.full_name}", _used(info)
