@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +57,7 @@ class EmpiricalBayes(Method):
     form of Wang et al. 2019, https://arxiv.org/abs/1909.12220.
     """
 
+    paper_of_images: ClassVar[Mapping[str, Any]] = {"views": 8, "augment.scale": (0.7, 1.0), "augment.flip": 0.0}
     search: ClassVar[Search] = {}
 
     traits = Traits(
