@@ -52,7 +52,7 @@ def length(group: Group, rate: float) -> int:
     """
     if group.most == 1:
         return 1
-    return max(1, min(group.most, int(meshes.agree(SECONDS * rate / group.width))))
+    return max(1, min(group.most, int(meshes.broadcast_from_first(SECONDS * rate / group.width))))
 
 
 def read_batches(group: Group, ticks: Sequence[Turns]) -> BatchTable:
