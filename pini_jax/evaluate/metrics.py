@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -208,9 +209,14 @@ def brier(own: Float[np.ndarray, "b"], squares: Float[np.ndarray, "b"]) -> float
 class Reliability(NamedTuple):
     """Predictions in bins ((i-1)/n, i/n] of confidence: how many, what they claim and how many hold, in sums."""
 
-    size: list[int]
-    confidence: list[float]
-    correct: list[float]
+    size: Sequence[float]
+    confidence: Sequence[float]
+    correct: Sequence[float]
+
+
+def confidence_bins(confidence: Float[np.ndarray, "b"], num_bins: int = BINS) -> Int[np.ndarray, "b"]:
+    """The bin of every prediction, from 0."""
+    return np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
 
 
 def reliability(
@@ -220,7 +226,7 @@ def reliability(
 
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, Section 2.
     """
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    bins = confidence_bins(confidence, num_bins)
     sums = (np.bincount(bins, weights=x, minlength=num_bins).tolist() for x in (confidence, correct))
     return Reliability(np.bincount(bins, minlength=num_bins).tolist(), *sums)
 
@@ -232,8 +238,12 @@ def expected_calibration_error(
 
     Source: as of `reliability`.
     """
-    found = reliability(confidence, correct, num_bins)
-    return float(np.abs(np.subtract(found.correct, found.confidence)).sum() / len(confidence))
+    return calibration_error(reliability(confidence, correct, num_bins))
+
+
+def calibration_error(bins: Reliability) -> float:
+    """The same of bins, which may be of several runs together."""
+    return float(np.abs(np.subtract(bins.correct, bins.confidence)).sum() / np.sum(bins.size))
 
 
 def adaptive_calibration_error(
