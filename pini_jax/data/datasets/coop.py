@@ -409,3 +409,6 @@ LAYOUTS: Mapping[str, CoopLayout] = {
     "imagenet_a": CoopLayout(200, "imagenet-adversarial", "imagenet-a", _read_shift),
     "imagenet_r": CoopLayout(200, "imagenet-rendition", "imagenet-r", _read_shift),
 }
+# ImageNet's shifts, and the ten datasets that the papers have beside ImageNet, in the order of the table.
+SHIFTS = tuple(name for name, layout in LAYOUTS.items() if layout.read in (_read_shift, _read_numbered_shift))
+OTHERS = tuple(name for name in LAYOUTS if name not in ("imagenet", *SHIFTS))
