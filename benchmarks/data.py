@@ -118,7 +118,7 @@ def one_thread(records: Sequence[Record]) -> dict[str, Work]:
 
     return {
         "decode": each(open_image, records),
-        "transform, evaluation": each(lambda pair: transforms.test_view(pair[1], PREPROCESSING), decoded),
+        "transform, evaluation": each(lambda pair: transforms.evaluation_view(pair[1], PREPROCESSING), decoded),
         "transform, training": each(train_view, decoded),
         "view, evaluation": each(functools.partial(view, augment=None), numbered),
         "view, training, whole file": each(lambda pair: train_view((pair[0], open_image(pair[1]))), numbered),

@@ -136,7 +136,7 @@ def measure_answers(found: Mapping[str, Predictions], classes: int, folder: Path
     ids, labels = [str(i) for i in range(ANSWERED)], np.arange(ANSWERED) % classes
     answers = {mode: predictions.answers(ids, labels, x, 1.0) for mode, x in found.items()}
     names = [str(i) for i in range(classes)]
-    kept = Kept({"test": answers}, {"test": names}, dict.fromkeys(predictions.ALL_MODES, 1.0))
+    kept = Kept({"test": answers}, {"test": names})
     result.measure_splits(kept)
     predictions.write_predictions(folder / "predictions.parquet", kept)
 

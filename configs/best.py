@@ -9,12 +9,12 @@ mean over 1 to 16 shots and seeds 1 to 3: 61.1 % on DTD and 72.4 % on Stanford C
 falls short.
 """
 
-from pini_jax.config import default, with_arguments, with_recipe
+from pini_jax.config import default, with_arguments, with_method
 from pini_jax.configs import features
 
 
 def get_config(arguments: str = ""):
     given = [argument for argument in arguments.split(",") if argument]
     of_pack = [argument for argument in given if argument.startswith("path=")]
-    config = with_recipe(features.get_config(",".join(of_pack)) if of_pack else default())
+    config = with_method(features.get_config(",".join(of_pack)) if of_pack else default(), "empirical_bayes")
     return with_arguments(config, ",".join(argument for argument in given if argument not in of_pack))

@@ -7,11 +7,7 @@ CLIP is given each dataset's own.
 """
 
 from pini_jax.config import default, with_arguments
-
-OTHERS = (
-    *("caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101"),
-    *("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"),
-)
+from pini_jax.data.datasets.coop import OTHERS
 
 
 def get_config(arguments: str = ""):

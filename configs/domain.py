@@ -6,10 +6,11 @@ Each shift's metrics are under `unseen` of result.json; A and R have 200 classes
 """
 
 from pini_jax.config import default, with_arguments
+from pini_jax.data.datasets.coop import SHIFTS
 
 
 def get_config(arguments: str = ""):
     config = default()
     config.dataset = "imagenet"
-    config.transfer = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+    config.transfer = SHIFTS
     return with_arguments(config, arguments)

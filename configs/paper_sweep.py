@@ -11,11 +11,7 @@ units of 15 runs, one for each dataset; published figures need the published ima
 import itertools
 
 from pini_jax.config import default, with_arguments
-
-DATASETS = (
-    *("imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101"),
-    *("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"),
-)
+from pini_jax.data.datasets.coop import OTHERS
 
 
 def get_config(arguments: str = ""):
@@ -23,5 +19,5 @@ def get_config(arguments: str = ""):
 
 
 def sweep():
-    for dataset, shots, seed in itertools.product(DATASETS, (1, 2, 4, 8, 16), (1, 2, 3)):
+    for dataset, shots, seed in itertools.product(("imagenet", *OTHERS), (1, 2, 4, 8, 16), (1, 2, 3)):
         yield {"dataset": dataset, "shots": shots, "seed": seed}

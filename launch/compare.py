@@ -67,9 +67,7 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
     has_images = sources.has_images(config.dataset)
     known = {"zero_shot: imagenet_80": Contender(ensemble, {})} if has_images else {}
     for name, method in registry.METHODS.items():
-        if name == "empirical_bayes":  # has views of its own
-            known[name] = Contender(configs.with_recipe(config), method.search)
-        elif name != "zero_shot" and not registry.makes_noise(name):
+        if name != "zero_shot" and not registry.makes_noise(name):
             known[name] = Contender(configs.with_method(config, name), method.search)
     for site in sites.SITES.values():
         for kind in site.generators:

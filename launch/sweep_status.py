@@ -20,7 +20,7 @@ from absl import flags
 from pini_jax.core import command, paths
 from pini_jax.core.errors import UsageError
 from pini_jax.core.store import open_store
-from pini_jax.core.wording import MOST
+from pini_jax.core.wording import MOST, duration
 from pini_jax.launch import sweep_run
 from pini_jax.runs import plan, progress, worker
 from pini_jax.runs.progress import Progress
@@ -74,14 +74,6 @@ def table(now: Progress, name: str) -> Iterator[str]:
         yield f"failed: {run}: {reason}"
     if len(now.failed) > MOST:
         yield f"        and {len(now.failed) - MOST} more"
-
-
-def duration(seconds: float) -> str:
-    """Two units, such as 3 h 20 min."""
-    minutes = int(-(-seconds // 60))
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 COMMAND = command.Command("pini sweep status", __doc__, define_flags, main, argument="FOLDER")

@@ -181,17 +181,8 @@ def with_method(config: ml_collections.ConfigDict, name: str) -> ml_collections.
         config[key] = own[key]
     if not registry.makes_noise(name):
         config.noise, config.template = {}, config.zero_shot_template
-    config.update_from_flattened_dict(dict(registry.METHODS[name].paper))
-    return config
-
-
-def with_recipe(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config's data and towers with the recipe that sets itself and eight mild views per image besides its
-    own.
-    """
-    config = with_method(config, "empirical_bayes")
-    if config.clip:
-        config.update({"views": 8, "augment": {"scale": (0.7, 1.0), "flip": 0.0}})
+    method = registry.METHODS[name]
+    config.update_from_flattened_dict(dict(method.paper) | (dict(method.paper_of_images) if config.clip else {}))
     return config
 
 

@@ -19,6 +19,7 @@ from absl import flags
 from pini_jax.core import command, extras
 from pini_jax.core.paths import check_address
 from pini_jax.evaluate import prediction
+from pini_jax.serving.refusal import Limits
 from pini_jax.use import classifier
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
@@ -33,10 +34,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("mode", "mean", prediction.MODES, "How noise is used.", flag_values=values)
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all.", flag_values=values)
     flags.DEFINE_integer("port", 8000, "Port; 0 for a free one.", 0, 65535, flag_values=values)
-    flags.DEFINE_integer("bytes", 32 << 20, "The most of one request.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("pixels", 1 << 26, "The most of one image.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("queue", 256, "The most images that wait at once.", lower_bound=1, flag_values=values)
-    flags.DEFINE_float("seconds", 20.0, "The most to arrive, and to answer.", lower_bound=0.1, flag_values=values)
+    most = Limits()
+    flags.DEFINE_integer("bytes", most.bytes, "The most of one request.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("pixels", most.pixels, "The most of one image.", lower_bound=1, flag_values=values)
+    text = "The most images that wait at once."
+    flags.DEFINE_integer("queue", most.queue, text, lower_bound=1, flag_values=values)
+    text = "The most to arrive, and to answer."
+    flags.DEFINE_float("seconds", most.seconds, text, lower_bound=0.1, flag_values=values)
 
 
 def main(values: flags.FlagValues, _: Sequence[str]) -> None:
@@ -44,7 +48,6 @@ def main(values: flags.FlagValues, _: Sequence[str]) -> None:
     for name in PACKAGES:
         extras.require(name, "serve")
     from pini_jax.serving import app, server  # of the extra
-    from pini_jax.serving.refusal import Limits
 
     for name, value in (("--workdir", values.workdir), ("--clip", values.clip)):
         check_address(name, value)

@@ -28,3 +28,7 @@ class Memory:
         self.requests += 1
         found = {key.rpartition("/"): written for key, (_, written) in self.objects.items()}
         return {name: written for (place, _, name), written in found.items() if place == folder}
+
+    def names(self):
+        self.requests += 1
+        return {key.partition("/")[0] for key in self.objects}

@@ -1,6 +1,6 @@
 """The command `pini`: its list, its speed, and that it runs what it lists."""
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -44,6 +44,12 @@ def test_every_row_is_a_command_that_begins_as_its_list_says(name):
     command = importlib.import_module(cli.COMMANDS[name]).COMMAND
     assert isinstance(command, Command) and command.name == f"pini {name}"
     assert command.text.startswith(cli.first_line(cli.COMMANDS[name])) and f"\n    pini {name} " in command.text
+
+
+def test_those_that_can_be_stopped_are_those_whose_modules_listen():
+    sources = {name: importlib.util.find_spec(module).origin for name, module in cli.COMMANDS.items()}
+    listening = [name for name, file in sources.items() if "stop.listen()" in Path(file).read_text()]
+    assert listening == list(cli.STOPPABLE)
 
 
 def test_the_version():

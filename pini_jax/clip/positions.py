@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pini_jax.core.products import einsum
+
 
 def _cubic(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Keys' cubic convolution with a = -3/4, as PyTorch interpolates."""
@@ -51,5 +53,5 @@ def resample(position: Float[Array, "n d"], old: int, new: int, name: str = "bic
     others = position.shape[0] - old**2
     matrix = jnp.asarray(FILTERS[name](old, new), jnp.float32)
     grid = position[others:].astype(jnp.float32).reshape(old, old, -1)
-    grid = jnp.einsum("yv,xu,vud->yxd", matrix, matrix, grid, precision=jax.lax.Precision.HIGHEST)
+    grid = einsum("yv,xu,vud->yxd", matrix, matrix, grid)
     return jnp.concatenate([position[:others], grid.reshape(new**2, -1).astype(position.dtype)])

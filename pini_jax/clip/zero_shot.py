@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 
 from pini_jax.clip.prompts import Prompts
 from pini_jax.clip.towers import TextTower, stage
+from pini_jax.core.products import einsum
 from pini_jax.core.shapes import Parameters
 
-HIGHEST = jax.lax.Precision.HIGHEST  # of what is cheap beside the towers
 # Of suffixes, on one CPU: more of them leave its caches. Every part runs the prefix again, which is little.
 ROWS_AT_ONCE = 72
 
@@ -87,6 +87,6 @@ def cosine_logits(
     Classes exclude each other here: probabilities are a softmax over them, which b does not change.
     """
     images, text = normalise(images), normalise(text)
-    cosine = jnp.einsum("nkbe,kce->nkbc", images, text, precision=HIGHEST)
+    cosine = einsum("nkbe,kce->nkbc", images, text)
     logits = jnp.exp(theta["logit_scale"]) * cosine
     return logits + theta["logit_bias"] if "logit_bias" in theta else logits

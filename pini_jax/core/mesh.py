@@ -61,19 +61,19 @@ def fetch(x: jax.Array) -> np.ndarray:
     return np.asarray(x if whole else multihost_utils.process_allgather(x, tiled=True))
 
 
-def agree(x: float) -> float:
+def broadcast_from_first(x: float) -> float:
     """The first process's number in all processes, where they must do the same."""
     return x if jax.process_count() == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(x)))
 
 
-def everywhere(flags: list[bool]) -> list[bool]:
+def all_processes(flags: list[bool]) -> list[bool]:
     """Which of the flags are true in all processes."""
     if jax.process_count() == 1 or not flags:
         return flags
     return multihost_utils.process_allgather(np.array(flags)).all(axis=0).tolist()
 
 
-def unlike(text: str) -> list[int]:
+def processes_that_differ(text: str) -> list[int]:
     """The processes whose text differs from the first one's."""
     if jax.process_count() == 1:
         return []

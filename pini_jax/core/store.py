@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from pini_jax.core.bucket import Bucket, is_url, open_bucket
+from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems say that have none
@@ -40,8 +40,11 @@ class Store(Protocol):
     def times(self, folder: str) -> dict[str, float]:
         """{name: when it was last written, in seconds} of the objects directly in a folder."""
 
+    def names(self) -> set[str]:
+        """Of the folders and objects right in the store."""
 
-def open_store(place: str | Path) -> Folder | Bucket:
+
+def open_store(place: str | Path) -> Store:
     """Opens a folder on this machine, or in a bucket, as a store.
 
     Raises:

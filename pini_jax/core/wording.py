@@ -1,4 +1,4 @@
-"""What others wrote, in messages: on one line, without control characters, and cut where it gets long."""
+"""What messages say of others' words, on one line, without control characters and cut; and of a time."""
 
 from __future__ import annotations
 
@@ -34,6 +34,15 @@ def listed(entries: Iterable[str], separator: str = ", ") -> str:
     texts = list(entries)
     more = [f"and {len(texts) - MOST} more"] if len(texts) > MOST else []
     return separator.join([*map(plain, texts[:MOST]), *more])
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 20 min` or `2 d 5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def is_text(name: str) -> bool:

@@ -28,7 +28,7 @@ from pini_jax.data import cache, npz, transforms
 from pini_jax.data.datasets import formats
 from pini_jax.data.datasets.packs import has_direction
 from pini_jax.data.datasets.records import Record, stamp
-from pini_jax.data.datasets.unreadable import refuse_unreadable as refuse_unreadable
+from pini_jax.data.datasets.unreadable import refuse_unreadable
 from pini_jax.data.views import batches, view_pixels
 
 BATCH = 64
@@ -109,7 +109,7 @@ def features(
             _share.get()([chunk.path for chunk in chunks], make)
     read = [_read(chunk) for chunk in chunks]
     # Several processes compute together what any of them lacks.
-    known = meshes.everywhere([array is not None for array in read])
+    known = meshes.all_processes([array is not None for array in read])
     pairs = zip(chunks, read, known, strict=True)
     arrays = {chunk: array for chunk, array, held in pairs if held and array is not None}
     missing = [chunk for chunk in chunks if chunk not in arrays]

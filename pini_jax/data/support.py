@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.errors import InputError
+from pini_jax.core.products import matmul
 from pini_jax.core.shapes import Numbers
 
 
@@ -36,7 +37,7 @@ class Support(NamedTuple):
     def class_means(self, values: Float[Array, "i d"], num_classes: int) -> Float[Array, "c d"]:
         """The mean of `values` (one per row) over each class; 0 for a class without rows."""
         one_hot = jax.nn.one_hot(self.rows()[1], num_classes)
-        sums = jnp.matmul(one_hot.T, values, precision=HIGHEST)
+        sums = matmul(one_hot.T, values)
         return sums / jnp.maximum(one_hot.sum(0), 1)[:, None]
 
 

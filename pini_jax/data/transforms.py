@@ -119,7 +119,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def test_view(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
+def evaluation_view(image: Image.Image, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w 3"]:
     """An RGB image resized, then its centre: of crop x crop pixels, bit for bit as in transformers' processors.
 
     Source: CLIPImageProcessorPil and SiglipImageProcessorPil of transformers 5.

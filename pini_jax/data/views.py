@@ -37,7 +37,7 @@ def view_pixels(
         InputError: the image is missing or cannot be decoded; the message names it.
     """
     if augment is None:
-        return transforms.test_view(open_image(record), preprocessing)
+        return transforms.evaluation_view(open_image(record), preprocessing)
     return read_image(record, lambda file: transforms.train_view(file, preprocessing, augment, seed, view, index))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from pini_jax.evaluate.metrics import BINS
+from pini_jax.evaluate.metrics import BINS, confidence_bins
 from pini_jax.evaluate.predictions import Answers
 
 COUNT = 1000  # resamples
@@ -45,8 +45,7 @@ def _measure(answers: Answers, counts: Float[np.ndarray, "r b"]) -> Float[np.nda
     images = counts.shape[1]
     correct = answers.predicted == answers.label
     confidence = np.exp(answers.log_probabilities[:, 0].astype(np.float64))
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gaps = _sums(counts, bins, BINS, correct - confidence)
+    gaps = _sums(counts, confidence_bins(confidence), BINS, correct - confidence)
     classes = int(max(answers.label.max(), answers.predicted.max())) + 1
     hits = _sums(counts, answers.label, classes, correct)
     own, taken = (_sums(counts, x, classes) for x in (answers.label, answers.predicted))

@@ -47,16 +47,16 @@ SCORES: dict[str, Callable[[Probabilities, Float[np.ndarray, "b"]], Float[np.nda
 }
 
 
-def scores(name: str, answers: Answers, temperature: float, seed: int = 0) -> Float[np.ndarray, "b k"]:
+def scores(name: str, answers: Answers, seed: int = 0) -> Float[np.ndarray, "b k"]:
     """The conformal scores of each image's stored classes, from calibrated probabilities."""
     chance = np.random.default_rng(seed).random(len(answers.label))
-    return SCORES[name](np.exp(answers.calibrated(temperature)), chance)
+    return SCORES[name](np.exp(answers.calibrated), chance)
 
 
-def threshold(name: str, held_out: Answers, temperature: float, level: float = LEVEL) -> float:
+def threshold(name: str, held_out: Answers, level: float = LEVEL) -> float:
     """The largest score of a plausible class; infinite with too few images to guarantee the level."""
     held_out = held_out.labelled()
-    own = _label_scores(scores(name, held_out, temperature, seed=1), held_out)
+    own = _label_scores(scores(name, held_out, seed=1), held_out)
     k = rank(len(own), level)
     return float(np.sort(own)[k - 1]) if k <= len(own) else math.inf
 
@@ -84,12 +84,12 @@ class Sets(NamedTuple):
     mean_size: float
 
 
-def coverage(name: str, answers: Answers, temperature: float, threshold: float, num_classes: int) -> Sets:
+def coverage(name: str, answers: Answers, threshold: float, num_classes: int) -> Sets:
     """Coverage and size of the sets on images other than those of the threshold."""
     answers = answers.labelled()
     if math.isinf(threshold):
         return Sets(1.0, float(num_classes))
-    found = scores(name, answers, temperature)
+    found = scores(name, answers)
     plausible: Bool[np.ndarray, "b k"] = found <= threshold
     return Sets(float((_label_scores(found, answers) <= threshold).mean()), float(plausible.sum(1).mean()))
 

@@ -49,13 +49,13 @@ NO_DOUBT = Doubt()
 
 def doubts(kept: Kept) -> dict[str, Doubt]:
     """The `Doubt` of every mode, from the held-out images."""
-    return {mode: _doubt(answers, kept.temperatures[mode]) for mode, answers in kept.held_out().items()}
+    return {mode: _doubt(answers) for mode, answers in kept.held_out().items()}
 
 
-def _doubt(held_out: Answers, temperature: float) -> Doubt:
-    limits = {name: conformal.threshold(name, held_out, temperature) for name in conformal.SCORES}
+def _doubt(held_out: Answers) -> Doubt:
+    limits = {name: conformal.threshold(name, held_out) for name in conformal.SCORES}
     known = rejection.cut_off(rejection.SCORES[rejection.DEFAULT](held_out))
-    return Doubt(temperature, **limits, known=known, images=len(held_out.label))
+    return Doubt(held_out.temperature, **limits, known=known, images=len(held_out.label))
 
 
 def doubt_record(kept: Kept) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def doubt_record(kept: Kept) -> dict[str, Any]:
 
 def _measured(answers: Answers, doubt: Doubt, classes: int) -> dict[str, Any]:
     sets = {
-        name: conformal.coverage(name, answers, doubt.temperature, getattr(doubt, name), classes)._asdict()
+        name: conformal.coverage(name, answers, getattr(doubt, name), classes)._asdict()
         for name in conformal.SCORES
     }
     score = rejection.SCORES[rejection.DEFAULT](answers)

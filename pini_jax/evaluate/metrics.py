@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,16 +34,15 @@ class Metrics(NamedTuple):
 
 def metrics(log_probabilities: Float[np.ndarray, "b c"], labels: Int[np.ndarray, "b"]) -> Metrics:
     """All metrics of b uncalibrated predictions."""
-    return measure(without_draws(log_probabilities, labels), 1.0)
+    return measure(without_draws(log_probabilities, labels))
 
 
-def measure(answers: Answers, temperature: float) -> Metrics:
+def measure(answers: Answers) -> Metrics:
     """All metrics, from stored predictions."""
     answers = answers.labelled()
     own, correct = answers.label_log_probability, answers.predicted == answers.label
     likeliest = answers.log_probabilities[:, 0].astype(np.float64)
-    confidence, calibrated = np.exp(likeliest), np.exp(likeliest / temperature - answers.normaliser)
-    own_calibrated = own / temperature - answers.normaliser
+    confidence, calibrated = np.exp(likeliest), np.exp(likeliest / answers.temperature - answers.normaliser)
     return Metrics(
         accuracy=float(correct.mean()),
         macro_f1=macro_f1(answers.predicted, answers.label),
@@ -52,9 +51,9 @@ def measure(answers: Answers, temperature: float) -> Metrics:
         balanced_accuracy=balanced_accuracy(answers.predicted, answers.label),
         brier=brier(own, answers.squares),
         adaptive_ece=adaptive_calibration_error(confidence, correct),
-        calibrated_nll=float(-own_calibrated.mean()),
+        calibrated_nll=float(-answers.label_calibrated.mean()),
         calibrated_ece=expected_calibration_error(calibrated, correct),
-        calibrated_brier=brier(own_calibrated, answers.calibrated_squares),
+        calibrated_brier=brier(answers.label_calibrated, answers.calibrated_squares),
         calibrated_adaptive_ece=adaptive_calibration_error(calibrated, correct),
     )
 
@@ -125,7 +124,7 @@ class GainsOfDraws(NamedTuple):
     calibrated: Gain
 
 
-def gains_of_draws(mean: Answers, marginal: Answers, temperatures: Mapping[str, float]) -> GainsOfDraws:
+def gains_of_draws(mean: Answers, marginal: Answers) -> GainsOfDraws:
     """By how much the surprisal of the label y is lower under draws than under the mean of the noise alone.
 
     single      E_eps[log q(y | x, eps)] - log q(y | x, mean)
@@ -137,15 +136,11 @@ def gains_of_draws(mean: Answers, marginal: Answers, temperatures: Mapping[str, 
 
     Args:
         marginal: by the draws over which E_eps is taken.
-        temperatures: of the modes `mean` and `marginal`; 1 where nothing calibrates.
     """
     mean, marginal = mean.labelled(), marginal.labelled()
     own, average = (x.label_log_probability for x in (mean, marginal))
-    softened = [
-        x.label_log_probability / temperatures[mode] - x.normaliser
-        for mode, x in (("mean", mean), ("marginal", marginal))
-    ]
-    return GainsOfDraws(_gain(own, marginal.label_expected), _gain(own, average), _gain(*softened))
+    calibrated = _gain(mean.label_calibrated, marginal.label_calibrated)
+    return GainsOfDraws(_gain(own, marginal.label_expected), _gain(own, average), calibrated)
 
 
 def _gain(before: Float[np.ndarray, "b"], after: Float[np.ndarray, "b"]) -> Gain:
@@ -215,9 +210,14 @@ class Reliability(NamedTuple):
     correct.
     """
 
-    size: list[int]
-    confidence: list[float]
-    correct: list[float]
+    size: Sequence[float]
+    confidence: Sequence[float]
+    correct: Sequence[float]
+
+
+def confidence_bins(confidence: Float[np.ndarray, "b"], num_bins: int = BINS) -> Int[np.ndarray, "b"]:
+    """The bin of every prediction, from 0."""
+    return np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
 
 
 def reliability(
@@ -227,7 +227,7 @@ def reliability(
 
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, Section 2.
     """
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    bins = confidence_bins(confidence, num_bins)
     sums = (np.bincount(bins, weights=x, minlength=num_bins).tolist() for x in (confidence, correct))
     return Reliability(np.bincount(bins, minlength=num_bins).tolist(), *sums)
 
@@ -239,8 +239,12 @@ def expected_calibration_error(
 
     Source: as of `reliability`.
     """
-    found = reliability(confidence, correct, num_bins)
-    return float(np.abs(np.subtract(found.correct, found.confidence)).sum() / len(confidence))
+    return calibration_error(reliability(confidence, correct, num_bins))
+
+
+def calibration_error(bins: Reliability) -> float:
+    """The same of bins, which may be of several runs together."""
+    return float(np.abs(np.subtract(bins.correct, bins.confidence)).sum() / np.sum(bins.size))
 
 
 def adaptive_calibration_error(

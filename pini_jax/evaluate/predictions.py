@@ -50,7 +50,12 @@ LISTS = ("classes", "log_probabilities")
 
 
 class Answers(NamedTuple):
-    """The stored columns for b images of one split in one mode, with k classes per image."""
+    """The columns of b images of one split in one mode; k classes of each are kept.
+
+    Attributes:
+        temperature: of the mode, by which `normaliser` and `calibrated_squares` were made; 1 leaves probabilities
+            as they are.
+    """
 
     path: Sequence[str]
     label: Int[np.ndarray, "b"]
@@ -65,6 +70,7 @@ class Answers(NamedTuple):
     match: Float[np.ndarray, "b"]
     normaliser: Float[np.ndarray, "b"]
     calibrated_squares: Float[np.ndarray, "b"]
+    temperature: float
 
     def labelled(self) -> Answers:
         """The answers for images with a label (itself, if all have one)."""
@@ -76,16 +82,26 @@ class Answers(NamedTuple):
 
     def _take(self, chosen: Bool[np.ndarray, "b"]) -> Answers:
         rows = np.flatnonzero(chosen).tolist()
-        return Answers([self.path[i] for i in rows], *(x[rows] for x in self[1:]))
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in COLUMNS if name != "path"}
+        return self._replace(path=[self.path[i] for i in rows], **columns)
 
     @property
     def predicted(self) -> Int[np.ndarray, "b"]:
         """The likeliest class of each image; of equally likely ones the first."""
         return self.classes[:, 0]
 
-    def calibrated(self, temperature: float) -> Float[np.ndarray, "b k"]:
-        """log p of the stored classes, at the temperature for which `normaliser` was computed."""
-        return self.log_probabilities / temperature - self.normaliser[:, None]
+    @property
+    def calibrated(self) -> Float[np.ndarray, "b k"]:
+        """log p of the classes that are kept, at the temperature."""
+        return self.log_probabilities / self.temperature - self.normaliser[:, None]
+
+    @property
+    def label_calibrated(self) -> Float[np.ndarray, "b"]:
+        """log p of the label, likewise."""
+        return self.label_log_probability / self.temperature - self.normaliser
+
+
+COLUMNS = tuple(name for name in Answers._fields if name != "temperature")
 
 
 class Kept(NamedTuple):
@@ -94,12 +110,10 @@ class Kept(NamedTuple):
     Attributes:
         answers: by split and mode.
         class_names: by split.
-        temperatures: by mode; 1 leaves probabilities as they are.
     """
 
     answers: Mapping[str, Mapping[str, Answers]]
     class_names: Mapping[str, Sequence[str]]
-    temperatures: Mapping[str, float]
 
     def by_mode(self, split: str) -> dict[str, Answers]:
         """The answers of zero-shot CLIP and every mode; a method that draws nothing has the same in all modes."""
@@ -115,6 +129,12 @@ class Kept(NamedTuple):
         """The answers used for calibration, by mode."""
         return self.by_mode(self.calibrated_on) if self.calibrated_on else {}
 
+    @property
+    def temperatures(self) -> dict[str, float]:
+        """By mode, in the order that files have had them in."""
+        own = self.by_mode(next(iter(self.answers)))
+        return {mode: own[mode].temperature for mode in ((*MODES, "zero_shot") if self.calibrated_on else own)}
+
 
 def answers(
     paths: Sequence[str], labels: Int[np.ndarray, "b"], predicted: Predictions, temperature: float
@@ -123,7 +143,10 @@ def answers(
     starts = range(0, max(len(labels), 1), AT_ONCE)
     blocks = [slice(start, start + AT_ONCE) for start in starts]
     parts = [_answers(labels[rows], Predictions(*(x[rows] for x in predicted)), temperature) for rows in blocks]
-    return Answers(paths, *map(np.concatenate, zip(*(part[1:] for part in parts), strict=True)))
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS if name != "path"
+    }
+    return Answers(paths, **columns, temperature=temperature)
 
 
 def _answers(labels: Int[np.ndarray, "b"], predicted: Predictions, temperature: float) -> Answers:
@@ -148,6 +171,7 @@ def _answers(labels: Int[np.ndarray, "b"], predicted: Predictions, temperature: 
         match=predicted.match.astype(np.float64),
         normaliser=normaliser,
         calibrated_squares=np.exp(2 * (calibrated - normaliser[:, None])).sum(-1),
+        temperature=temperature,
     )
 
 
@@ -187,7 +211,7 @@ def write_predictions(path: Path, kept: Kept) -> str:
         "split": _repeated([x[0] for x in groups], sizes),
         "mode": _repeated([x[1] for x in groups], sizes),
     }
-    for name in Answers._fields:
+    for name in COLUMNS:
         columns[name] = _column(name, [getattr(found, name) for _, _, found in groups])
     said = {"class_names": kept.class_names, "temperatures": kept.temperatures}
     table = Table.from_pydict(columns)
@@ -232,9 +256,9 @@ def read_predictions(path: Path, sha256: str) -> Kept:
     said = json.loads(table.schema.metadata[KEY])
     found: dict[str, dict[str, Answers]] = {}
     for split, mode, rows in _groups(table):
-        columns: dict[str, Any] = {name: _values(name, table.column(name), rows) for name in Answers._fields}
-        found.setdefault(split, {})[mode] = Answers(**columns)
-    return Kept(found, said["class_names"], said["temperatures"])
+        columns: dict[str, Any] = {name: _values(name, table.column(name), rows) for name in COLUMNS}
+        found.setdefault(split, {})[mode] = Answers(**columns, temperature=said["temperatures"][mode])
+    return Kept(found, said["class_names"])
 
 
 def _groups(table: Table) -> Iterator[tuple[str, str, slice]]:

@@ -105,7 +105,7 @@ def predict_splits(run: Run, variables: Variables, common: Mapping[str, Split]) 
         temperatures |= dict.fromkeys(MODES, 1.0)
     names = {name: _task(run, name).data.class_names for name in found}
     answers = {name: answers_of(x, temperatures) for name, x in found.items()}
-    return Kept(answers, names, temperatures)
+    return Kept(answers, names)
 
 
 def predict_split(trained: Trained, task: Task, records: Sequence[Record]) -> Predicted:
@@ -182,8 +182,7 @@ def measure_splits(kept: Kept) -> dict[str, Any]:
         result["doubt"] = doubt.doubt_record(kept)
     result["val"] = _metrics_of_modes(kept, "val") if "val" in kept.answers else None
     if "val" in kept.answers:
-        plain, temperature = kept.answers["val"]["zero_shot"], kept.temperatures["zero_shot"]
-        result["val_zero_shot"] = metrics.measure(plain, temperature)._asdict()
+        result["val_zero_shot"] = metrics.measure(kept.answers["val"]["zero_shot"])._asdict()
     unseen = {
         name: {"num_classes": len(kept.class_names[name]), "num_test": len(kept.answers[name]["mean"].label)}
         | measure_test(kept, name)
@@ -201,9 +200,9 @@ def measure_test(kept: Kept, split: str) -> dict[str, Any]:
     """Everything that is reported about test images."""
     by_mode = kept.by_mode(split)
     plain = by_mode["zero_shot"]
-    draws = metrics.gains_of_draws(by_mode["mean"], by_mode["marginal"], kept.temperatures)
+    draws = metrics.gains_of_draws(by_mode["mean"], by_mode["marginal"])
     return {
-        "zero_shot": metrics.measure(plain, kept.temperatures["zero_shot"])._asdict(),
+        "zero_shot": metrics.measure(plain)._asdict(),
         "test": _metrics_of_modes(kept, split),
         "information": metrics.measure_information(plain, by_mode["marginal"])._asdict(),
         "draws": {name: gain._asdict() for name, gain in draws._asdict().items()},
@@ -212,10 +211,7 @@ def measure_test(kept: Kept, split: str) -> dict[str, Any]:
 
 
 def _metrics_of_modes(kept: Kept, split: str) -> dict[str, Any]:
-    found = {
-        mode: metrics.measure(answers, kept.temperatures[mode])._asdict()
-        for mode, answers in kept.answers[split].items()
-    }
+    found = {mode: metrics.measure(answers)._asdict() for mode, answers in kept.answers[split].items()}
     return {mode: found.get(mode, found["mean"]) for mode in MODES}
 
 

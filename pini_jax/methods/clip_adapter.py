@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.errors import InputError
 from pini_jax.core.options import at_least, positive
+from pini_jax.core.products import matmul
 from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
@@ -71,5 +72,5 @@ class ClipAdapter(Method):
     ) -> Float[Array, "_ _ b e"]:
         """The adapted image features."""
         features = normalise(features)
-        hidden = jax.nn.relu(features @ variables.phi["down"])
-        return self.ratio * jax.nn.relu(hidden @ variables.phi["up"]) + (1 - self.ratio) * features
+        hidden = jax.nn.relu(matmul(features, variables.phi["down"]))
+        return self.ratio * jax.nn.relu(matmul(hidden, variables.phi["up"])) + (1 - self.ratio) * features

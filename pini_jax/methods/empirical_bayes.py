@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.clip.zero_shot import normalise
+from pini_jax.core.products import einsum
 from pini_jax.core.shapes import Parameters
 from pini_jax.core.threads import side_by_side
 from pini_jax.data.support import NO_SUPPORT, Support
@@ -56,6 +57,7 @@ class EmpiricalBayes(Method):
     form of Wang et al. 2019, https://arxiv.org/abs/1909.12220.
     """
 
+    paper_of_images: ClassVar[Mapping[str, Any]] = {"views": 8, "augment.scale": (0.7, 1.0), "augment.flip": 0.0}
     search: ClassVar[Search] = {}
 
     traits = Traits(
@@ -110,7 +112,7 @@ class EmpiricalBayes(Method):
         draw: Draw = draw_mean,
     ) -> Float[Array, "n k b c"]:
         """Inner products, not cosines: the lengths of both sides matter."""
-        return jnp.einsum("nkbe,kce->nkbc", images, text, precision=HIGHEST) + variables.phi["bias"]
+        return einsum("nkbe,kce->nkbc", images, text) + variables.phi["bias"]
 
 
 # ------------------------------------------------------------------------------------------------ on the host

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.errors import InputError
 from pini_jax.core.options import positive
+from pini_jax.core.products import matmul
 from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
@@ -52,7 +53,7 @@ class Gda(Method):
             raise InputError("gda needs more than one feature per class: more shots, or several cached views")
         means = support.class_means(f, classes)
         rest = f - means[labels]
-        scatter = jnp.matmul(rest.T, rest, precision=HIGHEST)
+        scatter = matmul(rest.T, rest)
         total = jnp.trace(scatter)
         ridge = jnp.where(total > SAME * len(labels), total / (len(labels) - 1), jnp.nan)
         solved = jax.scipy.linalg.solve(scatter + ridge * jnp.eye(width), means.T, assume_a="pos")
@@ -70,5 +71,5 @@ class Gda(Method):
     ) -> Float[Array, "n _ b c"]:
         """The sum of zero-shot CLIP's logits and the discriminant's."""
         phi = variables.phi
-        discriminant = jnp.matmul(normalise(images), phi["kernel"], precision=HIGHEST) + phi["bias"]
+        discriminant = matmul(normalise(images), phi["kernel"]) + phi["bias"]
         return super().logits(variables, theta, images, text, draw) + self.alpha * discriminant

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST, cosine_logits, normalise
+from pini_jax.clip.zero_shot import cosine_logits, normalise
 from pini_jax.core.options import positive
+from pini_jax.core.products import matmul
 from pini_jax.core.shapes import Numbers, Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
@@ -49,7 +50,7 @@ class LinearProbe(Method):
         decay = 1 / (self.C * len(labels))
 
         def loss(phi: Parameters) -> Float[Array, ""]:
-            logits = jnp.matmul(features, phi["kernel"], precision=HIGHEST) + phi["bias"]
+            logits = matmul(features, phi["kernel"]) + phi["bias"]
             fit = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             return fit + decay / 2 * jnp.square(phi["kernel"]).sum()
 
@@ -65,7 +66,7 @@ class LinearProbe(Method):
         draw: Draw = draw_mean,
     ) -> Float[Array, "n _ b c"]:
         """W f + b."""
-        return jnp.matmul(normalise(images), variables.phi["kernel"], precision=HIGHEST) + variables.phi["bias"]
+        return matmul(normalise(images), variables.phi["kernel"]) + variables.phi["bias"]
 
 
 def _minimise(loss: Callable[[Mapping[str, Any]], Float[Array, ""]], start: Parameters) -> Mapping[str, Any]:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.options import at_least
+from pini_jax.core.products import einsum, matmul
 from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
@@ -47,19 +48,20 @@ class LpPlusPlus(Method):
         (f, labels), t = support.rows(), normalise(text.features[0])
         m, classes = len(labels), len(t)
         one_hot = jax.nn.one_hot(labels, classes)
-        similar = jnp.matmul(f, t.T, precision=HIGHEST)
-        rate_w = 4 * m / jnp.linalg.eigvalsh(jnp.matmul(f.T, f, precision=HIGHEST))[-1]
+        similar = matmul(f, t.T)
+        rate_w = 4 * m / jnp.linalg.eigvalsh(matmul(f.T, f))[-1]
         rate_a = m / (4 * jnp.square(similar).sum(0).max())
 
         def step(i: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
             w, b, velocity_w, velocity_b, a, total = carry
-            error = (jax.nn.softmax(f @ w + b + a * similar) - one_hot) / m
-            velocity_w, velocity_b = MOMENTUM * velocity_w + f.T @ error, MOMENTUM * velocity_b + error.sum(0)
+            error = (jax.nn.softmax(matmul(f, w) + b + a * similar) - one_hot) / m
+            velocity_w = MOMENTUM * velocity_w + matmul(f.T, error)
+            velocity_b = MOMENTUM * velocity_b + error.sum(0)
             total = total + (error * similar).sum(0)
             a = jnp.where((i + 1) % EVERY == 0, a - rate_a * total, a)
             return w - rate_w * velocity_w, b - rate_w * velocity_b, velocity_w, velocity_b, a, total
 
-        w, zero = jnp.matmul(f.T, one_hot, precision=HIGHEST), jnp.zeros(classes)
+        w, zero = matmul(f.T, one_hot), jnp.zeros(classes)
         a = zero + 250 * jnp.take_along_axis(similar, labels[:, None], axis=1).mean()
         w, b, _, _, a, _ = jax.lax.fori_loop(0, self.steps, step, (w, zero, jnp.zeros_like(w), zero, a, zero))
         return Variables({"kernel": w, "bias": b, "blend": a})
@@ -74,5 +76,5 @@ class LpPlusPlus(Method):
     ) -> Float[Array, "n _ b c"]:
         """w f + b + a t f."""
         f, phi = normalise(images), variables.phi
-        similar = jnp.einsum("nkbe,kce->nkbc", f, normalise(text), precision=HIGHEST)
-        return jnp.matmul(f, phi["kernel"], precision=HIGHEST) + phi["bias"] + phi["blend"] * similar
+        similar = einsum("nkbe,kce->nkbc", f, normalise(text))
+        return matmul(f, phi["kernel"]) + phi["bias"] + phi["blend"] * similar

@@ -114,8 +114,10 @@ class Method:
     image_tower: nn.Module | None = dataclasses.field(default=None, kw_only=True)
     loss_settings: Objective = dataclasses.field(default=Objective(), kw_only=True)
 
-    # {setting of a run: as the paper has it}, and {setting: values that `launch.compare` tries}.
+    # {setting of a run: as the paper has it}, the same where there are images, and {setting: values that
+    # `launch.compare` tries}.
     paper: ClassVar[Mapping[str, Any]] = {}
+    paper_of_images: ClassVar[Mapping[str, Any]] = {}
     search: ClassVar[Search] = {}
 
     @property

@@ -72,6 +72,8 @@ class Injector(Method):
         phi, buffers = {}, {}
         for name, generator in self.generators.items():
             blank = self._blank(SITES[name], text)._replace(support=support)
+            if generator.asks_patches:
+                blank = blank._replace(query=self._patches(SITES["patch_tokens"].blank(self._around(text))))
             collections = dict(generator.init(rng.stream(key, name), blank))
             if parameters := collections.pop("params", {}):
                 phi[name] = parameters
@@ -81,11 +83,10 @@ class Injector(Method):
 
     def _blank(self, site: Site, text: Text) -> Inputs:
         """What the generator of a site sees: x in its shape alone."""
-        around = Surroundings(text.features, text.prompts, self.text_tower, self.image_tower)
-        inputs = site.inputs(site.blank(around), text.features)
-        if site.has_query:
-            inputs = inputs._replace(query=self._patches(SITES["patch_tokens"].blank(around)))
-        return inputs
+        return site.inputs(site.blank(self._around(text)), text.features)
+
+    def _around(self, text: Text) -> Surroundings:
+        return Surroundings(text.features, text.prompts, self.text_tower, self.image_tower)
 
     def _patches(self, tokens: Float[Array, "n k b *m d"]) -> Float[Array, "n k b *p d"]:
         """Without the class token."""
@@ -161,7 +162,8 @@ class Injector(Method):
             return y.reshape(*lead, *y.shape[1:])
 
         x = jnp.asarray(pixels)[None, None]
-        query = self._patches(run("embed", x)) if "pixels" in self.generators else None
+        asked = any(SITES[name].at == "pixels" and g.asks_patches for name, g in self.generators.items())
+        query = self._patches(run("embed", x)) if asked else None
         x, variables = self._add("pixels", x, variables, text, draw, query=query, weights=weights)
         tokens = run("embed", x)
         noised, variables = self._add("patch_tokens", tokens, variables, text, draw, weights=weights)

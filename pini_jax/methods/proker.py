@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.options import positive
+from pini_jax.core.products import matmul
 from pini_jax.core.shapes import Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
@@ -52,7 +53,7 @@ class ProKeR(Method):
     def init(self, key: Array, theta: Parameters, text: Text, support: Support = NO_SUPPORT) -> Variables:
         """Solves for the weight of every labelled image in every class."""
         (f, labels), t = support.rows(), normalise(text.features[0])
-        rest = jax.nn.one_hot(labels, len(t)) - jnp.matmul(f, t.T, precision=HIGHEST)
+        rest = jax.nn.one_hot(labels, len(t)) - matmul(f, t.T)
         regularised = affinity(f, f, self.beta) / self.ridge + jnp.eye(len(f))
         weights = jax.scipy.linalg.solve(regularised, rest, assume_a="pos")
         return Variables({"weights": weights}, {"keys": f})
@@ -67,5 +68,5 @@ class ProKeR(Method):
     ) -> Float[Array, "n _ b c"]:
         """The sum of zero-shot CLIP's logits and the regression's."""
         kernel = affinity(normalise(images), variables.buffers["keys"], self.beta)
-        regression = jnp.matmul(kernel, variables.phi["weights"], precision=HIGHEST)
+        regression = matmul(kernel, variables.phi["weights"])
         return super().logits(variables, theta, images, text, draw) + jnp.exp(theta["logit_scale"]) * regression

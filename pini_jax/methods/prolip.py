@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.errors import InputError
 from pini_jax.core.options import positive
+from pini_jax.core.products import matmul
 from pini_jax.core.shapes import Numbers, Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
@@ -135,4 +136,4 @@ class LinearAdapter(HeldToStart):
     ) -> Float[Array, "_ _ b e"]:
         """The adapted image features."""
         features = normalise(features)
-        return features + jnp.matmul(features, variables.phi["change"], precision=HIGHEST)
+        return features + matmul(features, variables.phi["change"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -60,7 +61,8 @@ METHODS: dict[str, type[Method]] = {
     "clip_svd": ClipSvd,
     "empirical_bayes": EmpiricalBayes,
 }
-NOT_OPTIONS = ("text_tower", "image_tower", "loss_settings", "generators")
+# What every method has, and the noise, which has a place of its own in the config.
+NOT_OPTIONS = tuple(field.name for field in dataclasses.fields(Injector))
 
 
 def method_options(name: str) -> dict[str, Any]:

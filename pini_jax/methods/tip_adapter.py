@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.options import positive
+from pini_jax.core.products import matmul
 from pini_jax.core.shapes import Numbers, Parameters
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.methods.method import Method, Search, Text, Traits, Variables
@@ -20,7 +21,7 @@ from pini_jax.noise.draws import Draw, draw_mean
 
 def affinity(f: Float[Array, "*b e"], keys: Float[Numbers, "m e"], beta: float) -> Float[Array, "*b m"]:
     """exp(-beta (1 - f . k)) of unit features and every key: 1 where they are alike."""
-    return jnp.exp(-beta * (1 - jnp.matmul(f, keys.T, precision=HIGHEST)))
+    return jnp.exp(-beta * (1 - matmul(f, keys.T)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class TipAdapter(Method):
     ) -> Float[Array, "n _ b c"]:
         """The sum of zero-shot CLIP's logits and the cache's."""
         keys = {**variables.buffers, **variables.phi}["keys"]
-        cached = affinity(normalise(images), keys, self.beta) @ variables.buffers["values"]
+        cached = matmul(affinity(normalise(images), keys, self.beta), variables.buffers["values"])
         return super().logits(variables, theta, images, text, draw) + self.alpha * cached
 
 

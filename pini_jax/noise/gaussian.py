@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pini_jax.core.products import matmul
+
 
 class Gaussian(NamedTuple):
     """N(mean, (diag(scale) factor)^T (diag(scale) factor)); the sign of `scale` does not matter.
@@ -33,7 +35,7 @@ def displace(gaussian: Gaussian, normals: Float[Array, "*n m"]) -> Float[Array, 
     """mean + (scale z) factor: the reparameterisation, given the standard normals z."""
     noise = gaussian.scale * normals
     if gaussian.factor is not None:
-        noise = jnp.matmul(noise, gaussian.factor, precision=jax.lax.Precision.HIGHEST)
+        noise = matmul(noise, gaussian.factor)
     return gaussian.mean + noise
 
 

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST
 from pini_jax.core.errors import InputError
 from pini_jax.core.options import at_least, one_of, positive
+from pini_jax.core.products import matmul
 from pini_jax.core.shapes import Numbers
 from pini_jax.data.support import NO_SUPPORT, Support
 from pini_jax.noise.gaussian import Gaussian
@@ -76,7 +76,7 @@ class _Linear(nn.Module):
         fan_in, init = x.shape[-1], _torch_uniform(self.initial_scale)
         kernel = self.param("kernel", init, (fan_in, self.features), fan_in)
         bias = self.param("bias", init, (self.features,), fan_in)
-        return jnp.matmul(x, kernel, precision=HIGHEST) + bias
+        return matmul(x, kernel) + bias
 
 
 class Generator(nn.Module):
@@ -96,6 +96,7 @@ class Generator(nn.Module):
     reads_support: ClassVar[bool] = False  # whether it is made from the selection
     is_table: ClassVar[bool] = False  # whether parameters have the shape of what the noise is added to
     convolves: ClassVar[bool] = False  # whether its parameters are kernels of convolutions
+    asks_patches: ClassVar[bool] = False  # whether it reads `query`: of noise on pixels, the image's patches
     norm_axes: ClassVar[tuple[int, ...]] = (-1,)  # of what has one norm
 
     control: str = one_of(CONTROLS, "learned")
@@ -237,10 +238,10 @@ class CrossAttention(Generator):
 
         q = split(_Linear(narrow, name="query")(flat))
         key, value = (split(_Linear(narrow, name=name)(text.astype(jnp.float32))) for name in ("key", "value"))
-        scores = jnp.matmul(q, jnp.swapaxes(key, -1, -2), precision=HIGHEST)
+        scores = matmul(q, jnp.swapaxes(key, -1, -2))
         if self.scaled:
             scores = scores / jnp.sqrt(narrow // self.heads)
-        attended = jnp.moveaxis(jnp.matmul(jax.nn.softmax(scores), value, precision=HIGHEST), -3, -2)
+        attended = jnp.moveaxis(matmul(jax.nn.softmax(scores), value), -3, -2)
         return attended.reshape(*attended.shape[:2], *rest, narrow)
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pini_jax.core.errors import InputError
 from pini_jax.core.options import positive
 from pini_jax.core.shapes import Numbers
 from pini_jax.noise.generators import CrossAttention, Generator, Inputs, Moment
@@ -24,6 +25,7 @@ class PatchAttention(CrossAttention):
     """
 
     norm_axes: ClassVar[tuple[int, ...]] = IMAGE_AXES
+    asks_patches: ClassVar[bool] = True
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """The moments for every pixel; pixels that no patch covers get none."""
@@ -100,13 +102,24 @@ class Conv(Generator):
 
     Attributes:
         amplitude: root mean square of mu and of sigma over the pixels of a channel.
-        initial_scale: of no effect but for the control `random`.
+        initial_scale: of the control `random` alone.
     """
 
     norm_axes: ClassVar[tuple[int, ...]] = IMAGE_AXES
     convolves: ClassVar[bool] = True
 
     amplitude: float = positive(0.1)
+
+    def __post_init__(self) -> None:
+        """Refuses what would have no effect.
+
+        Raises:
+            InputError: an initial scale is set where the amplitude says how large the noise is.
+        """
+        super().__post_init__()
+        if self.control != "random" and self.initial_scale != type(self).initial_scale:
+            said = f"noise: conv: initial_scale={self.initial_scale!r} is of control='random' alone"
+            raise InputError(f"{said}: set amplitude, which says how large the noise of pixels is")
 
     def moments(self, inputs: Inputs) -> tuple[Moment, Moment]:
         """The moments for every pixel."""

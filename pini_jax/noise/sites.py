@@ -124,7 +124,6 @@ class Site:
         generators: name -> what makes noise here.
         needs: which of the towers' inputs a step must have: `prompts`, `pixels`, or neither.
         per_class: whether its vectors belong to classes, so that a table of them fits no other classes.
-        has_query: whether an attention here is asked by patches rather than by what the noise is added to.
         stage: the value of the forward pass that the noise is added to: by default the site's own name.
     """
 
@@ -135,7 +134,6 @@ class Site:
     generators: FrozenDict[str, type[Generator]] = FrozenDict()
     needs: frozenset[str] = frozenset()
     per_class: bool = False
-    has_query: bool = False
     stage: str = ""
 
     @property
@@ -176,7 +174,6 @@ SITES: dict[str, Site] = {
             divergence=mean_over_images,
             generators=FrozenDict({"conv": Conv, "cross_attention": PatchAttention}),
             needs=frozenset({"pixels"}),
-            has_query=True,
         ),
         Site(
             name="patch_tokens",

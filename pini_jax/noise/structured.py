@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pini_jax.clip.zero_shot import HIGHEST, normalise
+from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.options import at_least, fraction, one_of, positive
+from pini_jax.core.products import matmul
 from pini_jax.noise.generators import SIGMAS, Generator, Inputs, Moment
 
 
@@ -49,7 +50,7 @@ def estimate_spread(inputs: Inputs, prior_shots: float) -> Spread:
     means = (counts * means + prior_shots * (middle + beta * apart)) / (counts + prior_shots)
     rest = features - means[labels]
     seen = len(images) / len(text) + prior_shots
-    covariance = seen / (seen - 1) * jnp.matmul(rest.T, rest, precision=HIGHEST) / len(features)
+    covariance = seen / (seen - 1) * matmul(rest.T, rest) / len(features)
     return Spread(means, middle, covariance)
 
 
@@ -97,7 +98,7 @@ class Residual(Structured):
         def root() -> Float[Array, "e e"]:
             values, vectors = jnp.linalg.eigh(self._spread(inputs).shrunk(self.shrinkage))
             scaled = vectors * jnp.sqrt(jnp.maximum(values, 0))
-            return jnp.matmul(scaled, vectors.T, precision=HIGHEST)
+            return matmul(scaled, vectors.T)
 
         return self.variable("support", "factor", root).value
 

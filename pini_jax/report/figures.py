@@ -16,10 +16,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy  # which loads its parts at their first use: half a second
-from jaxtyping import Float
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from pini_jax.evaluate.metrics import Reliability, calibration_error
 from pini_jax.methods import registry
 from pini_jax.report import statistics
 from pini_jax.report.collect import Entry, by_label, by_plain_label, by_shots
@@ -299,9 +299,9 @@ def reliability_figure(entries: Sequence[Entry]) -> Captioned:
     )
 
 
-def reliability_line(axes: plt.Axes, bins: Float[np.ndarray, "3 bins"], look: Mapping[str, Any]) -> None:
+def reliability_line(axes: plt.Axes, bins: Reliability, look: Mapping[str, Any]) -> None:
     """Draws one reliability diagram."""
-    size, confidence, correct = bins
+    size, confidence, correct = map(np.asarray, bins)
     used = size > 0
     x, y = confidence[used] / size[used], correct[used] / size[used]
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.8, zorder=0)
@@ -310,13 +310,7 @@ def reliability_line(axes: plt.Axes, bins: Float[np.ndarray, "3 bins"], look: Ma
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
 
 
-def calibration_error(bins: Float[np.ndarray, "3 bins"]) -> float:
-    """ECE of pooled bins."""
-    size, confidence, correct = bins
-    return float(np.abs(correct - confidence).sum() / size.sum())
-
-
-def pooled(entries: Sequence[Entry], name: str) -> Float[np.ndarray, "3 bins"]:
-    """Sums over runs: sizes of the bins, confidence and correct predictions in them."""
+def pooled(entries: Sequence[Entry], name: str) -> Reliability:
+    """The bins of several runs together."""
     bins = [entry.result["reliability"][name] for entry in entries]
-    return np.array([[x[key] for key in ("size", "confidence", "correct")] for x in bins], float).sum(0)
+    return Reliability(*(np.array([x[key] for x in bins], float).sum(0).tolist() for key in Reliability._fields))

@@ -48,13 +48,11 @@ class Tested(NamedTuple):
 
     Attributes:
         confidence: calibrated, of the likeliest class.
-        temperature: that it was calibrated with.
     """
 
     answers: Answers
     names: Sequence[str]
     confidence: Float[np.ndarray, "b"]
-    temperature: float
 
     @property
     def counts(self) -> Int[np.ndarray, "c c"]:
@@ -91,9 +89,7 @@ def read_tested(entry: Entry) -> Tested | None:
         return None
     kept = read_predictions(entry.folder / "predictions.parquet", sha256)
     answers = kept.by_mode("test")["mean"].labelled()
-    temperature = kept.temperatures["mean"]
-    confidence = np.exp(answers.calibrated(temperature)[:, 0])
-    return Tested(answers, kept.class_names["test"], confidence, temperature)
+    return Tested(answers, kept.class_names["test"], np.exp(answers.calibrated[:, 0]))
 
 
 def lead(entry: Entry, tested: Tested | None) -> str:

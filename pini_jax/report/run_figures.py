@@ -11,8 +11,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Int
 
+from pini_jax.evaluate.metrics import calibration_error
 from pini_jax.report.collect import Entry
-from pini_jax.report.figures import calibration_error, pooled, reliability_line
+from pini_jax.report.figures import pooled, reliability_line
 from pini_jax.report.style import COLOURS, COLUMN, Captioned, line_styles
 
 NAMED = 30  # classes whose names stand beside the matrix

@@ -48,7 +48,7 @@ def evaluate(workdir: Path, dataset: str = "", clip: str = "") -> tuple[Path, di
     found = result.predict_split(trained, task, relabelled(data, exported.class_names))
     temperatures = {mode: exported.doubts.get(mode, doubt.NO_DOUBT).temperature for mode in predictions.ALL_MODES}
     answers, names = result.answers_of(found, temperatures), exported.class_names
-    kept = Kept({"test": answers}, {"test": names}, temperatures)
+    kept = Kept({"test": answers}, {"test": names})
     place = workdir / "evaluations" / re.sub(r"[^\w.-]+", "_", name)
     place.mkdir(parents=True, exist_ok=True)
     sha256 = predictions.write_predictions(place / "predictions.parquet", kept)

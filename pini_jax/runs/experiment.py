@@ -67,6 +67,8 @@ def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> 
     with ExitStack() as stack:
         for workdir in configs:
             stack.enter_context(folder.locked(workdir))
+        for workdir, config in configs.items():
+            folder.make_room(config, workdir)
         results = {workdir: folder.finished(config, workdir) for workdir, config in configs.items()}
         known = {workdir: result for workdir, result in results.items() if result is not None}
         for workdir in known:
@@ -248,12 +250,12 @@ def compare_data(config: Config, workdir: Path) -> str:
     return "its data are as they were: training and validation to the byte, the test by names, classes and size"
 
 
+_opened: dict[tuple[str, str, int], Dataset] = {}  # one at most: the last, which a population's members share
+
+
 def _open(config: Config) -> Dataset:
     key = config.dataset, config.data_dir, config.max_unreadable
     if key not in _opened:
         _opened.clear()
         _opened[key] = open_dataset(config, config.dataset)[0]
     return _opened[key]
-
-
-_opened: dict[tuple[str, str, int], Dataset] = {}  # the last one, which the members of a population share

@@ -92,8 +92,6 @@ def claim(run: Run) -> None:
     Raises:
         InputError: the folder was made with other data.
     """
-    if not (run.workdir / "config.json").exists():
-        (run.workdir / "failure.json").unlink(missing_ok=True)  # of another one's run
     (run.workdir / "checkpoints").mkdir(exist_ok=True)
     write_provenance(run)  # first: what version 0.1 made has none
     paths.write_json(run.workdir / "config.json", configs.to_dict(run.config))
@@ -102,30 +100,49 @@ def claim(run: Run) -> None:
         paths.write_json(run.workdir / "split.json", splits.rows(run.shared.whole), indent=None)
 
 
-def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
-    """The result of this config's run in `workdir`; None if it has not finished or not begun.
+def make_room(config: Config, workdir: Path) -> None:
+    """Makes the folder, and deletes what another config's run that has failed left there; call it under the lock.
 
     Raises:
         InputError: the folder belongs to another config; the message names what differs.
         OSError: there can be no such folder.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    file = workdir / "config.json"
-    if not file.exists():
-        return None
-    if _is_of_version_0_1(workdir):
-        raise InputError(f"{workdir} was made by version 0.1, which reads it{OTHER}")
-    written, wanted = paths.read_object(file, OTHER), json.loads(json.dumps(configs.to_dict(config)))
-    if written != wanted and not _clear_failure(workdir):
-        differ = listed(_differences(written, wanted), "; ")
-        raise InputError(f"{workdir} holds a run of another config ({differ}); choose another workdir")
-    if not (workdir / "result.json").exists():
+    if not _belongs_to(config, workdir) and _has_failed(workdir):
+        _clear(workdir)
+
+
+def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
+    """The result of this config's run in `workdir`; None if it has not finished or not begun.
+
+    Raises:
+        InputError: the folder belongs to another config; the message names what differs.
+    """
+    if not _belongs_to(config, workdir) or not (workdir / "result.json").exists():
         return None
     try:
         return read_sealed(workdir / "result.json")
     except InputError as error:
         LOG.warning("%s; it is made again from the last checkpoint", error)
         return None
+
+
+def _belongs_to(config: Config, workdir: Path) -> bool:
+    """Whether the run there is this config's; not where there is none, or another one that has failed.
+
+    Raises:
+        InputError: it is another one's.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        return False
+    if _is_of_version_0_1(workdir):
+        raise InputError(f"{workdir} was made by version 0.1, which reads it{OTHER}")
+    written, wanted = paths.read_object(file, OTHER), json.loads(json.dumps(configs.to_dict(config)))
+    if written != wanted and not _has_failed(workdir):
+        differ = listed(_differences(written, wanted), "; ")
+        raise InputError(f"{workdir} holds a run of another config ({differ}); choose another workdir")
+    return bool(written == wanted)
 
 
 def _is_of_version_0_1(workdir: Path) -> bool:
@@ -151,19 +168,20 @@ def record_failure(workdir: Path, reason: str) -> None:
     paths.write_json(workdir / "failure.json", {"reason": reason})
 
 
-def _clear_failure(workdir: Path) -> bool:
-    """Returns whether the run there had failed; if so, deletes everything of it."""
-    failure = workdir / "failure.json"
-    if not failure.exists() or (workdir / "result.json").exists():
-        return False
+def _has_failed(workdir: Path) -> bool:
+    return (workdir / "failure.json").exists() and not (workdir / "result.json").exists()
+
+
+def _clear(workdir: Path) -> None:
+    """Leaves nothing of a run that has failed."""
     if jax.process_index():  # the first process deletes for all
-        return True
+        return
     with contextlib.suppress(InputError):
-        LOG.info("%s held a run that had failed (%s)", workdir, paths.read_object(failure).get("reason"))
+        reason = paths.read_object(workdir / "failure.json").get("reason")
+        LOG.info("%s held a run that had failed (%s)", workdir, reason)
     shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     for name in WRITTEN:
         (workdir / name).unlink(missing_ok=True)
-    return True
 
 
 # ------------------------------------------------------------------------------------------------ sealed files

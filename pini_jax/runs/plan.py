@@ -34,7 +34,6 @@ from pini_jax.core.wording import listed
 from pini_jax.data.datasets import coop
 from pini_jax.methods.optim import num_steps
 from pini_jax.runs import population
-from pini_jax.runs.population import Variation
 
 FILE = "plan.jsonl"
 FORMAT = 1
@@ -88,7 +87,7 @@ def make_plan(settings: Mapping[str, Any] | ml_collections.ConfigDict, together:
         InputError: all problems of the settings at once, or two runs have the same name.
     """
     base, several = population.split(settings)
-    variations = population.variations(base, several) or [Variation({}, {})]
+    variations = population.variations(base, several)
     names = [population.member_name(variation.values) or "run" for variation in variations]
     if len(set(names)) < len(names):
         raise InputError(f"population: several members have the same name: {listed(_repeated(names))}")

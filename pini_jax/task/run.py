@@ -123,7 +123,7 @@ def share(config: Config, clip: str = "") -> Shared:
 
 def check_alike(what: str, *hashes: str) -> None:
     """Raises InputError if another process of the job has other hashes: it would compute something else."""
-    if others := meshes.unlike(" ".join(hashes)):
+    if others := meshes.processes_that_differ(" ".join(hashes)):
         raise InputError(f"process {listed(map(str, others))} has {what} than process 0")
 
 

@@ -39,7 +39,7 @@ def calls(group: Group, progress: StepCounter) -> Iterator[Call]:
     def is_saved(turn: Turn) -> bool:
         return group.trainees[turn.run].recorder.saves(turn.step + 1)
 
-    pieces = cut(group.table, is_saved, lambda: length(group, progress.rate))
+    pieces = cut(group.table(), is_saved, lambda: length(group, progress.rate))
     for call in prefetch(lambda ticks: Call(ticks, read_batches(group, ticks)), pieces):
         if not all(group.trainees[turn.run].recorder.problem for _, _, turn in call.turns):
             yield call
@@ -52,7 +52,7 @@ def length(group: Group, rate: float) -> int:
     """
     if group.most == 1:
         return 1
-    return max(1, min(group.most, int(meshes.agree(SECONDS * rate / group.width))))
+    return max(1, min(group.most, int(meshes.broadcast_from_first(SECONDS * rate / group.width))))
 
 
 def read_batches(group: Group, ticks: Sequence[Turns]) -> BatchTable:

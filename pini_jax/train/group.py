@@ -60,9 +60,8 @@ class Group(NamedTuple):
             for i, length in enumerate(self.lengths)
         ]
 
-    @property
     def table(self) -> Iterator[Turns]:
-        """Who takes which step at every tick."""
+        """Who takes which step at every tick, from the first on."""
         return timetable(self.lengths, self.starts, self.width)
 
 

@@ -108,8 +108,7 @@ def record(
             recorder.write(done, loss, accuracy)
         # A checkpoint is due after the last tick of a call alone, and the states are those after it.
         if i == last and recorder.problem is None and (recorder.saves(done) or save_all):
-            recorder.save(done, states()[lane])
-            writes += recorder.due
+            writes += recorder.save(done, states()[lane])
     return writes
 
 
@@ -118,7 +117,7 @@ def compile_group(group: Group) -> tuple[Step, Lanes]:
     LOG.info("compiling")
     if group.width > 1:
         LOG.info("%d runs in %d lanes side by side", len(group.runs), group.width)
-    turns = next(group.table)
+    turns = next(group.table())
     another = next(turn for turn in turns if turn)
     run = group.trainees[another.run].run
     shared, config = run.shared, run.config

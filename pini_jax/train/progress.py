@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from pini_jax.core.progress import bar, is_hidden
+from pini_jax.core.wording import duration
 
 EVERY = 30.0  # seconds between lines
 QUEUED = 2  # calls that the device may be behind: enough to keep it busy
@@ -91,10 +92,3 @@ class StepCounter:
         self._told = self._clock()
         left = f", about {duration((self.total - self.done) / self.rate)} left" if self.rate else ""
         LOG.info("step %s of %s%s%s", f"{self.done:,}", f"{self.total:,}", left, self._said and f"; {self._said}")
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min` or `3.4 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -39,7 +39,6 @@ class Recorder:
         seconds: from the first step to the last checkpoint.
         first_loss: of the first step since then, on the device.
         problem: why there can be no result.
-        due: what remains to be done of the last `Recorder.save`, in any thread.
     """
 
     def __init__(self, run: Run, fresh: TrainState):
@@ -60,7 +59,6 @@ class Recorder:
         self.seconds = 0.0
         self.first_loss: jax.Array | None = None
         self.problem: str | None = None
-        self.due: list[Write] = []
         if self.start:
             LOG.info("going on from step %d of %d", self.start, run.num_steps)
         self._lines = self._files.enter_context(
@@ -96,13 +94,12 @@ class Recorder:
         """Whether a checkpoint is due after so many steps."""
         return done % self._run.config.checkpoint_every == 0 or done == self._num_steps
 
-    def save(self, done: int, state: TrainState) -> None:
-        """Prepares a checkpoint, as `due`, unless something in it is not finite."""
-        self.due = []
+    def save(self, done: int, state: TrainState) -> list[Write]:
+        """What writes the checkpoint, in any thread; nothing if something in it is no number."""
         if not is_finite(state):
             self.fail(f"after step {done} not all parameters are finite")
-            return
-        self.due = [functools.partial(self._write_checkpoint, state, self._lines.flush())]
+            return []
+        return [functools.partial(self._write_checkpoint, state, self._lines.flush())]
 
     def _write_checkpoint(self, state: TrainState, metrics_sha256: str) -> None:
         self._checkpoints.save(state, metrics_sha256)

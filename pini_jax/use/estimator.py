@@ -247,10 +247,10 @@ class Classifier(base.ClassifierMixin, base.BaseEstimator):  # type: ignore[misc
     def _method_settings(self) -> dict[str, Any]:
         """Settings of a run as the method has them."""
         default = configs.default()
-        if self.method not in (None, "pini"):
-            return configs.with_method(default, self.method).to_dict()
-        takes_steps = self.method == "pini" or any(getattr(self, key) is not None for key in OF_STEPS)
-        return (default if takes_steps else configs.with_recipe(default)).to_dict()
+        takes_steps = any(getattr(self, key) is not None for key in OF_STEPS)
+        by_itself = "pini" if takes_steps else "empirical_bayes"
+        name = by_itself if self.method is None else self.method
+        return (default if name == "pini" else configs.with_method(default, name)).to_dict()
 
     def _config(self, dataset: str, most: int, has_images: bool) -> Config:
         """The run's; `most` images there are of a class."""

@@ -89,12 +89,12 @@ def test_draws_do_not_depend_on_the_devices():
 def test_processes_that_have_another_text_are_named(monkeypatch):
     """As they would gather what each of them hashes."""
     said = ["same", "same", "another", "same"]
-    assert mesh.unlike("alone") == []
+    assert mesh.processes_that_differ("alone") == []
     monkeypatch.setattr(mesh.jax, "process_count", lambda: len(said))
     hashes = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in said]
     monkeypatch.setattr(mesh.multihost_utils, "process_allgather", lambda own: np.stack([own, *hashes[1:]]))
-    assert mesh.unlike("same") == [2]
-    assert mesh.unlike("other") == [1, 2, 3]
+    assert mesh.processes_that_differ("same") == [2]
+    assert mesh.processes_that_differ("other") == [1, 2, 3]
 
 
 # The widths of a ViT-H/14, two layers deep, from a file onto every mesh. Prints what part a device holds, and how

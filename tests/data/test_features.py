@@ -69,7 +69,7 @@ def test_features_are_those_of_the_tower(clip, encode):
     found = features.features(RECORDS, clip, encode)
     assert found.shape == (7, clip.embed_dim) and found.dtype == np.float32
     images = [Image.open(io.BytesIO(record.source)) for record in RECORDS]
-    views = np.stack([transforms.test_view(image, clip.preprocessing) for image in images])
+    views = np.stack([transforms.evaluation_view(image, clip.preprocessing) for image in images])
     expected = tiny_clips.run_stage(
         clip.image_tower, "__call__", clip.theta["image"], clip.preprocessing.normalise(views)
     )

@@ -57,7 +57,7 @@ def processor_of(file):
 
 
 def assert_same_view(processor, preprocessing, image):
-    ours = transforms.test_view(transforms.to_rgb(image), preprocessing)
+    ours = transforms.evaluation_view(transforms.to_rgb(image), preprocessing)
     raw = processor(image, return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"][0]
     np.testing.assert_array_equal(ours, raw.transpose(1, 2, 0))
     assert ours.dtype == np.uint8
@@ -102,21 +102,21 @@ def test_slivers_as_transformers(file, monkeypatch):
 def test_slivers_take_the_memory_of_what_is_kept(size):
     """The whole of the first would be 224 x 4,480,000 pixels."""
     with bounds.bounded(memory=1 << 26, seconds=5):
-        assert transforms.test_view(picture(size), Preprocessing()).shape == (224, 224, 3)
+        assert transforms.evaluation_view(picture(size), Preprocessing()).shape == (224, 224, 3)
 
 
 @pytest.mark.parametrize("resample", [0, 1, 4, 5])
 def test_slivers_for_other_filters_are_refused(resample):
     with pytest.raises(InputError, match="resized for this CLIP it would be 224 x 4480000 pixels"):
-        transforms.test_view(picture((1, 20000)), Preprocessing(resample=resample))
+        transforms.evaluation_view(picture((1, 20000)), Preprocessing(resample=resample))
 
 
 def test_a_preprocessor_cannot_ask_for_any_memory():
     with bounds.bounded(memory=1 << 28):
-        view = transforms.test_view(picture((50, 40)), Preprocessing(size=16384, crop=224))
+        view = transforms.evaluation_view(picture((50, 40)), Preprocessing(size=16384, crop=224))
         assert view.shape == (224, 224, 3)
         with pytest.raises(InputError, match="16384 x 16384"):
-            transforms.test_view(picture((20000, 1)), Preprocessing(size=16384, crop=16384, squash=True))
+            transforms.evaluation_view(picture((20000, 1)), Preprocessing(size=16384, crop=16384, squash=True))
 
 
 def test_thousands_of_sizes_as_transformers():
@@ -143,13 +143,13 @@ def test_flexible_images_of_siglip_2_are_those_of_a_square(side, patches):
     assert rows == columns == 4
     theirs = found["pixel_values"][0, :16].reshape(4, 4, 8, 8, 3).swapaxes(1, 2).reshape(32, 32, 3)
     preprocessing = Preprocessing.from_hugging_face(file)
-    ours = preprocessing.normalise(transforms.test_view(picture((side, side)), preprocessing))
+    ours = preprocessing.normalise(transforms.evaluation_view(picture((side, side)), preprocessing))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_a_crop_larger_than_the_image_is_black_around_it():
     """Eleven pixels are missing: six before, five after."""
-    view = transforms.test_view(Image.new("RGB", (17, 17), "white"), Preprocessing(size=17, crop=28))
+    view = transforms.evaluation_view(Image.new("RGB", (17, 17), "white"), Preprocessing(size=17, crop=28))
     assert (view[6:23, 6:23] == 255).all() and view.sum() == 17 * 17 * 3 * 255
 
 

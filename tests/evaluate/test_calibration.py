@@ -33,7 +33,7 @@ def test_calibrated_metrics_are_those_at_the_temperature(truth):
     log_p, labels = simulated(3000, truth)
     t = calibration.temperature(*simulated(300, truth, seed=1))
     given = predictions.Predictions(log_p, log_p, *np.zeros((3, len(labels))))
-    found = measured.measure(predictions.answers([""] * len(labels), labels, given, t), t)
+    found = measured.measure(predictions.answers([""] * len(labels), labels, given, t))
     wanted = measured.metrics(log_softmax(log_p.astype(np.float64) / t, axis=1), labels)
     for name in ("nll", "ece", "brier", "adaptive_ece"):
         assert getattr(found, f"calibrated_{name}") == pytest.approx(getattr(wanted, name), abs=1e-6), name
@@ -48,4 +48,4 @@ def test_likely_and_unlikely_predictions_keep_their_order():
     given = predictions.Predictions(log_p, log_p, *np.zeros((3, len(labels))))
     found = predictions.answers([""] * len(labels), labels, given, 3.0)
     np.testing.assert_array_equal(found.predicted, log_p.argmax(1))
-    assert (np.diff(found.calibrated(3.0), axis=1) <= 1e-6).all()
+    assert (np.diff(found.calibrated, axis=1) <= 1e-6).all()

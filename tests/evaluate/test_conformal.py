@@ -37,8 +37,8 @@ def test_coverage_is_as_promised(name, images, level):
     for _ in range(200):
         log_p, labels = drawn(images, chance)
         t = calibration.temperature(log_p, labels)
-        limit = conformal.threshold(name, kept(log_p, labels, t), t, level)
-        found.append(conformal.coverage(name, answers(400, chance, t), t, limit, CLASSES).coverage)
+        limit = conformal.threshold(name, kept(log_p, labels, t), level)
+        found.append(conformal.coverage(name, answers(400, chance, t), limit, CLASSES).coverage)
     wanted = conformal.rank(images, level) / (images + 1)
     spread = math.sqrt(wanted * (1 - wanted) / (images + 2))
     assert np.mean(found) == pytest.approx(wanted, abs=4 * spread / math.sqrt(len(found)) + 0.005)
@@ -50,9 +50,9 @@ def test_coverage_is_as_promised(name, images, level):
 def test_too_few_images_promise_nothing_less_than_all_classes():
     chance = np.random.default_rng(0)
     for images, level in ((8, 0.9), (0, 0.9), (3, 0.8)):
-        limit = conformal.threshold("lac", answers(images, chance), 1.0, level)
+        limit = conformal.threshold("lac", answers(images, chance), level)
         assert math.isinf(limit)
-        assert conformal.coverage("lac", answers(50, chance), 1.0, limit, CLASSES) == (1.0, CLASSES)
+        assert conformal.coverage("lac", answers(50, chance), limit, CLASSES) == (1.0, CLASSES)
         assert conformal.promised(images, level) == [1.0, 1.0]
 
 
@@ -65,11 +65,11 @@ def test_the_rank_is_not_moved_by_rounding():
 def test_lac_takes_classes_by_their_probability():
     p = np.log([[0.6, 0.3, 0.1], [0.98, 0.01, 0.01]])
     found = kept(p, np.array([1, 0]), 1.0)
-    assert conformal.coverage("lac", found, 1.0, 0.75, 3) == (1.0, 1.5)
+    assert conformal.coverage("lac", found, 0.75, 3) == (1.0, 1.5)
 
 
 def test_what_is_not_among_the_classes_kept_is_not_covered():
     classes = predictions.KEPT + 2
     log_p = log_softmax(-np.arange(classes, dtype=np.float32)[None], axis=1)
     found = kept(log_p, np.array([classes - 1]), 1.0)
-    assert conformal.coverage("aps", found, 1.0, 1.0, classes).coverage == 0
+    assert conformal.coverage("aps", found, 1.0, classes).coverage == 0

@@ -19,9 +19,9 @@ def logits_of(images, seed):
     return (3 * chance.normal(size=(1, images, CLASSES)) + 4 * np.eye(CLASSES)[labels]).astype(np.float32), labels
 
 
-def answered(images, seed):
+def answered(images, seed, temperature=TEMPERATURE):
     logits, labels = logits_of(images, seed)
-    return predictions.answers([""] * images, labels, summary(logits, SCALE), TEMPERATURE)
+    return predictions.answers([""] * images, labels, summary(logits, SCALE), temperature)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def kept():
         for seed, (split, n) in enumerate({"val": 60, "test": 500}.items())
     }
     names = dict.fromkeys(answers, tuple("abcdef"))
-    return Kept(answers, names, dict.fromkeys(predictions.ALL_MODES, TEMPERATURE))
+    return Kept(answers, names)
 
 
 def test_what_is_said_of_the_test_is_what_prediction_does(kept):
@@ -61,9 +61,7 @@ def test_the_selection_that_stands_in_comes_before_validation(kept):
 
 
 def test_without_held_out_images_nothing_is_changed_and_nothing_claimed(kept):
-    alone = kept._replace(
-        answers={"test": kept.answers["test"]}, temperatures=dict.fromkeys(predictions.ALL_MODES, 1.0)
-    )
+    alone = kept._replace(answers={"test": dict.fromkeys(kept.answers["test"], answered(500, 1, 1.0))})
     assert doubt.doubts(alone) == {}
     said = doubt.doubt_record(alone)["modes"]["mean"]
     assert said["lac"] is None and said["sets"]["lac"] == {"coverage": 1.0, "mean_size": CLASSES}

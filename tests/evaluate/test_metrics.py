@@ -57,7 +57,7 @@ def test_images_without_a_label_count_for_nothing():
     log_p, labels = predictions(0)
     some = np.where(np.arange(len(labels)) % 3 == 0, -1, labels)
     known = some >= 0
-    assert metrics.measure(without_draws(log_p, some), 1.0) == metrics.metrics(log_p[known], labels[known])
+    assert metrics.measure(without_draws(log_p, some)) == metrics.metrics(log_p[known], labels[known])
 
 
 def test_adaptive_error_as_a_loop_over_bins_of_equal_size():
@@ -104,7 +104,7 @@ def test_gains_of_draws_by_a_loop():
         answers([""] * len(labels), labels, Predictions(log_p, expected, *[unknown] * 3), temperatures[mode])
         for mode, log_p, expected in (("mean", mean, mean), ("marginal", average, np.mean(draws, axis=0)))
     )
-    found = metrics.gains_of_draws(of_mean, of_draws, temperatures)
+    found = metrics.gains_of_draws(of_mean, of_draws)
     single, averaged, calibrated = [], [], []
     for b, label in enumerate(labels):
         single.append(np.mean([draw[b, label] for draw in draws]) - mean[b, label])
@@ -119,7 +119,7 @@ def test_gains_of_draws_by_a_loop():
 
 def test_draws_that_are_all_the_mean_gain_nothing():
     same = without_draws(*predictions(0))
-    gains = metrics.gains_of_draws(same, same, {"mean": 1.0, "marginal": 1.0})
+    gains = metrics.gains_of_draws(same, same)
     assert set(gains) == {metrics.Gain(0.0, 0.0)}
 
 

@@ -7,7 +7,7 @@ import scipy.special
 from pini_jax.core.errors import InputError
 from pini_jax.evaluate import predictions
 from pini_jax.evaluate.prediction import Predictions, summary
-from pini_jax.evaluate.predictions import KEPT, Answers, Kept
+from pini_jax.evaluate.predictions import COLUMNS, KEPT, Answers, Kept
 
 CLASSES = KEPT + 3
 
@@ -24,26 +24,27 @@ def answers_of(classes: int, temperature: float = 1.5) -> Answers:
 @pytest.fixture
 def kept() -> Kept:
     answers = {
-        "val": {"mean": answers_of(3)},
-        "new": {"zero_shot": answers_of(CLASSES), "mean": answers_of(2 + 1)},
+        "val": {"zero_shot": answers_of(3, temperature=0.7), "mean": answers_of(3)},
+        "new": {"zero_shot": answers_of(CLASSES, temperature=0.7), "mean": answers_of(2 + 1)},
     }
-    return Kept(answers, {"val": ("cat", "naïve 猫", "x"), "new": ("b",)}, {"mean": 1.5})
+    return Kept(answers, {"val": ("cat", "naïve 猫", "x"), "new": ("b",)})
 
 
 def test_a_file_comes_back_as_it_was(kept, tmp_path):
     path = tmp_path / "predictions.parquet"
     read = predictions.read_predictions(path, predictions.write_predictions(path, kept))
     assert {split: list(of_split) for split, of_split in read.answers.items()} == {
-        "val": ["mean"],
+        "val": ["zero_shot", "mean"],
         "new": ["zero_shot", "mean"],
     }
     for split, of_split in kept.answers.items():
         for mode, wanted in of_split.items():
             for name, x, y in zip(Answers._fields, wanted, read.answers[split][mode], strict=True):
                 np.testing.assert_array_equal(x, y, err_msg=name)
-                assert name == "path" or x.dtype == y.dtype, name
+                assert name not in COLUMNS[1:] or x.dtype == y.dtype, name
     assert tuple(read.class_names["val"]) == kept.class_names["val"]
-    assert read.temperatures == kept.temperatures
+    assert list(read.temperatures) == ["mean", "sample", "marginal", "zero_shot"]
+    assert list(read.temperatures.values()) == [1.5, 1.5, 1.5, 0.7]
 
 
 def test_equal_predictions_make_equal_files(kept, tmp_path):
@@ -56,9 +57,9 @@ def test_others_read_it(kept, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     predictions.write_predictions(tmp_path / "p.parquet", kept)
     table = parquet.read_table(tmp_path / "p.parquet").to_pylist()
-    assert [row["split"] for row in table] == ["val"] * 5 + ["new"] * 10
+    assert [row["split"] for row in table] == ["val"] * 10 + ["new"] * 10
     assert table[0]["path"] == "a/0.png" and table[2]["label"] == -1
-    assert table[5]["log_probabilities"] == kept.answers["new"]["zero_shot"].log_probabilities[0].tolist()
+    assert table[10]["log_probabilities"] == kept.answers["new"]["zero_shot"].log_probabilities[0].tolist()
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", None])
@@ -81,7 +82,7 @@ def test_what_is_kept_of_many_classes_is_exact(classes):
     assert found.classes.shape == (5, min(classes, KEPT))
     np.testing.assert_array_equal(found.predicted, log_p.argmax(-1))
     wanted = scipy.special.log_softmax(log_p / 1.5, -1)
-    np.testing.assert_allclose(found.calibrated(1.5), np.take_along_axis(wanted, found.classes, -1), rtol=1e-6)
+    np.testing.assert_allclose(found.calibrated, np.take_along_axis(wanted, found.classes, -1), rtol=1e-6)
     np.testing.assert_allclose(found.squares, np.exp(2 * log_p).sum(-1))
     np.testing.assert_allclose(found.calibrated_squares, np.exp(2 * wanted).sum(-1))
     np.testing.assert_array_equal(found.label_log_probability[[0, 1, 3]], log_p[[0, 1, 3], [0, classes - 1, 1]])

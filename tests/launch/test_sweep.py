@@ -101,11 +101,6 @@ def test_the_table_stays_short():
     assert "and 20 more units" in lines[13] and lines[-1].strip() == "and 20 more"
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(1, "1 min"), (3600, "1 h 0 min"), (90061, "1 d 1 h")])
-def test_durations(seconds, words):
-    assert sweep_status.duration(seconds) == words
-
-
 def test_a_list_of_runs_has_its_own_shots(monkeypatch, tmp_path):
     """The one-command sweep, of a config with `def sweep()`."""
     asked = []

@@ -338,6 +338,16 @@ def test_every_generator_learns_at_every_site(learn, site, name):
     assert all(jax.tree.leaves(moved)) if name == "conv" else not any(jax.tree.leaves(moved))
 
 
+def test_a_site_of_one_s_own_at_the_pixels_learns_as_theirs_does(learn, monkeypatch):
+    own = dataclasses.replace(sites.SITES["pixels"], name="glare", stage="pixels")
+    monkeypatch.setitem(sites.SITES, "glare", own)
+    value, gradient, *_ = learn({"glare": {"generator": "cross_attention", "control": "mean_only"}})
+    wanted, theirs, *_ = learn({"pixels": {"generator": "cross_attention", "control": "mean_only"}})
+    assert value == wanted and set(gradient) == {"glare"}
+    jax.tree.map(np.testing.assert_array_equal, gradient["glare"], theirs["pixels"])
+    assert_all_learn(gradient)
+
+
 def test_all_sites_learn_together(learn):
     value, gradient, before, after = learn(EVERYWHERE, num_samples=2)
     assert np.isfinite(value) and set(gradient) == set(EVERYWHERE)

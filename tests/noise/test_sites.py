@@ -76,6 +76,7 @@ def test_unknown_names_are_refused(wrong):
         {"prompt_tokens": {"generator": "table", "sigma": "square"}},
         {"text_features": {"generator": "table", "level": -0.1}},
         {"pixels": {"generator": "conv", "amplitude": 0}},
+        {"pixels": {"generator": "conv", "initial_scale": 0.5}},
         {"image_features": {"generator": "cross_attention", "heads": 1.5}},
         {"image_features": {"generator": "cross_attention", "scaled": 1}},
         {"prompt_tokens": "table"},

@@ -83,7 +83,7 @@ def _write_run(folder: Path, result, labels, plain, logits):
         }
 
     splits = {"val": answers(slice(HELD_OUT)), "test": answers(slice(None))}
-    kept = predictions.Kept(splits, dict.fromkeys(splits, classes), dict.fromkeys(drawn, 1.0))
+    kept = predictions.Kept(splits, dict.fromkeys(splits, classes))
     result |= measure_splits(kept) | {
         "clip_sha256": "b19f1bbe" * 8,
         "num_classes": len(classes),

@@ -55,7 +55,9 @@ def test_a_failed_write_leaves_the_file_before_it(tmp_path, monkeypatch):
 
 def test_a_folder_belongs_to_the_config_that_claimed_it(tmp_path):
     workdir = tmp_path / "deep" / "run"
-    assert results.finished(CONFIG, workdir) is None
+    assert results.finished(CONFIG, workdir) is None and not workdir.exists()
+    results.make_room(CONFIG, workdir)
+    assert results.finished(CONFIG, workdir) is None and not list(workdir.iterdir())
     claim(workdir)
     assert configs.resolve(json.loads((workdir / "config.json").read_text())) == CONFIG
     assert results.finished(CONFIG, workdir) is None
@@ -76,11 +78,12 @@ def test_a_folder_belongs_to_the_config_that_claimed_it(tmp_path):
 )
 def test_another_config_is_refused_and_the_difference_named(tmp_path, changed, named):
     claim(tmp_path)
-    with pytest.raises(InputError) as error:
-        results.finished(other(**changed), tmp_path)
-    message = str(error.value)
-    assert all(name in message for name in named)
-    assert "seed" not in message and str(tmp_path) in message
+    for ask in (results.finished, results.make_room):
+        with pytest.raises(InputError) as error:
+            ask(other(**changed), tmp_path)
+        message = str(error.value)
+        assert all(name in message for name in named)
+        assert "seed" not in message and str(tmp_path) in message
     # and the folder still is the first one's
     assert results.finished(CONFIG, tmp_path) is None
 
@@ -171,16 +174,20 @@ def test_a_kill_releases_the_lock(tmp_path):
 def test_the_folder_of_a_failed_run_takes_another_config(tmp_path):
     claim(tmp_path)
     results.record_failure(tmp_path, "training diverged")
-    assert results.finished(CONFIG, tmp_path) is None  # tried again
-    assert (tmp_path / "config.json").exists()
-    assert results.finished(other(shots=4), tmp_path) is None
+    before = sorted(tmp_path.iterdir())
+    for config in (CONFIG, other(shots=4)):
+        assert results.finished(config, tmp_path) is None
+        assert sorted(tmp_path.iterdir()) == before  # who asks changes nothing
+    results.make_room(CONFIG, tmp_path)  # tried again
+    assert sorted(tmp_path.iterdir()) == before
+    results.make_room(other(shots=4), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_the_folder_s_place_is_an_error(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(OSError, match="run"):
-        results.finished(CONFIG, tmp_path / "run")
+        results.make_room(CONFIG, tmp_path / "run")
 
 
 # ------------------------------------------------------------------------------------------------ metrics.jsonl

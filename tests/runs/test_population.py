@@ -124,7 +124,7 @@ def test_what_was_cut_off_goes_on_where_it_was(together, tmp_path, monkeypatch, 
         saves.append(done)
         if len(saves) == 5:
             raise KeyboardInterrupt
-        save(recorder, done, state)
+        return save(recorder, done, state)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Recorder, "save", kill)

@@ -216,7 +216,7 @@ def test_bundled_folder_is_what_the_recipe_makes(tokenizer):
 def test_bundled_clip_reads_handwriting_as_documented():
     documented = re.search(r'three.": ([\d.]+) %; with sixteen `x` before it: ([\d.]+) %', CONFIG_FILE.read_text())
     clip, dataset = pretrained.load_clip("tiny_clip"), digits.load_digits()
-    views = [transforms.test_view(records.open_image(record), clip.preprocessing) for record in dataset.val]
+    views = [transforms.evaluation_view(records.open_image(record), clip.preprocessing) for record in dataset.val]
     label = np.array([record.label for record in dataset.val])
     prompts = [f"a photo of the digit {name}." for name in dataset.class_names]
     prompts += ["x " * 16 + prompt for prompt in prompts]

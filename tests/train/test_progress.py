@@ -5,7 +5,7 @@ import logging
 import jax.numpy as jnp
 import pytest
 
-from pini_jax.train.progress import EVERY, QUEUED, StepCounter, duration
+from pini_jax.train.progress import EVERY, QUEUED, StepCounter
 
 
 class Loss:
@@ -81,7 +81,3 @@ def test_a_bar_on_a_terminal(capsys):
         for _ in range(6):
             progress.queue(jnp.zeros(1), 1)
     assert "10/10" in capsys.readouterr().err
-
-
-def test_durations():
-    assert [duration(x) for x in (40, 120, 4000, 36_000)] == ["40 s", "2 min", "67 min", "10.0 h"]

@@ -102,7 +102,7 @@ def test_running_statistics_go_on_with_the_rest(tmp_path, monkeypatch, caplog):
             "checkpoint_every": 2,
         }
     )
-    nothing = predictions.Kept({}, {}, {})  # evaluation is no part of it
+    nothing = predictions.Kept({}, {})  # evaluation is no part of it
     monkeypatch.setattr(result, "predict_splits", lambda *_: nothing)
     monkeypatch.setattr(result, "measure_splits", lambda kept: {})
     experiment.train_and_evaluate(settings, tmp_path / "whole")

@@ -84,19 +84,11 @@ class CoopLayout:
         return tuple(f"{PurePosixPath(self.images, place)}/" for place in self.places) + self.lists
 
 
-def load_coop(name: str, root: Path) -> Dataset:
+def find_coop(name: str, root: Path) -> Findings:
     """Dataset `name`, of `LAYOUTS`, from its folder under `root`.
 
-    ImageNet has an empty `val`; the four shifts have only `test`.
-
-    Raises:
-        InputError: the dataset is unknown, or not all there, or contradicts itself; all problems are named.
-    """
-    return find_coop(name, root).accepted()
-
-
-def find_coop(name: str, root: Path) -> Findings:
-    """Like `load_coop`, but problems with lists and images are returned in the findings.
+    ImageNet has an empty `val`; the four shifts have only `test`. What is wrong with its lists and images becomes
+    the problems of the findings.
 
     Raises:
         InputError: the dataset is unknown, or a folder or a list of it is missing.
@@ -120,7 +112,7 @@ def read_split(name: str, text: str, images: Path) -> Dataset:
     """Dataset `name` from the text of its split_zhou_*.json, without a look at the images.
 
     Raises:
-        InputError: as in `load_coop`.
+        InputError: the dataset is unknown, or the text contradicts itself; all problems are named.
     """
     return _inspect(name, _parse(_layout(name), text, images, categories={})).accepted()
 
@@ -417,3 +409,6 @@ LAYOUTS: Mapping[str, CoopLayout] = {
     "imagenet_a": CoopLayout(200, "imagenet-adversarial", "imagenet-a", _read_shift),
     "imagenet_r": CoopLayout(200, "imagenet-rendition", "imagenet-r", _read_shift),
 }
+# ImageNet's shifts, and the ten datasets that the papers have beside ImageNet, in the order of the table.
+SHIFTS = tuple(name for name, layout in LAYOUTS.items() if layout.read in (_read_shift, _read_numbered_shift))
+OTHERS = tuple(name for name in LAYOUTS if name not in ("imagenet", *SHIFTS))

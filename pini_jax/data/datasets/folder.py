@@ -19,7 +19,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.wording import plain
 from pini_jax.data.datasets import findings, formats, split_folders, splits
 from pini_jax.data.datasets.findings import Findings, Problem
-from pini_jax.data.datasets.records import Dataset, Record
+from pini_jax.data.datasets.records import Record
 from pini_jax.data.datasets.split_folders import FolderLayout, below
 from pini_jax.data.datasets.tree import Tree, scan
 
@@ -27,17 +27,10 @@ TREE = "{0}/CLASS/IMAGE.jpg, or {0}/train/CLASS/IMAGE.jpg with {0}/test/ and per
 LOG = logging.getLogger(__name__)
 
 
-def load_folder(path: Path, seed: int) -> Dataset:
+def find_folder(path: Path, seed: int) -> Findings:
     """The images under `path`, sorted by their ids; class names are the names of the folders, sorted.
 
-    Raises:
-        InputError: there is no such folder, or not all in it is as it should be; all problems are named.
-    """
-    return find_folder(path, seed).accepted()
-
-
-def find_folder(path: Path, seed: int) -> Findings:
-    """Like `load_folder`, but problems that the user can correct are returned in the findings.
+    Problems that the user can correct are returned in the findings.
 
     Raises:
         InputError: there is no such folder, or no image in it.

@@ -32,7 +32,7 @@ from pini_jax.core.wording import listed, plain, quoted
 from pini_jax.data.datasets import findings, formats, splits
 from pini_jax.data.datasets.disk import Disk
 from pini_jax.data.datasets.findings import Findings, Problem
-from pini_jax.data.datasets.records import Dataset, Record
+from pini_jax.data.datasets.records import Record
 
 NEEDED = ("path", "label")
 COLUMNS = (*NEEDED, "name", "split")
@@ -59,19 +59,10 @@ class LabelTable(NamedTuple):
     rows: Sequence[TableRow]
 
 
-def load_table(path: Path, seed: int) -> Dataset:
-    """The images that a table lists, sorted by their ids.
+def find_table(path: Path, seed: int) -> Findings:
+    """The images that a table lists, sorted by their ids; problems that the user can correct are in the findings.
 
     Ids are relative to the table's folder if all images lie in it, else to the deepest folder that they share.
-
-    Raises:
-        InputError: the table cannot be read, or not all in it is as it should be; all problems are named.
-    """
-    return find_table(path, seed).accepted()
-
-
-def find_table(path: Path, seed: int) -> Findings:
-    """Like `load_table`, but problems that the user can correct are returned in the findings.
 
     Raises:
         InputError: the table cannot be read, or lacks a column, or has no rows.

@@ -29,7 +29,7 @@ from pini_jax.core import copies, extras
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.data.datasets import findings, splits
 from pini_jax.data.datasets.findings import Findings
-from pini_jax.data.datasets.records import Dataset, Record
+from pini_jax.data.datasets.records import Record
 
 # The names of few-shot papers -> TFDS's; "" where it does not have the dataset.
 NAMES = {
@@ -69,8 +69,10 @@ class Example:
         return self.examples[self.index][self.key]
 
 
-def load_tfds(name: str, data_dir: Path | None, seed: int) -> Dataset:
+def find_tfds(name: str, data_dir: Path | None, seed: int) -> Findings:
     """Dataset `name[/config][:version]` of TFDS; ids are `split/index`, in TFDS's order.
+
+    Problems that the user can correct are returned in the findings.
 
     Args:
         name: as TFDS writes it.
@@ -80,11 +82,6 @@ def load_tfds(name: str, data_dir: Path | None, seed: int) -> Dataset:
     Raises:
         InputError: TFDS does not have it, or it is not prepared, or damaged, or no image classification.
     """
-    return find_tfds(name, data_dir, seed).accepted()
-
-
-def find_tfds(name: str, data_dir: Path | None, seed: int) -> Findings:
-    """Like `load_tfds`, but problems that the user can correct are returned in the findings."""
     info = _prepared(name, data_dir)
     image, label = _keys(name, info)
     title, used = f"tfds:{info.full_name}", _used(info)

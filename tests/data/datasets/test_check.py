@@ -167,7 +167,7 @@ def test_names_of_datasets(tmp_path):
     assert (
         data
         == sources.load_dataset(f"folder:{tmp_path}/birds", "/elsewhere", 1)
-        == folder.load_folder(tmp_path / "birds", 1)
+        == folder.find_folder(tmp_path / "birds", 1).accepted()
     )
     rows = [(r.id, split) for split in ("train", "val", "test") for r in getattr(data, split)]
     lines = ["path,label,split", *(f"birds/{id},{id.split('/')[1]},{split}" for id, split in rows)]

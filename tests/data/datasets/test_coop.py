@@ -174,7 +174,7 @@ def test_there_are_fifteen_datasets():
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_miniature_is_read(name, tmp_path):
     ids, names = make(name, tmp_path)
-    dataset = coop.load_coop(name, tmp_path)
+    dataset = coop.find_coop(name, tmp_path).accepted()
     assert (dataset.name, dataset.class_names) == (name, names)
     assert {split: [r.id for r in getattr(dataset, split)] for split in SPLITS} == ids
     assert {r.label for r in dataset.test} <= set(range(len(names)))
@@ -186,7 +186,8 @@ def test_a_miniature_is_read(name, tmp_path):
 @pytest.mark.parametrize("name", [*JSON, "imagenet"])
 def test_labels_follow_the_split(name, tmp_path):
     make(name, tmp_path)
-    dataset, n = coop.load_coop(name, tmp_path), len(coop.load_coop(name, tmp_path).class_names)
+    dataset = coop.find_coop(name, tmp_path).accepted()
+    n = len(dataset.class_names)
     expected = list(range(n)) * 2 if name in JSON else [label for label in range(n) for _ in range(3)]
     assert [r.label for r in dataset.train] == expected
     assert [r.label for r in dataset.test] == list(range(n))
@@ -194,23 +195,23 @@ def test_labels_follow_the_split(name, tmp_path):
 
 def test_aircraft_have_the_order_of_their_variants(tmp_path):
     make("fgvc_aircraft", tmp_path)
-    assert [r.label for r in coop.load_coop("fgvc_aircraft", tmp_path).train] == [1, 0, 2]
+    assert [r.label for r in coop.find_coop("fgvc_aircraft", tmp_path).accepted().train] == [1, 0, 2]
 
 
 def test_numbered_folders_are_sorted_by_number(tmp_path):
     make("imagenetv2", tmp_path)
-    assert [r.label for r in coop.load_coop("imagenetv2", tmp_path).test] == [0, 0, 1, 1, 2, 2]
+    assert [r.label for r in coop.find_coop("imagenetv2", tmp_path).accepted().test] == [0, 0, 1, 1, 2, 2]
 
 
 def test_flowers_need_no_file_of_categories_where_the_split_has_the_names(tmp_path):
     make("oxford_flowers", tmp_path)
     (tmp_path / "oxford_flowers" / "cat_to_name.json").unlink()
-    assert coop.load_coop("oxford_flowers", tmp_path).class_names == ("1", "sweet pea")
+    assert coop.find_coop("oxford_flowers", tmp_path).accepted().class_names == ("1", "sweet pea")
 
 
 def test_what_is_incomplete_is_said(tmp_path, caplog):
     make("imagenet_r", tmp_path)
-    coop.load_coop("imagenet_r", tmp_path)
+    coop.find_coop("imagenet_r", tmp_path).accepted()
     assert "imagenet_r has 3 of its 200 classes here" in caplog.text
 
 
@@ -356,7 +357,7 @@ def pets(tmp_path):
 def message(name, root):
     """The one line that `load` refuses with."""
     with pytest.raises(InputError) as error:
-        coop.load_coop(name, root)
+        coop.find_coop(name, root).accepted()
     text = str(error.value)
     assert "\n" not in text
     return text
@@ -512,10 +513,10 @@ def test_variants_that_are_not_listed_are_named(tmp_path):
 
 def test_folders_of_systems_are_no_classes(tmp_path):
     make("imagenet", tmp_path)
-    whole = coop.load_coop("imagenet", tmp_path)
+    whole = coop.find_coop("imagenet", tmp_path).accepted()
     for name in ("lost+found", "@eaDir"):
         put(tmp_path / "imagenet" / "images" / "train" / name / "x.JPEG")
-    assert coop.load_coop("imagenet", tmp_path) == whole
+    assert coop.find_coop("imagenet", tmp_path).accepted() == whole
 
 
 def test_class_folders_without_images_are_named(tmp_path):
@@ -549,5 +550,5 @@ def test_a_whole_dataset_is_no_warning(tmp_path, caplog):
     for path, *_ in rows["train"] + rows["val"] + rows["test"]:
         put(tmp_path / "eurosat" / "2750" / path)
     put(tmp_path / "eurosat" / "split_zhou_EuroSAT.json", json.dumps(rows))
-    assert coop.load_coop("eurosat", tmp_path).class_names == tuple(names)
+    assert coop.find_coop("eurosat", tmp_path).accepted().class_names == tuple(names)
     assert not caplog.records

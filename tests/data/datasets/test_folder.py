@@ -41,7 +41,7 @@ def in_splits(dataset):
 
 
 def test_class_folders(tmp_path):
-    data = folder.load_folder(fill(tmp_path, *many("sea_lion", "ant"), "ant/nest/a/x.PNG"), seed=1)
+    data = folder.find_folder(fill(tmp_path, *many("sea_lion", "ant"), "ant/nest/a/x.PNG"), seed=1).accepted()
     assert data.class_names == ("ant", "sea_lion")
     records = data.train + data.val + data.test
     assert sorted(ids(records)) == sorted([*many("sea_lion", "ant"), "ant/nest/a/x.PNG"])
@@ -52,7 +52,7 @@ def test_class_folders(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "Png", "webp", "bmp", "GIF", "tiff", "ppm", "pgm", "jfif"])
 def test_endings_of_images(tmp_path, suffix):
-    data = folder.load_folder(fill(tmp_path, *many("a", "b"), f"a/image.with.dots.{suffix}"), seed=1)
+    data = folder.find_folder(fill(tmp_path, *many("a", "b"), f"a/image.with.dots.{suffix}"), seed=1).accepted()
     assert f"a/image.with.dots.{suffix}" in in_splits(data)
 
 
@@ -67,7 +67,7 @@ def test_pictures_that_are_left_out_are_a_line(tmp_path, caplog):
 
 def test_a_folder_of_nothing_but_unread_pictures_says_so(tmp_path):
     with pytest.raises(InputError, match=r"holds no image that can be read \(10 .cr2 \(camera RAW"):
-        folder.load_folder(fill(tmp_path, *(f"a/{i}.cr2" for i in range(10))), seed=1)
+        folder.find_folder(fill(tmp_path, *(f"a/{i}.cr2" for i in range(10))), seed=1).accepted()
 
 
 @pytest.mark.parametrize(
@@ -75,27 +75,27 @@ def test_a_folder_of_nothing_but_unread_pictures_says_so(tmp_path):
     ["1", "10.0", "n01440764", "class_3", "Label 7", "-1", "1e-05", "No. 5", "#5", "species_02", "True", "nan"],
 )
 def test_names_that_say_nothing_are_a_line(tmp_path, caplog, name):
-    folder.load_folder(fill(tmp_path, *many(name, "boeing 747", "7 up", "n2")), seed=1)
+    folder.find_folder(fill(tmp_path, *many(name, "boeing 747", "7 up", "n2")), seed=1).accepted()
     assert "names that say nothing of their class, though prompts show them" in caplog.text
     assert caplog.text.endswith(f"column `name`): {name}\n")
 
 
 @pytest.mark.parametrize(("name", "silent"), [("c1", True), ("b1", False), ("car", False)])
 def test_a_letter_and_a_number_say_nothing_if_all_are_so(tmp_path, caplog, name, silent):
-    folder.load_folder(fill(tmp_path, *many("c0", "c_10", name)), seed=1)
+    folder.find_folder(fill(tmp_path, *many("c0", "c_10", name)), seed=1).accepted()
     assert ("names that say nothing of their class" in caplog.text) == silent
 
 
 @pytest.mark.parametrize("name", ["cat|dog", "dog; Cat", "cat,bird", "['cat', 'dog']", "cat + dog", "cat&bird"])
 def test_names_that_join_others_are_a_line(tmp_path, caplog, name):
-    folder.load_folder(fill(tmp_path, *many("cat", "dog", "red, green", name)), seed=1)
+    folder.find_folder(fill(tmp_path, *many("cat", "dog", "red, green", name)), seed=1).accepted()
     assert f"names that join those of other classes, where an image has one class only: {name}" in caplog.text
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "VALID"])
 def test_split_folders(tmp_path, val):
     fill(tmp_path, *many("train/a", "Test/a", "train/b", "Test/b", f"{val}/a", f"{val}/b", count=3))
-    data = folder.load_folder(tmp_path, seed=1)
+    data = folder.find_folder(tmp_path, seed=1).accepted()
     assert data.class_names == ("a", "b")
     for records, name in ((data.train, "train"), (data.val, val), (data.test, "Test")):
         assert ids(records) == many(f"{name}/a", f"{name}/b", count=3)
@@ -104,9 +104,9 @@ def test_split_folders(tmp_path, val):
 
 def test_nothing_is_cut_off_training_images_that_are_named_so(tmp_path):
     """The selection takes its validation images from those that it leaves over."""
-    data = folder.load_folder(
+    data = folder.find_folder(
         fill(tmp_path, *many("train/a", "train/b", count=16), *many("test/a", "test/b")), seed=1
-    )
+    ).accepted()
     assert ids(data.test) == many("test/a", "test/b")
     assert (ids(data.train), data.val) == (many("train/a", "train/b", count=16), ())
     selected = fewshot.select(data, shots=8, seed=1)
@@ -116,20 +116,20 @@ def test_nothing_is_cut_off_training_images_that_are_named_so(tmp_path):
 
 
 def test_without_a_test_folder_validation_is_the_test(tmp_path):
-    data = folder.load_folder(
+    data = folder.find_folder(
         fill(tmp_path, *many("train/a", "train/b"), *many("val/a", "val/b", count=4)), seed=1
-    )
+    ).accepted()
     assert ids(data.test) == many("val/a", "val/b", count=4)
     assert len(data.val) == 0 and len(data.train) == 20
 
 
 def test_train_alone_is_cut_in_three(tmp_path):
-    data = folder.load_folder(fill(tmp_path, *many("train/a", "train/b")), seed=1)
+    data = folder.find_folder(fill(tmp_path, *many("train/a", "train/b")), seed=1).accepted()
     assert (len(data.train), len(data.val), len(data.test)) == (10, 4, 6)
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    data = folder.load_folder(fill(tmp_path, *many("train", "bus", "car")), seed=1)
+    data = folder.find_folder(fill(tmp_path, *many("train", "bus", "car")), seed=1).accepted()
     assert data.class_names == ("bus", "car", "train")
 
 
@@ -144,7 +144,7 @@ def test_what_is_no_image_is_ignored_and_counted(tmp_path):
 
 def test_folders_beside_the_splits_may_hold_other_things(tmp_path):
     fill(tmp_path, *many("train/a", "train/b", "test/a", "test/b"), "lists/classes.txt")
-    assert folder.load_folder(tmp_path, seed=1).class_names == ("a", "b")
+    assert folder.find_folder(tmp_path, seed=1).accepted().class_names == ("a", "b")
 
 
 def test_links_are_followed_but_not_in_a_circle(tmp_path):
@@ -159,7 +159,7 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
 
 @pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR is not set")
 def test_real_images():
-    data = folder.load_folder(Path(DATA, "images", "cifar10"), seed=1)
+    data = folder.find_folder(Path(DATA, "images", "cifar10"), seed=1).accepted()
     assert (len(data.train), len(data.val), len(data.test)) == (160, 0, 500)
     assert data.class_names[3] == "cat" and len(data.class_names) == 10
     assert open_image(data.test[0]).size == (32, 32)
@@ -204,8 +204,8 @@ def test_the_cut_stands():
 
 
 def test_the_cut_does_not_depend_on_where_the_images_lie(tmp_path):
-    a = folder.load_folder(fill(tmp_path / "here", *many("x", "y")), seed=3)
-    b = folder.load_folder(fill(tmp_path / "there", *reversed(many("x", "y"))), seed=3)
+    a = folder.find_folder(fill(tmp_path / "here", *many("x", "y")), seed=3).accepted()
+    b = folder.find_folder(fill(tmp_path / "there", *reversed(many("x", "y"))), seed=3).accepted()
     assert [ids(part) for part in a[2:]] == [ids(part) for part in b[2:]]
 
 
@@ -227,7 +227,7 @@ def test_rows_of_a_split():
 
 def refused(path):
     with pytest.raises(InputError) as caught:
-        folder.load_folder(path, seed=1)
+        folder.find_folder(path, seed=1).accepted()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -276,9 +276,9 @@ def test_too_few_images_to_test_on_are_said(tmp_path):
 
 
 def test_one_image_of_each_class_trains_where_there_is_a_test(tmp_path):
-    data = folder.load_folder(
+    data = folder.find_folder(
         fill(tmp_path, *many("train/a", "train/b", count=1), *many("test/a", "test/b")), seed=1
-    )
+    ).accepted()
     assert len(data.train) == 2 and not data.val
 
 
@@ -335,4 +335,4 @@ def test_images_are_not_opened_by_the_loader(tmp_path):
     """So that the check can list all that cannot be read."""
     fill(tmp_path, *many("a", "b"))
     Image.new("RGB", (2, 2)).save(tmp_path / "a" / "000.jpg")
-    assert len(in_splits(folder.load_folder(tmp_path, seed=1))) == 20
+    assert len(in_splits(folder.find_folder(tmp_path, seed=1).accepted())) == 20

@@ -49,7 +49,8 @@ def test_what_the_installed_pil_reads_is_read(tmp_path, kind):
             (tmp_path / name / f"{i}{WRITTEN[kind].upper()}").write_bytes(picture(kind))
             rows.append(f"{name}/{i}{WRITTEN[kind].upper()},{name}")
     (tmp_path / "all.csv").write_text("\n".join(rows))
-    inside, listed = folder.load_folder(tmp_path, 1), tables.load_table(tmp_path / "all.csv", 1)
+    inside = folder.find_folder(tmp_path, 1).accepted()
+    listed = tables.find_table(tmp_path / "all.csv", 1).accepted()
     assert inside[1:] == listed[1:]
     report = check.look_at_dataset(inside)
     assert not report.unreadable and len(report.images) == 8

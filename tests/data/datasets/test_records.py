@@ -112,7 +112,7 @@ def checkpoint(request):
 def assert_same_view(checkpoint, source, their_image):
     """Our whole path from the bytes of a file, and transformers' from what it is given."""
     preprocessing, processor = checkpoint
-    view = transforms.test_view(open_image(Record("a", source, 0)), preprocessing)
+    view = transforms.evaluation_view(open_image(Record("a", source, 0)), preprocessing)
     raw = processor(their_image, return_tensors="np", do_rescale=False, do_normalize=False)["pixel_values"][0]
     np.testing.assert_array_equal(view, raw.transpose(1, 2, 0))
     theirs = processor(their_image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)

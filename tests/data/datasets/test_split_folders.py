@@ -55,7 +55,7 @@ SPLITS = {
 @pytest.mark.parametrize("case", SPLITS)
 def test_splits_are_read(tmp_path, case):
     folders, train, test = SPLITS[case]
-    data = folder.load_folder(make(tmp_path, *folders), seed=1)
+    data = folder.find_folder(make(tmp_path, *folders), seed=1).accepted()
     classes = tuple(sorted({place.rpartition("/")[2] for place in folders}))
     assert (data.class_names, data.val) == (classes, ())
     for records, top in ((data.train, train), (data.test, test)):
@@ -65,7 +65,7 @@ def test_splits_are_read(tmp_path, case):
 
 def test_where_the_classes_lie_is_said(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    folder.load_folder(make(tmp_path, *SPLITS["doubled"][0]), seed=1)
+    folder.find_folder(make(tmp_path, *SPLITS["doubled"][0]), seed=1).accepted()
     assert "its classes are the folders in seg_test/seg_test/ (test), seg_train/seg_train/ (train)" in caplog.text
 
 
@@ -78,7 +78,7 @@ def test_where_the_classes_lie_is_said(tmp_path, caplog):
     ],
 )
 def test_an_evaluation_is_the_test_unless_there_is_one(tmp_path, tops, val, test):
-    data = folder.load_folder(make(tmp_path, *both(tops)), seed=1)
+    data = folder.find_folder(make(tmp_path, *both(tops)), seed=1).accepted()
     assert {r.id.split("/")[0] for r in data.val} == {val}
     assert {r.id.split("/")[0] for r in data.test} == {test}
 
@@ -112,7 +112,7 @@ CLASSES = {
 @pytest.mark.parametrize("case", CLASSES)
 def test_classes_are_read(tmp_path, case):
     folders, classes = CLASSES[case]
-    data = folder.load_folder(make(tmp_path, *folders), seed=1)
+    data = folder.find_folder(make(tmp_path, *folders), seed=1).accepted()
     assert data.class_names == tuple(classes)
     records = data.train + data.val + data.test
     assert len(records) == 3 * len(folders)
@@ -121,16 +121,16 @@ def test_classes_are_read(tmp_path, case):
 
 def test_classes_with_the_same_numbers_within_are_a_note(tmp_path, caplog):
     folders, _ = CLASSES["the same numbers within"]
-    folder.load_folder(make(tmp_path / "1", *folders), seed=1)
+    folder.find_folder(make(tmp_path / "1", *folders), seed=1).accepted()
     assert "classes that all hold 1, 2 (if they are splits, name them train/" in caplog.text
     caplog.clear()
     for case in ("plain", "within some", "one within each", "within one folder"):
-        folder.load_folder(make(tmp_path / case, *CLASSES[case][0]), seed=1)
+        folder.find_folder(make(tmp_path / case, *CLASSES[case][0]), seed=1).accepted()
     assert all(record.levelno == logging.INFO for record in caplog.records)
 
 
 def test_one_folder_that_may_be_a_class_is_a_note(tmp_path, caplog):
-    folder.load_folder(make(tmp_path, "cat/front", "cat/back"), seed=1)
+    folder.find_folder(make(tmp_path, "cat/front", "cat/back"), seed=1).accepted()
     assert "all images lie in cat/, so that its folders are the classes: back, front" in caplog.text
 
 
@@ -167,7 +167,7 @@ DOUBTS = {
 def test_what_may_be_either_is_refused(tmp_path, case):
     folders, words = DOUBTS[case]
     with pytest.raises(InputError) as caught:
-        folder.load_folder(make(tmp_path, *folders), seed=1)
+        folder.find_folder(make(tmp_path, *folders), seed=1).accepted()
     assert words in str(caught.value) and "\n" not in str(caught.value)
     found = folder.find_folder(tmp_path, seed=1)
     text = check.text(found, check.Report((), (), Counter()))
@@ -179,25 +179,25 @@ def test_an_empty_class_is_no_reason_to_look_through_another(tmp_path):
     make(tmp_path / "1", "cat/front", "cat/back")
     (tmp_path / "1" / "dog").mkdir()
     with pytest.raises(InputError, match="classes without a training image: dog"):
-        folder.load_folder(tmp_path / "1", seed=1)
+        folder.find_folder(tmp_path / "1", seed=1).accepted()
     make(tmp_path / "2", "cat/front", "cat/back", "dog")
     for file in (tmp_path / "2" / "dog").iterdir():
         file.rename(file.with_suffix(".heic"))
     with pytest.raises(InputError, match="classes without a training image: dog"):
-        folder.load_folder(tmp_path / "2", seed=1)
+        folder.find_folder(tmp_path / "2", seed=1).accepted()
 
 
 def test_what_lies_beside_a_folder_of_images(tmp_path):
     make(tmp_path, "images/cat", "images/dog")
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "classes.txt").touch()
-    assert folder.load_folder(tmp_path, seed=1).class_names == ("cat", "dog")
+    assert folder.find_folder(tmp_path, seed=1).accepted().class_names == ("cat", "dog")
 
 
 def test_what_lies_beside_a_folder_of_splits(tmp_path):
     make(tmp_path, *both(["flowers/train", "flowers/test"]))
     (tmp_path / "meta").mkdir()
-    data = folder.load_folder(tmp_path, seed=1)
+    data = folder.find_folder(tmp_path, seed=1).accepted()
     assert data.class_names == ("cats", "dogs") and {r.id.split("/")[1] for r in data.test} == {"test"}
 
 

@@ -87,15 +87,16 @@ def expected(labels, start=0):
 def test_what_tfds_wrote_is_read_back(tmp_path):
     labels = {"train": [0, 1] * 10, "validation": [0, 1, 1], "test": [1, 0, 0, 0], "extra": [0]}
     write(tmp_path, "toys", {split: examples(x, start=100 * i) for i, (split, x) in enumerate(labels.items())})
-    data = tfds.load_tfds("toys", tmp_path, seed=1)
+    data = tfds.find_tfds("toys", tmp_path, seed=1).accepted()
     assert data.name == "tfds:toys/1.2.3" and data.class_names == ("zebra", "ant")
     for i, (records, split) in enumerate([(data.train, "train"), (data.val, "validation"), (data.test, "test")]):
         assert images_and_labels(records) == expected(labels[split], start=100 * i)
         assert [record.id for record in records] == [f"{split}/{j}" for j in range(len(records))]
-    again = tfds.load_tfds("toys:1.2.3", tmp_path, seed=2)
+    again = tfds.find_tfds("toys:1.2.3", tmp_path, seed=2).accepted()
     assert again == data and len(set(data.train)) == len({repr(r.source) for r in data.train}) == 20
     write(tmp_path / "other", "toys", {split: examples(x) for split, x in labels.items()})
-    assert repr(tfds.load_tfds("toys", tmp_path / "other", seed=1).test[0].source) != repr(data.test[0].source)
+    other = tfds.find_tfds("toys", tmp_path / "other", seed=1).accepted()
+    assert repr(other.test[0].source) != repr(data.test[0].source)
     with ThreadPoolExecutor(8) as pool:
         assert [*pool.map(lambda r: r.source(), data.train * 20)] == [r.source() for r in again.train] * 20
     assert open_image(data.train[0]).size == (9, 8)
@@ -136,7 +137,7 @@ def test_a_dataset_of_tfds_itself(tmp_path, monkeypatch):
         tmp_path, "oxford_iiit_pet", {"train": of(0), "test": of(500)}, base=pets, pkg_dir_path=pets.pkg_dir_path
     )
     monkeypatch.setattr(Image, "open", None)  # nothing may be decoded
-    data = tfds.load_tfds("oxford_iiit_pet", tmp_path, seed=1)
+    data = tfds.find_tfds("oxford_iiit_pet", tmp_path, seed=1).accepted()
     assert data.name.startswith("tfds:oxford_iiit_pet/") and data.class_names[0] == "Abyssinian"
     assert images_and_labels(data.test) == expected([*range(37)] * 3, start=500)
     assert images_and_labels(data.train + data.val) == expected([*range(37)] * 3)
@@ -156,10 +157,10 @@ SPLITS = {
 def test_what_is_missing_is_cut_off(tmp_path, case):
     names, sizes = SPLITS[case]
     write(tmp_path, "toys", {name: examples([0, 1] * 10, 50 * i) for i, name in enumerate(names)})
-    data = tfds.load_tfds("toys", tmp_path, seed=1)
+    data = tfds.find_tfds("toys", tmp_path, seed=1).accepted()
     assert tuple(map(len, data[2:])) == sizes
-    assert data == tfds.load_tfds("toys", tmp_path, seed=1)
-    assert {r.id for r in data.train} != {r.id for r in tfds.load_tfds("toys", tmp_path, seed=2).train}
+    assert data == tfds.find_tfds("toys", tmp_path, seed=1).accepted()
+    assert {r.id for r in data.train} != {r.id for r in tfds.find_tfds("toys", tmp_path, seed=2).accepted().train}
     assert splits.rows(data)["train"][0][2] in NAMES
 
 
@@ -167,7 +168,7 @@ def test_a_test_set_without_labels_is_not_used(tmp_path):
     """As ImageNet's."""
     parts = {"train": [0, 1] * 5, "validation": [0, 1] * 3, "test": [-1] * 4}
     write(tmp_path, "toys", {split: examples(labels) for split, labels in parts.items()})
-    data = tfds.load_tfds("toys", tmp_path, seed=1)
+    data = tfds.find_tfds("toys", tmp_path, seed=1).accepted()
     assert [r.id for r in data.test] == [f"validation/{i}" for i in range(6)]
 
 
@@ -176,7 +177,7 @@ def test_a_test_set_without_labels_is_not_used(tmp_path):
 
 def refused(name, folder):
     with pytest.raises(InputError) as caught:
-        tfds.load_tfds(name, folder, seed=1)
+        tfds.find_tfds(name, folder, seed=1).accepted()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -198,7 +199,7 @@ def refused(name, folder):
 )
 def test_what_is_not_there_is_said(tmp_path, name, expected):
     with pytest.raises(InputError, match=expected):
-        tfds.load_tfds(name, tmp_path, seed=1)
+        tfds.find_tfds(name, tmp_path, seed=1).accepted()
     assert not [*tmp_path.iterdir()]  # nothing is downloaded
 
 

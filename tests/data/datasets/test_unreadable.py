@@ -51,13 +51,13 @@ def ids(dataset):
 
 
 def test_whole_datasets_stay_as_they_are(root):
-    data = folder.load_folder(root, 1)
+    data = folder.find_folder(root, 1).accepted()
     assert unreadable.set_aside(data) == (data, {})
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_one_image_is_left_out_and_named(root, caplog, kind):
-    whole = folder.load_folder(root, 1)
+    whole = folder.find_folder(root, 1).accepted()
     damage(root, 4, content=DAMAGE[kind])
     with pytest.raises(InputError):  # what is left out is what a run could not read
         open_image(Record("x", DAMAGE[kind], 0))
@@ -74,7 +74,7 @@ def test_one_image_is_left_out_and_named(root, caplog, kind):
 )
 def test_the_bound(root, damaged, bound, fits):
     damage(root, *range(damaged))
-    data = folder.load_folder(root, 1)
+    data = folder.find_folder(root, 1).accepted()
     if fits:
         assert len(unreadable.set_aside(data, bound)[1]) == damaged
         return
@@ -96,7 +96,7 @@ def test_what_is_left_must_be_of_use(root):
     for file in (root / "b").iterdir():
         file.write_bytes(b"")
     with pytest.raises(InputError, match="which leaves classes without a training image: b"):
-        unreadable.set_aside(folder.load_folder(root, 1), 30)
+        unreadable.set_aside(folder.find_folder(root, 1).accepted(), 30)
 
 
 def test_only_new_images_are_looked_at_again(root, monkeypatch):
@@ -108,7 +108,7 @@ def test_only_new_images_are_looked_at_again(root, monkeypatch):
 
     monkeypatch.setattr(unreadable, "_error", error)
     damage(root, 3)
-    data = folder.load_folder(root, 1)
+    data = folder.find_folder(root, 1).accepted()
     first = unreadable.set_aside(data)
     assert len(seen) == 30
     assert unreadable.set_aside(data) == first
@@ -133,7 +133,7 @@ def test_a_look_that_is_stopped_goes_on_where_it_was(root, monkeypatch):
     monkeypatch.setattr(unreadable, "_error", error)
     monkeypatch.setattr(stop, "raise_if_requested", stopped)
     monkeypatch.setattr(unreadable, "BATCH", 4)
-    data = folder.load_folder(root, 1)
+    data = folder.find_folder(root, 1).accepted()
     with pytest.raises(stop.Stopped):
         unreadable.set_aside(data)
     before, stop_at = len(seen), 1000
@@ -144,7 +144,7 @@ def test_a_look_that_is_stopped_goes_on_where_it_was(root, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"\xff", b"abc\ndef", None])
 def test_a_damaged_memory_is_no_memory(root, content):
     damage(root, 3)
-    data = folder.load_folder(root, 1)
+    data = folder.find_folder(root, 1).accepted()
     first = unreadable.set_aside(data)
     (memory,) = (root.parent / "cache").rglob("*.txt")
     text = memory.read_bytes()
