@@ -46,8 +46,9 @@ wait "$worker"
 again=$?  # of a worker that has ended while another wait was cut short; 127 where it has been waited for
 [ "$again" -eq 127 ] || status=$again
 
-# One that was not listening yet is killed by what was passed on.
+# One that was not listening yet is killed by what was passed on. What scancel has ended is no longer running.
+task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 if [ "$status" -eq 42 ] || { [ -n "$asked" ] && [ "$status" -gt 128 ]; }; then
-  scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+  [ "$(squeue --noheader --job="$task" --format=%T)" != RUNNING ] || scontrol requeue "$task"
 fi
 exit "$status"

@@ -65,6 +65,17 @@ def test_a_worker_that_was_asked_to_stop_is_put_back(slurm, stand_in, signal, in
 
 
 @pytest.mark.long
+def test_what_a_user_cancels_does_not_come_back(slurm, stand_in):
+    """Though its workers save and end as if they were to go on."""
+    folder = stand_in.parent
+    job = slurm.submit(folder, stand_in, "--array=0-1")
+    slurm.wait(lambda: len(list(folder.glob("gpu-*"))) == 2)
+    slurm("scancel", job)
+    slurm.wait(lambda: slurm.over(job))
+    assert [path.read_text() for path in folder.glob("runs-*")] == ["sweep run True\n"] * 2
+
+
+@pytest.mark.long
 def test_a_sweep_on_slurm(slurm, tmp_path):
     """Two workers that train for real, asked to stop in the middle: every run is finished once."""
     os.chmod(tmp_path, 0o755)

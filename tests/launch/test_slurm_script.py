@@ -1,4 +1,4 @@
-"""The array's script alone: signals at bad moments, and a `scontrol` that only writes down what it is asked."""
+"""The array's script alone: signals at bad moments, and a SLURM that only writes down what it is asked."""
 
 import os
 import signal
@@ -32,8 +32,9 @@ trap 'case $BASH_COMMAND in worker=\\$!) trap - DEBUG; kill -USR1 $$ ;; esac' DE
 @pytest.fixture
 def begin(tmp_path):
     """Starts the script with such a worker; the process, and what is written when the worker has started."""
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
-    (tmp_path / "scontrol").chmod(0o755)
+    for name, does in {"scontrol": f'echo "$@" >> {tmp_path}/asked', "squeue": "echo ${STATE-RUNNING}"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
     reading, writing = os.pipe()
 
     def begin(listens, **more):
@@ -65,6 +66,13 @@ def test_a_task_that_is_asked_to_stop_is_put_back(begin, tmp_path, which, listen
     assert os.read(reading, 7) == b"started"
     process.send_signal(which)
     assert process.wait(60) == status and requeued(tmp_path) == "requeue 7_3\n"
+
+
+def test_a_task_that_was_cancelled_stays_so(begin, tmp_path):
+    process, reading = begin(True, STATE="COMPLETING")
+    assert os.read(reading, 7) == b"started"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 42 and not requeued(tmp_path)
 
 
 def test_a_task_whose_worker_is_killed_unasked_has_failed(begin, tmp_path):
