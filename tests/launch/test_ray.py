@@ -158,7 +158,7 @@ command.run(ray_workers.COMMAND)
 
 
 def test_a_worker_that_is_asked_to_stop_gives_its_claim_back(tmp_path):
-    """So that it is taken long before the claim is over; and Ray starts the worker again."""
+    """And Ray starts the worker again."""
     (tmp_path / "stopping.py").write_text(STOPPING)
     store = Folder(tmp_path / "sweep")
     plan.write_plan(plan.make_plan({"population": {"seed": tuple(range(6))}}, together=2), store)
