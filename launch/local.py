@@ -22,6 +22,7 @@ GPUS, CHIPS = "CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS"  # the devices that a 
 MEMORY = 0.9  # of a GPU that the processes on it take in advance, all together
 # How the chips of one process lie: libtpu wants to know.
 BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
+LEAVING = "--wait=False"  # of a worker that does not stay while others work
 GRACE = 60.0  # seconds that workers have to save what they have
 LOG = logging.getLogger("pini_jax.launch")
 
@@ -29,7 +30,8 @@ LOG = logging.getLogger("pini_jax.launch")
 def run_workers(command: Sequence[str], count: int) -> int:
     """Runs a command as so many workers of a sweep, waits for all, and returns a status for all of them.
 
-    A request to stop is passed on to them. One that is killed costs the others nothing: they take its work over.
+    A request to stop is passed on to them. One that is killed costs the others nothing: they take its work over,
+    unless they leave early.
     """
     environments = [environment(visible(os.environ), i, count) for i in range(count)]
     workers = [
@@ -42,9 +44,22 @@ def run_workers(command: Sequence[str], count: int) -> int:
     finally:
         for worker in workers:
             worker.kill()
-    if killed := [i for i, worker in enumerate(workers) if worker.returncode < 0]:
+        ended = [worker.wait() for worker in workers]
+    if killed := [i for i, status in enumerate(ended) if status < 0]:
         LOG.warning("workers that were killed: %s", ", ".join(map(str, killed)))
-    return max((worker.returncode for worker in workers if worker.returncode >= 0), default=1)
+    return status_of(ended, stop.requested(), LEAVING in command)
+
+
+def status_of(ended: Sequence[int], stopped: bool, leaving: bool) -> int:
+    """Of all workers together, by how each has ended: the greatest.
+
+    One that was killed has none of its own. But it counts as stopped where that was asked for, and as failed where
+    the others do not stay to take its work over.
+    """
+    told = [status for status in ended if status >= 0]
+    if len(told) < len(ended):
+        told += [stop.STATUS] * stopped + [1] * leaving
+    return max(told, default=1)
 
 
 def _wait(workers: Sequence[subprocess.Popen]) -> None:
@@ -63,7 +78,8 @@ def visible(environ: Mapping[str, str]) -> dict[str, list[str]]:
     chips = [path.name.removeprefix("accel") for folder in ("/dev", "/dev/vfio") for path in _devices(folder)]
     gpus = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
     found = {GPUS: gpus, CHIPS: sorted(chips)}
-    return {name: environ[name].split(",") if environ.get(name) else own for name, own in found.items()}
+    told = {name: environ[name].split(",") for name in found if name in environ}
+    return found | {name: [*filter(None, devices)] for name, devices in told.items()}  # "" is none at all
 
 
 def _devices(folder: str) -> list[Path]:

@@ -3,18 +3,20 @@
     python -m pini_jax.launch.ray_workers --workdir=/shared/paper --workers=16 --gpus=1
 
 Every worker is a task of Ray, in a process of its own that ends with it; Ray starts it again elsewhere where its
-machine is lost, and what it had claimed is taken over. The workdir is a folder that all machines see, and pini_jax
-is installed on all of them, as is Ray: `pip install ray`.
+machine is lost, and what it had claimed is taken over. One that is sent SIGTERM saves, and gives its claim back.
+The workdir is a folder that all machines see, and pini_jax is installed on all of them, as is Ray:
+`pip install ray`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from pini_jax.core import command, paths
+from pini_jax.core import command, paths, runtime, stop
 from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.store import open_store
 from pini_jax.launch import sweep_run
@@ -60,10 +62,17 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
 
 
 def work(workdir: str, options: Options) -> str:
-    """A worker on a machine of the cluster; what it says of runs that failed, which Ray is not to try again."""
+    """A worker on a machine of the cluster; what it says of runs that failed or files that are away.
+
+    Ray is not to try that again, and a task that raises would end all others.
+    """
+    runtime.prepare()
+    stop.listen()  # in place of Ray's own handlers, which would end the process with its claim
     try:
         worker.work(workdir, options)
-    except InputError as error:
+    except stop.Stopped:
+        sys.exit(stop.STATUS)  # Ray takes the worker for lost, and starts the task again
+    except (InputError, OSError) as error:
         return str(error)
     return ""
 

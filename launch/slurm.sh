@@ -8,6 +8,7 @@
 # is then put back into the queue, and goes on. WORKDIR is a folder that all nodes see.
 #
 #SBATCH --job-name=pini
+#SBATCH --ntasks=1
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
@@ -18,18 +19,22 @@
 
 set -u
 : "${WORKDIR:?the folder of the sweep, as in --export=ALL,WORKDIR=/shared/paper}"
-share="$((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN))/$SLURM_ARRAY_TASK_COUNT"
+# Where the worker begins among the units: indices may be any, such as 3,7 or 0-6:2.
+share="$((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN))/$((SLURM_ARRAY_TASK_MAX - SLURM_ARRAY_TASK_MIN + 1))"
 
-# --signal=B: reaches this shell alone, and a preemption's SIGTERM may reach both: one is passed on, once.
-asked=""
-ask() {
-  [ -n "$asked" ] || kill -TERM "$worker" 2>/dev/null
-  asked=yes
+# --signal=B: reaches this shell alone, and a preemption's SIGTERM may reach both: one is passed on, once, as soon as
+# there is a worker.
+asked="" told="" worker=""
+pass_on() {
+  [ -n "$asked" ] && [ -n "$worker" ] && [ -z "$told" ] || return 0
+  told=yes
+  kill -TERM "$worker" 2>/dev/null
 }
-trap ask USR1 TERM
+trap 'asked=yes; pass_on' USR1 TERM
 
 ${PINI:-pini} sweep run --workdir="$WORKDIR" --worker="$share" --nowait "$@" &
 worker=$!
+pass_on
 
 # A signal ends a wait before the worker ends.
 while :; do
@@ -41,7 +46,9 @@ wait "$worker"
 again=$?  # of a worker that has ended while another wait was cut short; 127 where it has been waited for
 [ "$again" -eq 127 ] || status=$again
 
-if [ "$status" -eq 42 ]; then
-  scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+# One that was not listening yet is killed by what was passed on. What scancel has ended is no longer running.
+task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+if [ "$status" -eq 42 ] || { [ -n "$asked" ] && [ "$status" -gt 128 ]; }; then
+  [ "$(squeue --noheader --job="$task" --format=%T)" != RUNNING ] || scontrol requeue "$task"
 fi
 exit "$status"

@@ -20,7 +20,7 @@ flags=$(printf ' %q' "$@")
 case $action in
   install)
     on_all_hosts "pip install --quiet uv && uv venv --quiet --clear --python 3.11 ~/pini \
-&& uv pip install --quiet --python ~/pini $(printf %q "${PACKAGE:-pini_jax}") 'jax[tpu]'" ;;
+&& uv pip install --quiet --python ~/pini $(printf %q "${PACKAGE:-pini_jax[bucket]}") 'jax[tpu]'" ;;
   sweep) on_all_hosts "exec ~/pini/bin/pini sweep run --nowait$flags" ;;
   train) on_all_hosts "exec ~/pini/bin/pini train --distributed$flags" ;;
   *) echo "error: $action is none of install, sweep and train" >&2; exit 2 ;;

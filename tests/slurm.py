@@ -39,13 +39,15 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
+GresTypes=gpu
 MpiDefault=none
 ReturnToService=2
 SlurmdParameters=config_overrides
 {nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 State=UNKNOWN"
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 Gres=gpu:4 State=UNKNOWN"
+GPUS = "".join(f"Name=gpu File=/dev/{name}\n" for name in ("null", "zero", "full", "random"))  # stand-ins
 
 
 def free_port():
@@ -63,6 +65,7 @@ class Slurm:
         content = {"host": host, "folder": folder, "controller": free_port(), "nodes": "\n".join(lines)}
         conf.write_text(CONF.format(**content))
         (folder / "cgroup.conf").write_text("")
+        (folder / "gres.conf").write_text(GPUS)
         self.environment = os.environ | {"SLURM_CONF": str(conf), "PATH": SEARCH}
         for name in ("state", *(f"spool-{node}" for node in nodes)):
             (folder / name).mkdir()
@@ -99,7 +102,7 @@ class Slurm:
 
     def submit(self, workdir, program, *options, flags=()):
         """Starts an array of workers; its number."""
-        own = ("--parsable", "--gpus-per-task=0", "--cpus-per-task=1", f"--output={workdir}/task-%a.log")
+        own = ("--parsable", "--cpus-per-task=1", f"--output={workdir}/task-%a.log")
         variables = f"--export=ALL,WORKDIR={workdir},PINI={program}"
         return self("sbatch", *own, *options, variables, str(SCRIPT), *flags).strip()
 

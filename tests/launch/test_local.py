@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from absl import flags
 
 from pini_jax.core import stop
 from pini_jax.core.errors import InputError
-from pini_jax.launch import local
+from pini_jax.launch import local, sweep_run
 from pini_jax.launch.local import CHIPS, GPUS, environment
 
 
@@ -49,6 +51,13 @@ def test_what_a_scheduler_has_given_is_all_there_is():
     assert local.visible({GPUS: "3,5", CHIPS: "1"}) == {GPUS: ["3", "5"], CHIPS: ["1"]}
 
 
+def test_an_empty_list_is_no_device(monkeypatch):
+    """Though the machine has some."""
+    monkeypatch.setattr(local, "_devices", lambda folder: [Path(folder, "accel0")])
+    assert local.visible({})[CHIPS]
+    assert local.visible({GPUS: "", CHIPS: ""}) == devices()
+
+
 @pytest.mark.parametrize(
     ("ends", "status"), [([0, 0], 0), ([0, 1], 1), ([42, 0], 42), ([-9, 0], 0), ([-9, -9], 1)]
 )
@@ -71,6 +80,40 @@ signal.pause()
 """
     monkeypatch.setattr(stop, "requested", lambda: len(list(tmp_path.iterdir())) == 2)
     assert local.run_workers([sys.executable, "-c", program], 2) == 42
+
+
+def test_a_worker_that_outstays_the_grace_is_killed_and_all_are_stopped(tmp_path, monkeypatch):
+    program = f"""
+import pathlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.argv[1].endswith("0/2") and sys.exit(42))
+pathlib.Path({str(tmp_path)!r}, sys.argv[1].replace("/", "_")).touch()
+while True:
+    signal.pause()
+"""
+    monkeypatch.setattr(local, "GRACE", 1.0)
+    monkeypatch.setattr(stop, "requested", lambda: len(list(tmp_path.iterdir())) == 2)
+    assert local.run_workers([sys.executable, "-c", program], 2) == stop.STATUS
+
+
+KILLED = """
+import os, signal, sys
+if "--worker=1/2" in sys.argv:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("wait", "status"), [("--wait", 0), ("--nowait", 1)])
+def test_a_killed_worker_is_a_failure_where_others_have_left(tmp_path, monkeypatch, wait, status):
+    """As `pini sweep run` starts them: nobody has taken its work over."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sweep_run, "MODULE", "killed")
+    values = flags.FlagValues()
+    sweep_run.define_flags(values)
+    values(["pini", "--workdir=w", "--workers=2", wait])
+    with pytest.raises(SystemExit) as ended:
+        sweep_run.main(values)
+    assert ended.value.code == status
 
 
 def test_nobody_is_left_behind(monkeypatch):

@@ -138,6 +138,75 @@ def test_every_run_is_finished_once_though_workers_are_killed_at_a_hundred_momen
     assert (tmp_path / "sweep" / "moments").read_text() == "0 are left"
 
 
+STOPPING = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+import stand_in
+from pini_jax.core import command
+from pini_jax.launch import ray_workers
+
+def stop_one(claims):
+    while not (found := list(claims.glob("*/*.claim"))):
+        time.sleep(0.05)
+    os.kill(int(json.loads(found[0].read_text())["worker"].split("-")[-2]), signal.SIGTERM)
+
+workdir = Path(sys.argv[-1].partition("=")[2])
+threading.Thread(target=stop_one, args=(workdir / ".sweep" / "claims",), daemon=True).start()
+ray_workers.work = stand_in.work_on_ray
+command.run(ray_workers.COMMAND)
+"""
+
+
+def test_a_worker_that_is_asked_to_stop_gives_its_claim_back(tmp_path):
+    """And Ray starts the worker again."""
+    (tmp_path / "stopping.py").write_text(STOPPING)
+    store = Folder(tmp_path / "sweep")
+    plan.write_plan(plan.make_plan({"population": {"seed": tuple(range(6))}}, together=2), store)
+    alone(
+        tmp_path / "stopping.py",
+        "--address=local",
+        "--workers=1",
+        "--lease=3600",
+        f"--workdir={tmp_path / 'sweep'}",
+    )
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 6
+    assert len(list(tmp_path.glob("sweep/.sweep/claims/*/*.stopped"))) == 1
+
+
+FAILING = """
+import time
+import stand_in
+from pini_jax.core import command
+from pini_jax.launch import ray_workers
+from pini_jax.runs import worker
+
+def no_answer(*_):
+    raise OSError("gs://b gives no answer")
+
+def work(workdir, options):
+    "The first of them finds its bucket gone, when the other one is at work."
+    if options.first == 0.0:
+        while not list(worker.claims_store(workdir).times("claims/0000")):
+            time.sleep(0.1)
+        worker.read_plan = no_answer
+    return work_on_ray(workdir, options)
+
+work_on_ray = stand_in.work_on_ray
+ray_workers.work = work
+command.run(ray_workers.COMMAND)
+"""
+
+
+def test_a_worker_whose_files_are_away_ends_no_other(tmp_path, capfd):
+    (tmp_path / "failing.py").write_text(FAILING)
+    store = Folder(tmp_path / "sweep")
+    plan.write_plan(plan.make_plan({"population": {"seed": tuple(range(6))}}, together=2), store)
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        alone(tmp_path / "failing.py", "--address=local", "--workers=2", f"--workdir={tmp_path / 'sweep'}")
+    assert ended.value.returncode == 1 and "error: gs://b gives no answer\n" in capfd.readouterr().err
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 6
+
+
 MORTAL = """
 import os, runpy, signal, sys
 from pathlib import Path

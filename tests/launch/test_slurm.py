@@ -18,12 +18,13 @@ def slurm():
 
 
 STAND_IN = """#!{python}
-import pathlib, signal, sys
+import os, pathlib, signal, sys
 share = next(word for word in sys.argv if word.startswith("--worker=")).partition("=")[2]
 workdir = pathlib.Path(next(word for word in sys.argv if word.startswith("--workdir=")).partition("=")[2])
 runs = workdir / f"runs-{{share.replace('/', '-of-')}}"
 with runs.open("a") as file:
     print(*sys.argv[1:3], "--nowait" in sys.argv, file=file)
+(workdir / f"gpu-{{os.environ['CUDA_VISIBLE_DEVICES']}}").touch()
 if len(runs.read_text().splitlines()) == 1:
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.pause()
@@ -42,17 +43,36 @@ def stand_in(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("signal", ["USR1", "TERM"])
-def test_a_worker_that_was_asked_to_stop_is_put_back(slurm, stand_in, signal):
-    """By the signal that comes to the shell alone."""
-    folder = stand_in.parent
-    job = slurm.submit(folder, stand_in, "--array=3-4")
-    slurm.wait(lambda: len(list(folder.glob("runs-*"))) == 2)
+@pytest.mark.parametrize(
+    ("signal", "indices", "workers"),
+    [
+        ("USR1", "3-4", "0-of-2 1-of-2"),
+        ("TERM", "3,7", "0-of-5 4-of-5"),
+        ("USR1", "1-7:2", "0-of-7 2-of-7 4-of-7 6-of-7"),
+    ],
+)
+def test_a_worker_that_was_asked_to_stop_is_put_back(slurm, stand_in, signal, indices, workers):
+    """By the signal that comes to the shell alone; each has a GPU of its own."""
+    folder, names = stand_in.parent, [f"runs-{worker}" for worker in workers.split()]
+    job = slurm.submit(folder, stand_in, f"--array={indices}")
+    slurm.wait(lambda: len(list(folder.glob("runs-*"))) == len(names))
+    slurm.wait(lambda: len(list(folder.glob("gpu-*"))) == len(names))
     slurm("scancel", "--batch", f"--signal={signal}", job)
     slurm.wait(lambda: slurm.over(job))
-    assert sorted(path.name for path in folder.glob("runs-*")) == ["runs-0-of-2", "runs-1-of-2"]
+    assert sorted(path.name for path in folder.glob("runs-*")) == names
     for path in folder.glob("runs-*"):
         assert path.read_text() == "sweep run True\n" * 2
+
+
+@pytest.mark.long
+def test_what_a_user_cancels_does_not_come_back(slurm, stand_in):
+    """Though its workers save and end as if they were to go on."""
+    folder = stand_in.parent
+    job = slurm.submit(folder, stand_in, "--array=0-1")
+    slurm.wait(lambda: len(list(folder.glob("gpu-*"))) == 2)
+    slurm("scancel", job)
+    slurm.wait(lambda: slurm.over(job))
+    assert [path.read_text() for path in folder.glob("runs-*")] == ["sweep run True\n"] * 2
 
 
 @pytest.mark.long

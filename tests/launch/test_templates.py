@@ -1,6 +1,7 @@
 """The templates of engines: what they start is a command that there is, with flags that it has."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pini_jax.core import command
+from pini_jax.core import command, stop
 from pini_jax.launch import sweep_run
 
-LAUNCH = Path(__file__).parents[2] / "launch"
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 
 
@@ -52,6 +54,11 @@ def test_words_reach_the_hosts_as_they_are():
     ]
 
 
+def test_what_is_installed_reads_buckets():
+    _, printed, _ = dry_run("vm", "us-a", "install")
+    assert "pini_jax[bucket]" in shlex.split(shlex.split(printed)[-1].removeprefix("--command="))
+
+
 def test_one_run_takes_all_hosts():
     _, printed, _ = dry_run("vm", "us-a", "train", "--config=paper", "--workdir=/a")
     assert "pini train --distributed --config=paper --workdir=/a" in shlex.split(printed)[-1]
@@ -79,6 +86,52 @@ def test_the_job_set_starts_a_worker_for_each_chip():
     assert rows * columns == values.workers and not values.wait
     (mounted,) = container["volumeMounts"]
     assert values.workdir.startswith(mounted["mountPath"])
+
+
+def test_a_pod_that_is_lost_is_replaced_alone():
+    """Preempted or stopped, it counts for nothing; and workers of one host each share a node pool."""
+    yaml = pytest.importorskip("yaml")
+    manifest = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    (job,) = manifest["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"  # or a policy of failures is refused
+    lost, stopped = spec["podFailurePolicy"]["rules"]
+    assert lost == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert stopped == {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [stop.STATUS]}}
+    assert spec["backoffLimit"] > 0 and spec["parallelism"] == 1 and "annotations" not in manifest["metadata"]
+
+
+def test_the_page_of_gke_builds_for_tpus_and_submits_the_same_command():
+    yaml = pytest.importorskip("yaml")
+    manifest = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    (job,) = manifest["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    build, submit = fenced("gke.md")
+    assert build[:4] == ["docker", "build", "--build-arg", "ACCELERATOR=tpu"]
+    told = dict(word.removeprefix("--").split("=", 1) for word in submit[3:])
+    assert shlex.split(told["command"]) == pod["containers"][0]["command"]
+    assert told["topology"] == pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    assert told["num-slices"] == str(job["replicas"])
+
+
+def fenced(page):
+    """The words of each block of commands of a page."""
+    text = (ROOT / "docs" / "launch" / page).read_text()
+    return [shlex.split(block.replace("\\\n", " ")) for block in re.findall(r"(?s)```sh\n(.*?)```", text)]
+
+
+@pytest.mark.long
+def test_the_image_takes_what_an_accelerator_adds(tmp_path):
+    """By the versions of the lock, which knows no hashes of it."""
+    lines = re.findall(r"(?m)^RUN (.*versions\.txt.*)$", (ROOT / "Dockerfile").read_text())
+    script = "\n".join(lines).replace("pip install", f"{sys.executable} -m pip install --dry-run")
+    (tmp_path / "requirements.lock").write_bytes((ROOT / "requirements.lock").read_bytes())
+    environment = os.environ | {"ACCELERATOR": "tpu"}
+    command = ["sh", "-ec", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if "No matching distribution" in done.stderr:
+        pytest.skip("no libtpu for this machine")
+    assert done.returncode == 0 and "libtpu" in done.stdout, done.stderr
 
 
 def test_sky_pilot_starts_again_what_was_stopped():
