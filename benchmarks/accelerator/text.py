@@ -79,7 +79,7 @@ def make_step(variant: Variant, theta: Any, replays: bool = False) -> TextStep:
     """
     sizes, classes = SIZES[variant.tower], variant.classes
     apart = inputs.make_prompts(inputs.LENGTHS[classes], sizes.text.vocab_size)
-    rows = prompts.pack(apart, row=variant.row) if variant.row else apart
+    rows = prompts.pack(apart, room=variant.row) if variant.row else apart
     numbers = inputs.make_numbers(sizes, apart, steps=1)
     tower = towers.TextTower(sizes.text, sizes.embed_dim, tower_dtype(), remat=variant.remat)
     method = Injector(tower, sites.build_noise(sites.noise_with_defaults(NOISE)))
