@@ -16,6 +16,7 @@ from benchmarks.accelerator.results import finite
 from benchmarks.accelerator.sizes import SIZES
 from benchmarks.accelerator.tasks import Task
 from benchmarks.accelerator.text import Variant
+from benchmarks.accelerator.work import Ahead
 from pini_jax.clip import prompts
 
 
@@ -220,6 +221,25 @@ def test_what_is_made_once_fails_once():
         with pytest.raises(ValueError, match="no"):
             get()
     assert made == ["again"]
+
+
+def test_works_are_made_once_after_what_all_need_and_each_fails_alone():
+    made = []
+
+    def fail():
+        raise ValueError("no")
+
+    works = Ahead({10: lambda: made.append(10) or "a step", 100: fail}, first=lambda: made.append("first"))
+    assert made == []
+    assert works[10] == works[10] == "a step"
+    with pytest.raises(ValueError, match="no"):
+        works[100]
+    assert made == ["first", 10]
+
+
+def test_the_same_step_is_compiled_once():
+    assert Variant("tiny", 10) == Variant("tiny", 10, remat=False, row=prompts.ROW)
+    assert text.text_step(Variant("tiny", 10)) is text.text_step(Variant("tiny", 10, False))
 
 
 def test_a_second_run_adds_its_lines(tmp_path, monkeypatch):
