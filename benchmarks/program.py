@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import hlo, products, traffic
-from benchmarks.accelerator.text import TextStep, text_step
+from benchmarks.accelerator.text import TextStep, Variant, text_step
 from benchmarks.hlo import Instruction, Program
 
 MOVES = ("transpose", "copy", "convert")
@@ -79,7 +79,7 @@ def _told(kind: str, instruction: Instruction) -> str:
 
 def measure(tower: str, classes: int, remat: bool) -> tuple[TextStep, Read]:
     """A step, and what is read from its program."""
-    step = text_step(tower, classes, remat=remat)
+    step = text_step(Variant(tower, classes, remat))
     return step, read(jax.jit(step.call).lower(*step.arguments).compile().as_text())
 
 

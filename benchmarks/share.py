@@ -1,7 +1,7 @@
 """How much of a training is not its steps: python -m benchmarks.share.
 
 `digits` is configs/digits.py, `features` configs/features.py on a pack of noise of DTD's shape; each as one run,
-and as 15 side by side. `steps` is so many, as many in a call as there may be, with the same batches in all calls;
+and as 15 side by side. `steps` is so many, as many in a call as there may be, with the same batches in all;
 `batches` is reading those of every step, which a thread does beside; `checkpoints` is writing so many on their
 own. Seconds of the clock, and of all cores in brackets. With --save the line of JSON is also kept in
 results/share.json.
@@ -30,6 +30,8 @@ from pini_jax.runs import population as populations
 from pini_jax.task.run import share
 from pini_jax.train import calls, loop
 from pini_jax.train.group import Group
+from pini_jax.train.lanes import Step
+from pini_jax.train.schedule import Turns
 
 RESULT = Path(__file__).parent / "results" / "share.json"
 CONFIGS = {"digits": "digits", "features": "features:path={folder}/pack.npz"}
@@ -45,20 +47,30 @@ def configs_of(name: str, folder: Path, members: int) -> list[Config]:
     return [member.config for member in populations.members(settings)]
 
 
-def steps(group: Group, step: Callable, lanes: loop.Lanes) -> None:
-    """As many as the training has, in calls of as many as there may be."""
+def pieces(group: Group) -> list[list[Turns]]:
+    """The ticks of the training, as many in a call as there may be."""
     ticks = list(group.table)
-    lanes, table = jax.tree.map(jnp.copy, lanes), calls.read_batches(group, ticks[: group.most])
-    for _ in range(0, len(ticks), group.most):
-        lanes, done = step(lanes, table)
-    jax.block_until_ready((lanes, done))
+    return [ticks[begin : begin + group.most] for begin in range(0, len(ticks), group.most)]
+
+
+def steps(group: Group, step: Step, lanes: loop.Lanes) -> Callable[[], None]:
+    """What takes as many as the training has; the batches of a full call and of the last one are read before."""
+    lengths = [len(piece) for piece in pieces(group)]
+    tables = {len(piece): calls.read_batches(group, piece) for piece in (pieces(group)[0], pieces(group)[-1])}
+
+    def take() -> None:
+        after = jax.tree.map(jnp.copy, lanes)
+        for length in lengths:
+            after, done = step(after, tables[length])
+        jax.block_until_ready((after, done))
+
+    return take
 
 
 def batches(group: Group) -> None:
     """All that the training reads."""
-    ticks = list(group.table)
-    for begin in range(0, len(ticks), group.most):
-        calls.read_batches(group, ticks[begin : begin + group.most])
+    for piece in pieces(group):
+        calls.read_batches(group, piece)
 
 
 def measure(name: str, members: int) -> dict:
@@ -74,9 +86,10 @@ def measure(name: str, members: int) -> dict:
 def split(group: Group) -> dict[str, Cost]:
     """What a training takes, and its parts on their own."""
     compiled = loop.compile_group(group)
-    steps(group, *compiled)  # warms up
+    take = steps(group, *compiled)
+    take()  # warms up
     found = {
-        "steps": parts.spend(lambda: steps(group, *compiled)),
+        "steps": parts.spend(take),
         "batches": parts.spend(lambda: batches(group)),
         "checkpoints": parts.time_save(group.trainees[0].recorder.state) * num_saves(group),
         "whole": parts.spend(lambda: loop.train(group, *compiled)),

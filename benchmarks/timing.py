@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ Work = Callable[[], object]  # ends when its result is there
 
 SHARE = 0.9  # of the memory that is available, what a process may take
 PROC = Path("/proc")
+ANSWERS = "BENCHMARK_ANSWERS"  # the file descriptor where a process that takes turns answers
 IMPORTED = time.monotonic()
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes that take turns share a GPU
 
@@ -93,11 +95,12 @@ def _kilobytes(file: str, name: str) -> int:
 
 def serve(works: Mapping[str, Work], **said: object) -> None:
     """Tells the parent that all is ready, then does the work that it names, line by line, and tells how it was."""
-    print(json.dumps(said), flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        works[line.strip()]()
-        print(json.dumps([time.perf_counter() - start, peak() / 1e6]), flush=True)
+    with os.fdopen(int(os.environ[ANSWERS]), "w") as parent:
+        print(json.dumps(said), file=parent, flush=True)
+        for line in sys.stdin:
+            start = time.perf_counter()
+            works[line.strip()]()
+            print(json.dumps([time.perf_counter() - start, peak() / 1e6]), file=parent, flush=True)
 
 
 class Worker:
@@ -109,8 +112,13 @@ class Worker:
     """
 
     def __init__(self, module: str, *arguments: str, python: str = sys.executable):
-        command = [python, "-m", module, *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        answers, theirs = os.pipe()  # not their stdout, where any library may print
+        command, environment = [python, "-m", module, *arguments], os.environ | {ANSWERS: str(theirs)}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=2, text=True, pass_fds=[theirs], env=environment
+        )
+        os.close(theirs)
+        self._answers = os.fdopen(answers)
         self.said: dict = self._answer()
         self.peak_mb = 0.0
 
@@ -118,18 +126,30 @@ class Worker:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
+        self._answers.close()
 
     def _answer(self):
-        if line := self._process.stdout.readline():
+        if line := self._answers.readline():
             return json.loads(line)
-        raise ChildProcessError(f"{' '.join(self._process.args)} ended with {self._process.wait()}")
+        raise self._ended()
+
+    def _ended(self) -> ChildProcessError:
+        return ChildProcessError(f"{' '.join(self._process.args)} ended with {self._process.wait()}")
 
     def seconds(self, work: str) -> float:
-        """What the work takes, once."""
-        self._process.stdin.write(work + "\n")
-        self._process.stdin.flush()
+        """What the work takes, once.
+
+        Raises:
+            ChildProcessError: it has ended.
+        """
+        try:
+            self._process.stdin.write(work + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
         seconds, self.peak_mb = self._answer()
         return seconds
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -232,9 +232,10 @@ def serve_images(folder: Path, batch: int, dtype: str) -> None:
     timing.serve(works, ways=list(works), left_out=left_out)
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str]) -> None:
+    """What a worker does."""
     transformers.logging.set_verbosity_error()
-    kind, path, *arguments = sys.argv[1:]
+    kind, path, *arguments = words
     if DEVICE == "cpu":
         timing.limit_memory()
     if kind == "step":
@@ -248,3 +249,7 @@ if __name__ == "__main__":
         serve_images(Path(path), int(number), dtype)
     else:
         serve_encode(Path(path), [int(side) for side in arguments])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

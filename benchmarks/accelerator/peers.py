@@ -1,54 +1,49 @@
 """The text step beside the paper's in PyTorch, on cached features, equal weights and draws, in turn.
 
 PyTorch is a process of its own, in the dtype of our towers; it runs the 77 tokens of every class. Losses are those
-of the first step. What has not begun after `SECONDS` is left out.
+of the first step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import timing
-from benchmarks.accelerator import turns
-from benchmarks.accelerator.packages import TORCH, missing
+from benchmarks.accelerator import packages, pytorch, turns
 from benchmarks.accelerator.scale import Scale
 from benchmarks.accelerator.sizes import SIZES
-from benchmarks.accelerator.text import text_step
-from benchmarks.accelerator.work import Row, tower_dtype, work
+from benchmarks.accelerator.tasks import Task, once
+from benchmarks.accelerator.text import replay_step
+from benchmarks.accelerator.work import Ahead, Row, Work, tower_dtype, work
 
-SECONDS = 90.0  # of all rows
+Sides = tuple[Ahead, timing.Worker]
 
 
-def measure(scale: Scale) -> Iterator[Row]:
-    """Steps by tower and number of classes; what does not work is left out with the reason."""
-    if absent := missing(TORCH):
-        yield dict(left_out=f"{', '.join(absent)} is missing")
-        return
-    end = time.monotonic() + SECONDS
+def tasks(scale: Scale) -> Iterator[Task]:
+    """Steps by tower and number of classes."""
+    packages.demand(packages.TORCH)
     for name in scale.texts:
-        told = dict(tower=name, dtype=tower_dtype().name)
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                for row in steps(Path(folder), name, scale, end):
-                    yield told | row
-            except ChildProcessError as error:
-                yield told | dict(left_out=str(error))
+        with contextlib.ExitStack() as stack:
+            sides = once(functools.partial(begin, stack, name, scale))
+            for classes in scale.classes:
+                told = dict(tower=name, classes=classes, dtype=tower_dtype().name)
+                yield Task(told, functools.partial(compare, sides, classes))
 
 
-def steps(folder: Path, name: str, scale: Scale, end: float) -> Iterator[Row]:
-    """Of one tower."""
+def begin(stack: contextlib.ExitStack, name: str, scale: Scale) -> Sides:
+    """The steps of one tower on both sides, until the stack ends."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     theta = weights(folder, name)
-    command = "benchmarks.torch_clip", "steps", str(folder), name, tower_dtype().name, *map(str, scale.peers)
-    with timing.Worker(*command) as theirs:
-        for classes in scale.peers:
-            late = time.monotonic() > end
-            row = dict(left_out=f"after {SECONDS:.0f} seconds") if late else compare(name, classes, theta, theirs)
-            yield dict(classes=classes) | row
+    works = Ahead({classes: functools.partial(our_side, name, classes, theta) for classes in scale.classes})
+    command = "steps", str(folder), name, tower_dtype().name, *map(str, scale.classes)
+    _, theirs = pytorch.beside(stack, lambda: works.made, *command)
+    return works, theirs
 
 
 def weights(folder: Path, name: str) -> Any:
@@ -60,13 +55,20 @@ def weights(folder: Path, name: str) -> Any:
     return pretrained.load_clip(str(folder), dtype=tower_dtype()).theta["text"]
 
 
-def compare(name: str, classes: int, theta: Any, theirs: timing.Worker) -> Row:
+def our_side(name: str, classes: int, theta: Any) -> Work:
+    """The step with given draws."""
+    step = replay_step(name, classes, theta)
+    return work(step.call, *step.arguments)
+
+
+def compare(sides: Callable[[], Sides], classes: int) -> Iterator[Row]:
     """Milliseconds and losses of both sides, or why PyTorch has none."""
-    step, key = text_step(name, classes, theta=theta), str(classes)
-    ours = work(step.call, *step.arguments)
+    works, theirs = sides()
+    ours, key = works[classes], str(classes)
     row = dict(loss=float(ours.compiled(*ours.arguments)[1]))
     if why := theirs.said["left_out"].get(key):
-        return row | dict(left_out=f"PyTorch: {why}")
+        yield row | dict(left_out=f"PyTorch: {why}")
+        return
     taken = turns.medians(ours, theirs, [key])
     row |= dict(ms=taken[turns.OURS], pytorch_ms=taken[key], pytorch_loss=theirs.said["losses"][key])
-    return row | dict(ratio=row["pytorch_ms"] / row["ms"])
+    yield row | dict(ratio=row["pytorch_ms"] / row["ms"])

@@ -14,12 +14,12 @@ class Scale(NamedTuple):
         copied: numbers that are read and written for the bandwidth.
         texts, images: names of `sizes.SIZES`.
         batch: images.
-        classes: of the text steps.
+        classes: of the text steps, what matters most first.
         lanes: members side by side.
         lane_classes: of their steps.
-        steps: per call, where a call takes many.
-        peers: numbers of classes of the steps beside PyTorch's, what matters most first.
+        steps: per call at most, where a call takes many.
         training: (clip, classes, shots, epochs) as in `benchmarks.population`, and the epochs of its shares.
+        together: the same of a population, and its members.
     """
 
     side: int
@@ -31,8 +31,8 @@ class Scale(NamedTuple):
     lanes: Sequence[int]
     lane_classes: Sequence[int]
     steps: int
-    peers: Sequence[int]
     training: tuple[str, int, int, int, int]
+    together: tuple[str, int, int, int, int]
 
 
 LARGE = Scale(
@@ -41,12 +41,12 @@ LARGE = Scale(
     texts=("B/16", "L/14"),
     images=("B/16", "L/14-336"),
     batch=256,
-    classes=(10, 100, 397, 1000),
-    lanes=(1, 5, 15, 45),
+    classes=(1000, 100, 10, 397),
+    lanes=(15, 5, 45),
     lane_classes=(10, 37, 100),
-    steps=20,
-    peers=(100, 1000, 10, 397),
+    steps=32,
     training=("", 37, 16, 100, 20),
+    together=("", 10, 16, 100, 15),
 )
 SMALL = Scale(
     side=64,
@@ -55,9 +55,9 @@ SMALL = Scale(
     images=("tiny",),
     batch=2,
     classes=(10,),
-    lanes=(1, 2),
+    lanes=(2,),
     lane_classes=(10,),
     steps=2,
-    peers=(10,),
     training=("tiny_clip", 10, 1, 1, 2),
+    together=("tiny_clip", 10, 1, 1, 2),
 )

@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import jax
+import functools
+from collections.abc import Iterator
+from unittest import mock
 
 from benchmarks.accelerator.images import image_work
 from benchmarks.accelerator.scale import Scale
 from benchmarks.accelerator.sizes import SIZES
-from benchmarks.accelerator.text import text_step
-from benchmarks.accelerator.work import Row, tower_dtype, work
-from pini_jax.clip import attention
+from benchmarks.accelerator.steps import loop_work, scan_work, seconds_of_step
+from benchmarks.accelerator.tasks import Task
+from benchmarks.accelerator.text import Variant, text_step, text_works
+from benchmarks.accelerator.work import Ahead, Row, tower_dtype
+from pini_jax.clip import attention, prompts
+
+ROWS = (0, 32, prompts.ROW, 128, 256)  # tokens; 0 is a row for every class
 
 
-def measure(scale: Scale) -> Iterator[Row]:
-    """Milliseconds of a step, or of a batch of images, with a switch on and off."""
-    name, classes = scale.texts[0], min(100, max(scale.classes))
-    told = dict(tower=name, classes=classes)
-    for switch in ("remat", "packed"):
-        for on in (False, True):
-            step = text_step(name, classes, **{switch: on})
-            yield dict(switch=switch, on=on) | told | work(step.call, *step.arguments).measured
-    step = text_step(name, classes)
-    for steps in (1, scale.steps):
-        each = work(many(step.call, steps), *step.arguments).seconds() / steps
-        yield dict(switch="steps per call", on=steps) | told | dict(ms=1e3 * each)
-    yield from measure_flash(scale)
+def tasks(scale: Scale) -> Iterator[Task]:
+    """A step, or a batch of images, with each switch as it may stand."""
+    standard, most = Variant(scale.texts[0], min(100, max(scale.classes))), scale.steps
+    switched = [("remat", remat, standard._replace(remat=remat)) for remat in (False, True)]
+    switched += [("tokens of a row", row, standard._replace(row=row)) for row in ROWS]
+    makers = text_works(variant for *_, variant in switched)
+    makers["scan"] = functools.partial(scan_work, standard, most)
+    makers["loop"] = functools.partial(loop_work, standard, 1, most)
+    works = Ahead(makers, first=functools.partial(text_step, standard))
+    told = dict(tower=standard.tower, classes=standard.classes)
+    for switch, on, variant in switched:
+        yield Task(dict(switch=switch, on=on) | told, functools.partial(measure, works, variant))
+    yield Task(dict(switch="steps of a call") | told, functools.partial(measure_calls, works, standard, most))
+    yield Task(dict(switch="flash", tower=scale.images[0]), functools.partial(measure_flash, scale))
 
 
-def many(call: Callable[..., Any], steps: int) -> Callable[..., Any]:
-    """So many steps, one after another within one call."""
+def measure(works: Ahead, variant: Variant) -> Iterator[Row]:
+    """Milliseconds of a step."""
+    yield works[variant].measured
 
-    def body(phi: Any, theta: Any, text: Any, batch: Any, key: Any) -> tuple[Any, Any]:
-        return jax.lax.scan(lambda phi, key: call(phi, theta, text, batch, key), phi, jax.random.split(key, steps))
 
-    return body
+def measure_calls(works: Ahead, variant: Variant, most: int) -> Iterator[Row]:
+    """A step to a call; and many, by a scan and as training has them."""
+    yield dict(on=1, ms=1e3 * works[variant].seconds())
+    yield dict(on=most, by="scan", ms=1e3 * works["scan"].seconds() / most)
+    seconds, steps = seconds_of_step(works["loop"], most)
+    yield dict(on=steps, by="loop", ms=1e3 * seconds)
 
 
 def measure_flash(scale: Scale) -> Iterator[Row]:
-    """The image tower with cuDNN's attention and with XLA's."""
-    name, has_flash = scale.images[0], attention._has_flash
-    heads = SIZES[name].image.transformer
-    if not has_flash(tower_dtype(), heads.width // heads.heads):
-        yield dict(switch="flash", left_out="no flash attention on this device")
+    """The image tower with XLA's attention and with cuDNN's."""
+    name = scale.images[0]
+    sizes = SIZES[name].image.transformer
+    if not attention._has_flash(tower_dtype(), sizes.width // sizes.heads):
+        yield dict(left_out="no flash attention on this device")
         return
-    try:
-        for on in (False, True):
-            attention._has_flash = has_flash if on else lambda dtype, channels: False  # type: ignore[assignment]
-            yield dict(switch="flash", on=on, tower=name) | image_work(name, scale.batch).measured
-    finally:
-        attention._has_flash = has_flash
+    with mock.patch.object(attention, "_has_flash", lambda dtype, channels: False):
+        yield dict(on=False) | image_work.__wrapped__(name, scale.batch).measured
+    yield dict(on=True) | image_work(name, scale.batch).measured

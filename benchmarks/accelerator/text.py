@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,8 @@ import numpy as np
 from benchmarks import flops, inputs
 from benchmarks.accelerator.scale import Scale
 from benchmarks.accelerator.sizes import SIZES
-from benchmarks.accelerator.work import Row, of_peak, tower_dtype, work
+from benchmarks.accelerator.tasks import Task
+from benchmarks.accelerator.work import Ahead, Row, Work, frozen, of_peak, tower_dtype, work
 from pini_jax.clip import prompts, towers
 from pini_jax.methods import forward
 from pini_jax.methods.method import Batch, Text, Variables
@@ -23,6 +25,21 @@ NOISE = {
     "prompt_tokens": {"generator": "table"},
     "image_features": {"generator": "cross_attention"},
 }  # as released
+
+
+class Variant(NamedTuple):
+    """Which step.
+
+    Attributes:
+        tower: a name of `sizes.SIZES`.
+        remat: whether layers are computed again on the way back.
+        row: tokens of a packed row; 0 leaves every class a row of its own.
+    """
+
+    tower: str
+    classes: int
+    remat: bool = False
+    row: int = prompts.ROW
 
 
 class TextStep(NamedTuple):
@@ -38,17 +55,33 @@ class TextStep(NamedTuple):
     num_bytes: float
 
 
-def text_step(name: str, classes: int, remat: bool = False, packed: bool = True, theta: Any = None) -> TextStep:
+@functools.cache
+def text_step(variant: Variant) -> TextStep:
+    """With random weights, and with noise that a key draws."""
+    return make_step(variant, weights(variant.tower))
+
+
+def replay_step(name: str, classes: int, theta: Any) -> TextStep:
+    """A step with these weights, and with given draws, which another library can take too.
+
+    Args:
+        theta: of the text tower.
+    """
+    return make_step(Variant(name, classes), theta, replays=True)
+
+
+def make_step(variant: Variant, theta: Any, replays: bool = False) -> TextStep:
     """A step on cached features: forwards, the gradient of the trainables, and plain SGD.
 
     Args:
-        theta: of the text tower, for a step with given draws, which another library can take too: normals stand in
-            the key's place. None draws weights and noise.
+        theta: of the text tower.
+        replays: whether normals stand in the key's place.
     """
-    sizes, replays = SIZES[name], theta is not None
+    sizes, classes = SIZES[variant.tower], variant.classes
     apart = inputs.make_prompts(inputs.LENGTHS[classes], sizes.text.vocab_size)
-    rows, numbers = prompts.pack(apart), inputs.make_numbers(sizes, apart, steps=1)
-    tower = towers.TextTower(sizes.text, sizes.embed_dim, tower_dtype(), remat=remat)
+    rows = prompts.pack(apart, room=variant.row) if variant.row else apart
+    numbers = inputs.make_numbers(sizes, apart, steps=1)
+    tower = towers.TextTower(sizes.text, sizes.embed_dim, tower_dtype(), remat=variant.remat)
     method = Injector(tower, sites.build_noise(sites.noise_with_defaults(NOISE)))
 
     def call(phi: Any, theta: Any, text: Text, batch: Batch, drawn: Any) -> tuple[Any, Any]:
@@ -60,28 +93,47 @@ def text_step(name: str, classes: int, remat: bool = False, packed: bool = True,
         return jax.tree.map(lambda w, g: w - 1e-3 * g, phi, gradient), value
 
     # Plain CLIP's features of the classes are nothing to this noise.
-    text = Text(np.zeros((1, classes, sizes.embed_dim), np.float32), rows if packed else apart)
+    text = Text(np.zeros((1, classes, sizes.embed_dim), np.float32), rows)
     batch = Batch(numbers.features, numbers.labels, np.ones(len(numbers.labels), np.float32))
-    theta = {"text": theta if replays else weights(tower), "logit_scale": np.float32(np.log(100))}
     drawn = numbers.normals[0] if replays else jax.random.key(1)
-    needed = flops.step_flops(sizes, rows), flops.step_bytes(sizes, rows, tower.dtype.itemsize)
-    return TextStep(call, (numbers.phi, theta, text, batch, drawn), *needed)
+    arguments = (numbers.phi, {"text": theta, "logit_scale": np.float32(np.log(100))}, text, batch, drawn)
+    packed = prompts.pack(apart)
+    needed = flops.step_flops(sizes, packed), flops.step_bytes(sizes, packed, tower.dtype.itemsize)
+    return TextStep(call, arguments, *needed)
 
 
-def weights(tower: towers.TextTower) -> Any:
-    """Random ones, with layers in the tower's dtype."""
-    ids, end = np.zeros((1, tower.sizes.context_length), np.int32), np.zeros(1, np.int32)
-    theta = jax.jit(tower.init)(jax.random.key(0), ids, end)["params"]
-    return theta | {"blocks": jax.tree.map(lambda x: x.astype(tower.dtype), theta["blocks"])}
+@functools.cache
+def text_work(variant: Variant) -> Work:
+    """A `text_step`, compiled."""
+    step = text_step(variant)
+    return work(step.call, *step.arguments)
 
 
-def measure(scale: Scale) -> Iterator[Row]:
+@functools.cache
+def weights(name: str) -> Any:
+    """Random ones of a text tower."""
+    sizes = SIZES[name]
+    tower = towers.TextTower(sizes.text, sizes.embed_dim, tower_dtype())
+    return frozen(tower.init, np.zeros((1, sizes.text.context_length), np.int32), np.zeros(1, np.int32))
+
+
+def text_works(variants: Iterable[Variant]) -> dict[Hashable, Callable[[], Work]]:
+    """What compiles each of them once."""
+    return {variant: functools.partial(text_work, variant) for variant in variants}
+
+
+def tasks(scale: Scale) -> Iterator[Task]:
     """Steps by tower and number of classes."""
     for name in scale.texts:
-        for classes in scale.classes:
-            step = text_step(name, classes)
-            found = work(step.call, *step.arguments)
-            measured = found.measured
-            loss = float(found.compiled(*found.arguments)[1])
-            told = dict(tower=name, classes=classes, loss=loss)
-            yield told | measured | of_peak(scale, step.flops, measured["ms"])
+        variants = [Variant(name, classes) for classes in scale.classes]
+        works = Ahead(text_works(variants), first=functools.partial(weights, name))
+        for variant in variants:
+            told = dict(tower=name, classes=variant.classes)
+            yield Task(told, functools.partial(measure, scale, works, variant))
+
+
+def measure(scale: Scale, works: Ahead, variant: Variant) -> Iterator[Row]:
+    """A step, its share of the peak, and its loss."""
+    found = works[variant]
+    measured, loss = found.measured, float(found.compiled(*found.arguments)[1])
+    yield dict(loss=loss) | measured | of_peak(scale, text_step(variant).flops, measured["ms"])

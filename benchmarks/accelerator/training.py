@@ -1,15 +1,21 @@
-"""A whole training, as a command has it, and how much of its time is not its steps."""
+"""A whole training, as a command has it, and how much of its time is not its steps; and several side by side.
+
+Where arro3 has a stand-in, predictions.parquet is empty.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks import parts, population, share
+from benchmarks.accelerator import packages
 from benchmarks.accelerator.scale import Scale
+from benchmarks.accelerator.tasks import Task
 from benchmarks.accelerator.work import Row
 from pini_jax.config import Config
 from pini_jax.runs import experiment
@@ -19,20 +25,36 @@ from pini_jax.train import loop
 NEVER = 10**6  # lines of metrics.jsonl before there is another checkpoint
 
 
-def measure(scale: Scale) -> Iterator[Row]:
-    """Seconds from start to end, and of the phases as result.json has them; then the shares of a shorter one."""
+def tasks(scale: Scale) -> Iterator[Task]:
+    """One, with its phases and shares; and members of a population together and one after another."""
+    packages.demand(packages.TRAINING)
     clip, classes, shots, epochs, fewer = scale.training
-    told = dict(classes=classes, shots=shots)
     case = population.Case("training", clip, classes, shots, {"seed": (1,)}, 0, epochs, epochs)
+    yield Task(dict(classes=classes, shots=shots), functools.partial(measure, case, fewer))
+    clip, classes, shots, epochs, members = scale.together
+    seeds = tuple(range(1, members + 1))
+    case = population.Case("together", clip, classes, shots, {"seed": seeds}, 0, epochs, epochs)
+    yield Task(dict(classes=classes, shots=shots, members=members), functools.partial(measure_together, case))
+
+
+def measure(case: population.Case, fewer: int) -> Iterator[Row]:
+    """Seconds from start to end, and of the phases as result.json has them; then the shares of a shorter one."""
     with tempfile.TemporaryDirectory() as folder:
         (config,) = population.members(case, Path(folder))
         start = time.perf_counter()
         result = experiment.train_and_evaluate(config, Path(folder) / "run")
         total = time.perf_counter() - start
         found = {name: result[name] for name in ("steps", "steps_per_second", "seconds")}
-        yield told | dict(epochs=epochs, total=total) | found
+        yield dict(epochs=case.epochs, total=total) | found
         shorter = dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=fewer))
-        yield told | dict(epochs=fewer) | split(shorter, Path(folder))
+        yield dict(epochs=fewer) | split(shorter, Path(folder))
+
+
+def measure_together(case: population.Case) -> Iterator[Row]:
+    """Members per second, as `benchmarks.population` has them, in as many lanes as the runner chooses."""
+    found = population.measure(case)
+    told = {name: found[name] for name in ("chosen", "population", "sequential")}
+    yield dict(epochs=case.epochs) | told | dict(ratio=found["population"] / found["sequential"])
 
 
 def split(config: Config, folder: Path) -> Row:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +15,8 @@ import jax.numpy as jnp
 
 from benchmarks.accelerator.scale import Scale
 
-ROUND, CALLS = 0.5, 20  # seconds and calls of a measurement, at most
+WARM, SAMPLE, SAMPLES = 0.2, 0.05, 5  # seconds before, seconds of a sample, and how many
+RUNNING = 8  # calls that are sent ahead: the device never waits for the host, nor memory for their results
 Row = dict[str, Any]
 
 
@@ -30,18 +33,23 @@ class Work(NamedTuple):
         return dict(ms=1e3 * self.seconds(), temporary_mb=memory.temp_size_in_bytes / 1e6 if memory else None)
 
     def seconds(self) -> float:
-        """Of a call, after one that warms up."""
-        taken: list[float] = []
-        jax.block_until_ready(self.compiled(*self.arguments))
-        while not taken or (sum(taken) < ROUND and len(taken) < CALLS):
-            taken.append(self.once())
-        return statistics.median(taken)
+        """Of a call, where calls follow each other without a wait: the median of samples."""
+        start, calls = time.perf_counter(), 0
+        while (warm := time.perf_counter() - start) < WARM or not calls:
+            self.sample(1)
+            calls += 1
+        number = max(1, round(SAMPLE * calls / warm))
+        return statistics.median(self.sample(number) for _ in range(SAMPLES))
 
-    def once(self) -> float:
-        """Seconds of a single call."""
-        start = time.perf_counter()
-        jax.block_until_ready(self.compiled(*self.arguments))
-        return time.perf_counter() - start
+    def sample(self, calls: int) -> float:
+        """Seconds of a call, of so many that follow each other."""
+        start, running = time.perf_counter(), deque[Any]()
+        for _ in range(calls):
+            running.append(self.compiled(*self.arguments))
+            if len(running) > RUNNING:
+                jax.block_until_ready(running.popleft())
+        jax.block_until_ready(list(running))
+        return (time.perf_counter() - start) / calls
 
 
 def work(function: Callable[..., Any], *arguments: Any) -> Work:
@@ -50,9 +58,41 @@ def work(function: Callable[..., Any], *arguments: Any) -> Work:
     return Work(jax.jit(function).lower(*placed).compile(), placed)
 
 
+class Ahead:
+    """Works that are compiled side by side as soon as one is asked for: what is measured has the device to itself.
+
+    Args:
+        makers: by what a work is asked for.
+        first: makes what all of them need.
+    """
+
+    def __init__(self, makers: Mapping[Hashable, Callable[[], Work]], first: Callable[[], object] = lambda: None):
+        self._makers, self._first = makers, first
+
+    @functools.cached_property
+    def made(self) -> dict[Hashable, Future[Work]]:
+        """All of them, or why there is none."""
+        self._first()
+        with ThreadPoolExecutor() as pool:
+            return {key: pool.submit(make) for key, make in self._makers.items()}
+
+    def __getitem__(self, key: Hashable) -> Work:
+        return self.made[key].result()
+
+
 def tower_dtype() -> jnp.dtype:
     """What towers compute in."""
     return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+def frozen(init: Callable[..., Any], *inputs: Any) -> Any:
+    """Random parameters of a tower, all in the dtype that towers compute in, as loading casts them."""
+
+    def draw(*inputs: Any) -> Any:
+        theta = init(jax.random.key(0), *inputs)["params"]
+        return jax.tree.map(lambda x: x.astype(tower_dtype()), theta)
+
+    return jax.jit(draw)(*inputs)
 
 
 @functools.cache

@@ -105,17 +105,18 @@ def lay_out(prompts: Prompts, text: TextSizes, shards: int) -> Prompts:
     return prompts._replace(suffix=suffix, place=place, owner=owner)
 
 
-def pack(prompts: Prompts, shards: int = 1) -> Prompts:
+def pack(prompts: Prompts, shards: int = 1, room: int = ROW) -> Prompts:
     """The prompts with several suffixes per row, up to their end tokens, with almost no padding.
 
     For towers with causal attention, where a token sees those of its own class before it, and no other of its row.
 
     Args:
         shards: what the number of rows is a multiple of.
+        room: tokens of a row, about.
     """
     c, s = len(prompts.end), prompts.suffix.shape[1]
     lengths = prompts.end - np.arange(c) * s + 1
-    rows, length = _fit(lengths.tolist(), shards)
+    rows, length = _fit(lengths.tolist(), shards, room)
     suffix, place, owner = np.full((3, len(rows), length), [[[prompts.suffix[0, -1]]], [[0]], [[-1]]], np.int32)
     end = np.zeros(c, np.int32)
     for r, row in enumerate(rows):
@@ -129,9 +130,9 @@ def pack(prompts: Prompts, shards: int = 1) -> Prompts:
     return prompts._replace(suffix=suffix, place=place, owner=owner, end=end)
 
 
-def _fit(lengths: Sequence[int], shards: int) -> tuple[list[list[int]], int]:
+def _fit(lengths: Sequence[int], shards: int, room: int) -> tuple[list[list[int]], int]:
     """Which suffixes stand in which row, and the rows' length."""
-    num_rows = -(-sum(lengths) // max(ROW, *lengths))
+    num_rows = -(-sum(lengths) // max(room, *lengths))
     num_rows += -num_rows % shards
     length = max(-(-sum(lengths) // num_rows), *lengths)
     while (rows := _best_fit(lengths, num_rows, length)) is None:

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks import flops, inputs, timing
-from benchmarks.accelerator import peers, switches, text, training
+from benchmarks.accelerator import machine, peers, steps, tasks, text, training
 from benchmarks.accelerator.__main__ import PHASES, main
+from benchmarks.accelerator.results import finite
 from benchmarks.accelerator.sizes import SIZES
+from benchmarks.accelerator.tasks import Task
+from benchmarks.accelerator.text import Variant
+from benchmarks.accelerator.work import Ahead
 from pini_jax.clip import prompts
 
 
@@ -27,15 +31,23 @@ sys.modules.update(dict.fromkeys(sys.argv.pop().split(",")))  # as if none of th
 from benchmarks.accelerator.__main__ import main
 main(sys.argv[1:])
 """
+STAND_INS = ["ml_collections", "arro3.core", "arro3.io"]
 OURS = "arro3,filelock,jaxtyping,ml_collections,PIL,safetensors,tabulate,tokenizers,tqdm"
+
+
+def run_without(names, folder, *words):
+    """The machine, and the rows, of a process that does not find these packages."""
+    command = [sys.executable, "-c", BARE, f"--output={folder}", *words, names]
+    subprocess.run(command, check=True, capture_output=True)
+    machine, *rows = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
+    return machine, rows
 
 
 @pytest.mark.long
 def test_every_phase_gives_numbers_without_packages_of_ours(tmp_path):
     """In a process that finds jax, flax, optax, numpy and what these need."""
-    subprocess.run([sys.executable, "-c", BARE, f"--output={tmp_path}", OURS], check=True, capture_output=True)
-    machine, *rows = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
-    assert machine["versions"]["jax"] and machine["without"] == ["jaxtyping", "tokenizers"]
+    machine, rows = run_without(OURS, tmp_path)
+    assert machine["versions"]["jax"] and machine["without"] == ["jaxtyping", "tokenizers", *STAND_INS]
     assert list(dict.fromkeys(row["phase"] for row in rows)) == list(PHASES)
     left_out = {row.get("switch", row["phase"]): row["left_out"] for row in rows if "left_out" in row}
     assert left_out.keys() == {"peers", "image_peers", "training", "flash"}
@@ -46,12 +58,16 @@ def test_every_phase_gives_numbers_without_packages_of_ours(tmp_path):
 
 
 @pytest.mark.long
-def test_a_whole_training_says_where_its_seconds_go(tmp_path):
-    _, row, split = rows_of(tmp_path, "training")
+@pytest.mark.parametrize("without", ["", "ml_collections,arro3"])
+def test_a_whole_training_says_where_its_seconds_go(tmp_path, without):
+    machine, rows = run_without(without, tmp_path, "--phases", "training")
+    assert machine["without"] == (STAND_INS if without else [])
+    row, split, together = rows
     assert row["steps"] == 1 and row["total"] > sum(row["seconds"].values()) / 2
     assert row["seconds"].keys() == {"setup", "compile", "train", "evaluate"}
     assert split["saves"] == 1 and split["shares"] == training.shares(split["parts"], 1)
     assert min(split["parts"].values()) > 0
+    assert together["members"] == 2 and together["ratio"] == together["population"] / together["sequential"]
 
 
 def test_shares_set_checkpoints_apart_from_what_else_is_not_a_step():
@@ -74,10 +90,9 @@ def test_pytorchs_image_tower_computes_the_same(tmp_path):
 
 
 @pytest.mark.long
-def test_pytorchs_step_begins_with_the_same_loss(tmp_path, monkeypatch):
+def test_pytorchs_step_begins_with_the_same_loss(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    monkeypatch.setattr(peers, "SECONDS", np.inf)  # however busy the machine is
     _, row = rows_of(tmp_path, "peers")
     assert row["pytorch_loss"] == pytest.approx(row["loss"], rel=1e-5)
     assert row["ratio"] == pytest.approx(row["pytorch_ms"] / row["ms"])
@@ -88,8 +103,8 @@ def test_where_pytorchs_step_does_not_fit_ours_stands():
     class Full:
         said = dict(losses={}, left_out={"10": "does not fit 80 GB"})
 
-    theta = text.text_step("tiny", 10).arguments[1]["text"]
-    row = peers.compare("tiny", 10, theta, Full())
+    works = {10: text.text_work(Variant("tiny", 10))}
+    (row,) = peers.compare(lambda: (works, Full()), 10)
     assert row["left_out"] == "PyTorch: does not fit 80 GB" and row["loss"] > 0
 
 
@@ -116,23 +131,27 @@ def test_what_cannot_be_compiled_is_left_out_and_the_rest_stands(tmp_path, monke
 
 STUCK = """
 import sys, threading
+from benchmarks import timing
 from benchmarks.accelerator import __main__, peak
 
-def measure(scale):
-    yield dict(what="first")
+def tasks(scale):
     threading.Event().wait()  # as for a device that never answers
 
-peak.measure = measure
-__main__.main([f"--output={sys.argv[1]}", "--phases", "peak", "--limit=1"])
+peak.tasks = tasks
+__main__.main([f"--output={sys.argv[1]}", "--phases", "peak", f"--limit={timing.age() + 3}"])
 """
 
 
-def test_at_the_limit_what_is_written_stays_and_a_line_says_so(tmp_path):
+def test_at_the_limit_what_is_written_stays_and_a_line_says_so(tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     done = subprocess.run([sys.executable, "-c", STUCK, str(tmp_path)], check=True, capture_output=True, text=True)
     written = (tmp_path / "results.jsonl").read_text()
-    first, *_, last = map(json.loads, written.splitlines())
-    assert first["phase"] == "machine" and last["phase"] == "end" and "after 1 seconds" in last["left_out"]
-    assert last["at"] >= 1 and done.stdout == written
+    first, last = map(json.loads, written.splitlines())
+    assert first["phase"] == "machine" and last["phase"] == "end" and "all that comes after" in last["left_out"]
+    assert last["at"] >= 3 and done.stdout == written
+    assert not list(temporary.iterdir())
 
 
 AGED = """
@@ -152,37 +171,119 @@ def test_a_process_ages_from_its_start_and_not_from_an_import():
     assert age >= now - start - tick or not timing.PROC.exists()
 
 
-def test_a_phase_that_fails_costs_no_other(tmp_path, monkeypatch):
+def test_what_fails_costs_nothing_else(tmp_path, monkeypatch):
+    def breaks():
+        yield dict(what="first")
+        raise RuntimeError("of a device\nthat nobody has seen")
+
     def missing(scale):
-        yield {"what": "first"}
+        yield Task(dict(tower="a"), breaks)
+        yield Task(dict(tower="b"), lambda: [dict(ms=float("nan"))])
         raise ModuleNotFoundError("No module named 'orbax'", name="orbax")
 
-    monkeypatch.setattr(text, "measure", missing)
-    _, *rows = rows_of(tmp_path, "text", "peak")
-    assert rows[0]["what"] == "first"
-    assert rows[1]["left_out"] == "orbax is missing"
-    assert {row["phase"] for row in rows[2:]} == {"peak"}
+    monkeypatch.setattr(text, "tasks", missing)
+    _, first, broken, second, absent, *rest = rows_of(tmp_path, "text", "peak")
+    assert first["what"] == "first" and first["tower"] == broken["tower"] == "a"
+    assert broken["left_out"] == "RuntimeError: of a device\nthat nobody has seen"
+    assert broken["trace"][-1].startswith("test_accelerator.py") and broken["trace"][-1].endswith(" breaks")
+    assert second["tower"] == "b" and second["ms"] == "nan"
+    assert absent["left_out"] == "orbax is missing"
+    assert {row["phase"] for row in rest} == {"peak"}
+
+
+def test_an_import_that_fails_within_a_package_is_no_missing_package():
+    error = ImportError("cannot import name 'x' from 'y'", name="y")
+    assert tasks.failure(error)["left_out"] == "ImportError: cannot import name 'x' from 'y'"
+
+
+def test_what_comes_too_late_is_named_and_not_begun(monkeypatch):
+    age, rows = [0.0], []
+
+    def measure():
+        age[0] += 10
+        yield dict(ms=1)
+
+    monkeypatch.setattr(timing, "age", lambda: age[0])
+    tasks.run((Task(dict(classes=n), measure) for n in (1000, 100, 10)), 15, rows.append)
+    late = dict(left_out="not begun before 15 seconds", rows=[dict(classes=10)])
+    assert rows == [dict(classes=1000, ms=1), dict(classes=100, ms=1), late]
+
+
+def test_what_is_made_once_fails_once():
+    made = []
+
+    def fail():
+        made.append("again")
+        raise ValueError("no")
+
+    get = tasks.once(fail)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            get()
+    assert made == ["again"]
+
+
+def test_works_are_made_once_after_what_all_need_and_each_fails_alone():
+    made = []
+
+    def fail():
+        raise ValueError("no")
+
+    works = Ahead({10: lambda: made.append(10) or "a step", 100: fail}, first=lambda: made.append("first"))
+    assert made == []
+    assert works[10] == works[10] == "a step"
+    with pytest.raises(ValueError, match="no"):
+        works[100]
+    assert made == ["first", 10]
+
+
+def test_the_same_step_is_compiled_once():
+    assert Variant("tiny", 10) == Variant("tiny", 10, remat=False, row=prompts.ROW)
+    assert text.text_step(Variant("tiny", 10)) is text.text_step(Variant("tiny", 10, False))
+
+
+def test_a_second_run_adds_its_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "tasks", lambda scale: [Task(dict(tower="a"), lambda: [dict(ms=1)])])
+    rows_of(tmp_path, "text")
+    assert [row["phase"] for row in rows_of(tmp_path, "text")] == ["machine", "text"] * 2
+
+
+def test_a_card_that_jax_does_not_find_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "tasks", lambda scale: [])
+    monkeypatch.setattr(machine, "nvidia_smi", lambda *arguments: "GPU 0: NVIDIA H100")
+    monkeypatch.setattr(machine, "asked_for_cpu", lambda: True)
+    rows_of(tmp_path, "text")
+    monkeypatch.setattr(machine, "asked_for_cpu", lambda: False)
+    with pytest.raises(SystemExit, match="JAX found none"):
+        rows_of(tmp_path, "text")
+
+
+def test_what_is_no_number_is_a_word():
+    found = finite(dict(loss=float("nan"), parts=[1.0, float("-inf")], left=None))
+    assert json.loads(json.dumps(found, allow_nan=False)) == dict(loss="nan", parts=[1.0, "-inf"], left=None)
 
 
 @pytest.mark.long
 def test_many_steps_in_a_call_are_steps_that_follow_each_other():
-    step = text.text_step("tiny", 10)
+    step = text.text_step(Variant("tiny", 10))
     phi, *fixed, key = step.arguments
-    call = jax.jit(step.call)
+    call, keys = jax.jit(step.call), jax.random.split(key, 4)
     expected, losses = [phi], []
-    for each in jax.random.split(key, 3):
+    for each in keys[:3]:
         after, loss = call(expected[-1], *fixed, each)
         expected.append(after)
         losses.append(loss)
-    found, all_losses = jax.jit(switches.many(step.call, 3))(phi, *fixed, key)
-    np.testing.assert_allclose(all_losses, losses, rtol=1e-5)
 
     def moved(after, before):
         return jax.tree.map(np.subtract, after, before)["prompt_tokens"]["mean"]
 
     whole, last = moved(expected[-1], phi), moved(expected[-1], expected[-2])
-    np.testing.assert_allclose(moved(found, phi), whole, rtol=0, atol=1e-3 * np.abs(whole).max())
     assert np.abs(last).max() > 1e-2 * np.abs(whole).max()  # a step more or less shows
+    scanned = jax.jit(steps.scan(step.call))(phi, *fixed, keys[:3])
+    looped = jax.jit(steps.loop(step.call))(phi, *fixed, keys, 3)
+    for found, all_losses in (scanned, looped):
+        np.testing.assert_allclose(all_losses[:3], losses, rtol=1e-5)
+        np.testing.assert_allclose(moved(found, phi), whole, rtol=0, atol=1e-3 * np.abs(whole).max())
 
 
 @pytest.mark.parametrize("classes", [10, 37])

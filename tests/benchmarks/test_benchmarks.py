@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import flops, inputs, random_clip, step, timing
+from benchmarks import flops, inputs, random_clip, share, step, timing
 from pini_jax.clip import pretrained, prompts, tokenizer, towers, zero_shot
 from pini_jax.clip.architecture import Architecture, Image, TextSizes, Transformer
 from pini_jax.data import templates
@@ -157,6 +158,38 @@ def test_turns_alternate():
     worker = Worker()
     assert timing.in_turn({"a": (worker, "x"), "b": (worker, "y")}, 3) == {"a": (3, 1, 5), "b": (4, 2, 6)}
     assert order == ["x", "y"] * 3
+
+
+CHATTY = """
+import os, sys
+print("a library says hello", flush=True)
+os.system("echo so does a program")
+from benchmarks import timing
+timing.serve({"work": lambda: print("and again", flush=True), "end": lambda: os._exit(3)}, said="ready")
+"""
+
+
+def test_what_a_worker_prints_is_no_answer_and_its_end_is_said(tmp_path, monkeypatch):
+    (tmp_path / "chatty.py").write_text(CHATTY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    with timing.Worker("chatty") as worker:
+        assert worker.said == {"said": "ready"}
+        assert worker.seconds("work") >= 0 and worker.peak_mb > 0
+        for _ in range(2):  # while it ends, and after it has
+            with pytest.raises(ChildProcessError, match="chatty ended with 3"):
+                worker.seconds("end")
+
+
+def test_shares_count_the_steps_of_the_last_call_that_are_taken(monkeypatch):
+    class Five:
+        table, most = property(lambda self: iter("abcde")), 2
+
+    taken = []
+    monkeypatch.setattr(share.calls, "read_batches", lambda group, ticks: taken.append("read") or ticks)
+    take = share.steps(Five(), lambda lanes, table: taken.append(len(table)) or (lanes, table), np.zeros(1))
+    assert taken == ["read"] * 2
+    take()
+    assert taken[2:] == [2, 2, 1]
 
 
 def test_rows_of_other_runs_stay_on_the_same_machine(tmp_path):

@@ -117,11 +117,13 @@ def test_towers_come_from_a_run_of_the_accelerators_command():
         dict(phase="text", tower="B/16", classes=10, ms=4.0),
         dict(phase="text", tower="B/16", classes=1000, ms=20.0),
         dict(phase="text", tower="L/14", classes=1000, ms=90.0),
-        dict(phase="images", tower="B/16", per_second=2000.0),
+        dict(phase="images", tower="B/16", per_second=1000.0),
         dict(phase="images", tower="L/14-336", per_second=100.0),
         dict(phase="lanes", classes=10, members=1, ms=4.0),
         dict(phase="lanes", classes=10, members=5, ms=1.0),
         dict(phase="lanes", left_out="RuntimeError"),
+        dict(phase="machine", device="the same again"),
+        dict(phase="images", tower="B/16", per_second=2000.0),
     ]
     found = costs.from_accelerator(costing(run=3.0), rows)
     few, many = (costs.tokens_of(costs.packed(inputs.LENGTHS[n])) for n in (10, 1000))
