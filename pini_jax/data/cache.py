@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import uuid
 from pathlib import Path
+
+from pini_jax.core.paths import beside
 
 LOG = logging.getLogger(__name__)
 
 
 def keep(path: Path, content: bytes) -> bool:
     """Whether a file could be written; if not, a line says why, and the run goes on without."""
-    # A name of its own for every writer: other threads, processes and machines may write the same file.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with beside(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         LOG.warning("%s could not be cached (%s); the run goes on without", path.name, error)
         return False
     return True
