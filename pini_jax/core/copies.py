@@ -6,7 +6,6 @@ links to such objects, known by all of them together. Both are whole or not ther
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from pini_jax.core.bucket import Bucket, Stat, at_once, is_url, open_bucket
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import cache_folder
+from pini_jax.core.paths import beside, cache_folder
 
 LOG = logging.getLogger(__name__)
 
@@ -100,20 +99,15 @@ def _copy(place: Bucket, key: str, stat: Stat) -> Path:
     if copy.exists() and copy.stat().st_size == stat.size:
         return copy
     copy.parent.mkdir(parents=True, exist_ok=True)
-    partial = copy.with_name(f"{name}.{uuid.uuid4().hex}")
+    again = "while it was copied: run the same command again"
     try:
-        place.get(key, partial)
-        now = place.stat(key)
-        if now is None or now[:2] != stat[:2] or partial.stat().st_size != stat.size:
-            raise InputError(f"{place.url}/{key} was changed while it was copied: run the same command again")
-        os.replace(partial, copy)
+        with beside(copy) as partial:
+            place.get(key, partial)
+            now = place.stat(key)
+            if now is None or now[:2] != stat[:2] or partial.stat().st_size != stat.size:
+                raise InputError(f"{place.url}/{key} was changed {again}")
     except FileNotFoundError:
-        raise InputError(
-            f"{place.url}/{key} was deleted while it was copied: run the same command again"
-        ) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+        raise InputError(f"{place.url}/{key} was deleted {again}") from None
     return copy
 
 

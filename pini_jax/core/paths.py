@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,21 @@ def refuse_bucket(setting: str, value: str) -> None:
     check_address(setting, value)
     if SCHEME.search(value):
         raise InputError(f"{setting}={value!r} must be a path of this machine")
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A file to write, which takes its place when the block has ended, and goes where it fails.
+
+    Its name is its own: other threads, processes and machines may write the same file.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def write_file(path: Path, content: str | bytes) -> None:

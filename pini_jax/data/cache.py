@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import uuid
 from pathlib import Path
+
+from pini_jax.core.paths import beside
 
 LOG = logging.getLogger(__name__)
 
@@ -15,15 +14,11 @@ def keep(path: Path, content: bytes) -> bool:
     """Writes a file of the cache. Returns whether that succeeded; if not, a warning says why, and the run
     continues.
     """
-    # A name of its own for every writer: other threads, processes and machines may write the same file.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with beside(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         LOG.warning("%s could not be cached (%s); the run goes on without", path.name, error)
         return False
     return True

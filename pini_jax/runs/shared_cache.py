@@ -17,11 +17,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import platform
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +28,7 @@ import jax
 from pini_jax.core import stop
 from pini_jax.core.bucket import Bucket, at_once, is_url
 from pini_jax.core.errors import last_line
+from pini_jax.core.paths import beside
 from pini_jax.runs.claims import RENEWALS, Claims, worker_name
 from pini_jax.runs.lease import Lease
 
@@ -79,10 +78,8 @@ def share_features(place: Bucket, files: Sequence[Path], make: Callable[[int], N
 def _fetch(place: Bucket, file: Path) -> None:
     """A copy of an object of the same name, whole or not there."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), beside(file) as partial:
         place.get(file.name, partial)
-        os.replace(partial, file)
 
 
 # ------------------------------------------------------------------------------------------------ programs

@@ -1,9 +1,9 @@
-"""Addresses of other stores are refused before anything is written to a folder of their name."""
+"""Addresses of other stores are refused before anything is written; and a file is whole, or as it was."""
 
 import pytest
 
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import check_address, refuse_bucket
+from pini_jax.core.paths import beside, check_address, refuse_bucket
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,14 @@ def test_an_address_has_two_slashes(value):
 def test_paths_and_names_pass(value):
     check_address("workdir", value)
     refuse_bucket("workdir", value)
+
+
+def test_what_is_written_beside_a_file_takes_its_place_or_goes(tmp_path):
+    file = tmp_path / "a"
+    with beside(file) as partial:
+        partial.write_text("first")
+        assert not file.exists()
+    with pytest.raises(KeyError), beside(file) as partial:
+        partial.write_text("second")
+        raise KeyError
+    assert file.read_text() == "first" and list(tmp_path.iterdir()) == [file]
