@@ -15,6 +15,7 @@ PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch")
 SEARCH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 SCRIPT = Path(__file__).parents[1] / "launch" / "slurm.sh"
 missing = [name for name in PROGRAMS if not shutil.which(name, path=SEARCH)]
+HOST = socket.gethostname().partition(".")[0]  # as SLURM calls it, and where a node of this name is reached
 needed = [
     pytest.mark.skipif(bool(missing), reason=f"SLURM is not installed: no {', '.join(missing)}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="SLURM's daemons are started by root alone"),
@@ -60,9 +61,9 @@ class Slurm:
 
     def __init__(self, folder, stack, nodes):
         self.folder = folder
-        conf, host = folder / "slurm.conf", socket.gethostname().partition(".")[0]
-        lines = [NODE.format(name=name, host=host, port=free_port()) for name in nodes]
-        content = {"host": host, "folder": folder, "controller": free_port(), "nodes": "\n".join(lines)}
+        conf = folder / "slurm.conf"
+        lines = [NODE.format(name=name, host=HOST, port=free_port()) for name in nodes]
+        content = {"host": HOST, "folder": folder, "controller": free_port(), "nodes": "\n".join(lines)}
         conf.write_text(CONF.format(**content))
         (folder / "cgroup.conf").write_text("")
         (folder / "gres.conf").write_text(GPUS)

@@ -13,7 +13,7 @@ pytestmark = engine.needed
 
 @pytest.fixture(scope="module")
 def slurm():
-    with engine.cluster("node") as slurm:
+    with engine.cluster(engine.HOST) as slurm:
         yield slurm
 
 
@@ -75,14 +75,20 @@ def test_what_a_user_cancels_does_not_come_back(slurm, stand_in):
     assert [path.read_text() for path in folder.glob("runs-*")] == ["sweep run True\n"] * 2
 
 
-@pytest.mark.long
-def test_a_sweep_on_slurm(slurm, tmp_path):
-    """Two workers that train for real, asked to stop in the middle: every run is finished once."""
+@pytest.fixture
+def pini(tmp_path):
+    """The command line, for whoever starts it anywhere."""
     os.chmod(tmp_path, 0o755)
-    pini = tmp_path / "pini"
+    program = tmp_path / "pini"
     root = Path(__file__).parents[2]
-    pini.write_text(f'#!/bin/sh\ncd {root} && exec {sys.executable} -m pini_jax.cli "$@"\n')
-    pini.chmod(0o755)
+    program.write_text(f'#!/bin/sh\ncd {root} && exec {sys.executable} -m pini_jax.cli "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.long
+def test_a_sweep_on_slurm(slurm, tmp_path, pini):
+    """Two workers that train for real, asked to stop in the middle: every run is finished once."""
     several = "--config.population={'seed': (1, 2, 3, 4), 'shots': (1, 4)}"
     config = "--config=digits:method=task_res,optim.epochs=50"
     subprocess.run([pini, "sweep", "plan", config, several, "--together=2", f"--workdir={tmp_path}/w"], check=True)
@@ -91,3 +97,24 @@ def test_a_sweep_on_slurm(slurm, tmp_path):
     slurm("scancel", "--batch", "--signal=USR1", job)
     slurm.wait(lambda: slurm.over(job), 600)
     assert len(list(tmp_path.glob("w/*/result.json"))) == 8, (tmp_path / "w" / "task-0.log").read_text()
+
+
+@pytest.mark.long
+def test_one_run_over_several_tasks(slurm, tmp_path, pini):
+    """Warned in the middle, both stop at one step; the job is put back, and goes on."""
+    log = tmp_path / "log"
+    job = slurm(
+        *("sbatch", "--parsable", "--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=1"),
+        *(
+            f"--output={log}",
+            f"--export=ALL,JAX_PLATFORMS=cpu,PINI={pini}",
+            engine.SCRIPT.with_stem("slurm_train"),
+        ),
+        *("--config=digits:method=task_res,optim.epochs=200", f"--workdir={tmp_path / 'run'}"),
+    ).strip()
+    slurm.wait(lambda: (tmp_path / "run" / "metrics.jsonl").exists(), 600)
+    slurm("scancel", "--signal=USR1", job)
+    slurm.wait(lambda: slurm.over(job), 600)
+    said = log.read_text()
+    assert said.count("stopped: everything is saved") == 2 and said.count("going on from step") == 1, said
+    assert (tmp_path / "run" / "result.json").exists(), said

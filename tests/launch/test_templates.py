@@ -1,5 +1,6 @@
 """The templates of engines: what they start is a command that there is, with flags that it has."""
 
+import itertools
 import json
 import os
 import re
@@ -106,7 +107,7 @@ def test_the_page_of_gke_builds_for_tpus_and_submits_the_same_command():
     manifest = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
     (job,) = manifest["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
-    build, submit = fenced("gke.md")
+    build, *_, submit = commands_of("gke.md")
     assert build[:4] == ["docker", "build", "--build-arg", "ACCELERATOR=tpu"]
     told = dict(word.removeprefix("--").split("=", 1) for word in submit[3:])
     assert shlex.split(told["command"]) == pod["containers"][0]["command"]
@@ -114,10 +115,11 @@ def test_the_page_of_gke_builds_for_tpus_and_submits_the_same_command():
     assert told["num-slices"] == str(job["replicas"])
 
 
-def fenced(page):
-    """The words of each block of commands of a page."""
-    text = (ROOT / "docs" / "launch" / page).read_text()
-    return [shlex.split(block.replace("\\\n", " ")) for block in re.findall(r"(?s)```sh\n(.*?)```", text)]
+def commands_of(page):
+    """The words of each command of a page."""
+    text = (ROOT / "docs" / "launch" / page).read_text().replace("\\\n", " ")
+    blocks = re.findall(r"(?s)```sh\n(.*?)```", text)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
 @pytest.mark.long
@@ -141,28 +143,42 @@ def test_sky_pilot_starts_again_what_was_stopped():
     assert set(re.findall(r"\$(\w+)", task["setup"] + task["run"])) - {"extra"} <= set(task["envs"])
 
 
-READ_TASK = """
+def test_a_pool_of_sky_pilot_is_of_the_machines_of_its_job():
+    yaml = pytest.importorskip("yaml")
+    job, pool = (yaml.safe_load((LAUNCH / f"{name}.yaml").read_text()) for name in ("skypilot", "skypilot_pool"))
+    assert "run" not in pool and pool["setup"] == job["setup"] and pool["envs"].items() <= job["envs"].items()
+    assert "job_recovery" not in pool["resources"] and pool["resources"].items() <= job["resources"].items()
+
+
+READ_TASKS = """
 import json, sys, sky
-task = sky.Task.from_yaml(sys.argv[1])
+from sky.serve import serve_utils
+task, pool = map(sky.Task.from_yaml, sys.argv[1:])
+serve_utils.validate_service_task(pool, pool=True)
 machines = [machine.to_yaml_config() for machine in task.resources]
-print(json.dumps([task.name, task.num_nodes, task.envs, machines]))
+print(json.dumps([task.name, task.num_nodes, task.envs, machines, pool.service.min_replicas]))
 """
 
 
 @pytest.mark.long
-def test_sky_pilot_reads_its_task(tmp_path):
+def test_sky_pilot_reads_its_tasks(tmp_path):
     """Of its own kind, in an environment of its own."""
-    python = tmp_path / "sky" / "bin" / "python"
+    sky, python = tmp_path / "sky" / "bin" / "sky", tmp_path / "sky" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "sky"], check=True)
     done = subprocess.run([python, "-m", "pip", "install", "-q", "skypilot"], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"SkyPilot cannot be installed: {done.stderr.splitlines()[-1]}")
-    command = [python, "-c", READ_TASK, LAUNCH / "skypilot.yaml"]
-    read = subprocess.run(command, env={"HOME": str(tmp_path)}, capture_output=True, text=True)
+    own = {"env": {"HOME": str(tmp_path)}, "capture_output": True, "text": True}
+    files = (LAUNCH / "skypilot.yaml", LAUNCH / "skypilot_pool.yaml")
+    read = subprocess.run([python, "-c", READ_TASKS, *files], **own)
     assert read.returncode == 0, read.stderr
-    name, nodes, variables, machines = json.loads(read.stdout.splitlines()[-1])
-    assert (name, nodes, set(variables)) == ("pini", 1, {"NFS", "WORKDIR", "PACKAGE"})
+    name, nodes, variables, machines, workers = json.loads(read.stdout.splitlines()[-1])
+    assert (name, nodes, set(variables), workers) == ("pini", 1, {"NFS", "WORKDIR", "PACKAGE"}, 16)
     assert all(machine["use_spot"] for machine in machines)
     accelerators = {name for machine in machines for name in machine["accelerators"]}
     assert accelerators == {"tpu-v6e-1", "tpu-v5litepod-1", "L4"}
     assert all(machine["job_recovery"]["recover_on_exit_codes"] == [42] for machine in machines)
+    for _, *line in commands_of("skypilot.md"):
+        verb = itertools.takewhile(lambda word: word in ("jobs", "pool", "launch", "apply", "down"), line)
+        told = subprocess.run([sky, *verb, "--help"], **own).stdout
+        assert all(re.search(rf"{word.partition('=')[0]}\b", told) for word in line if word.startswith("--")), told
