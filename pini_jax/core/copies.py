@@ -6,6 +6,7 @@ links to such objects, known by all of them together. Both are whole or not ther
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.paths import beside, cache_folder
 
 LOG = logging.getLogger(__name__)
+TRIES = 5  # of a link, before it counts that there is nothing to link to
 
 
 def local(place: str) -> Path:
@@ -82,7 +84,7 @@ def _tree(place: Bucket, found: Mapping[str, Stat]) -> Path:
     for key, copy in copies.items():
         link = partial / whole.name / key
         link.parent.mkdir(parents=True, exist_ok=True)
-        os.link(copy, link)
+        _link(copy, link)
     try:
         os.rename(partial, tree)
     except OSError:
@@ -90,6 +92,15 @@ def _tree(place: Bucket, found: Mapping[str, Stat]) -> Path:
         if not whole.exists():
             raise
     return whole
+
+
+def _link(copy: Path, link: Path) -> None:
+    """A hard link, tried again where another thread puts its own copy in place: some file systems then see none."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            os.link(copy, link)
+            return
+    os.link(copy, link)
 
 
 def _copy(place: Bucket, key: str, stat: Stat) -> Path:

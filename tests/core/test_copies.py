@@ -1,5 +1,6 @@
 """Copies of what is in buckets: fetched once, again where it has changed, whole or not at all."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,6 +70,21 @@ def test_many_fetch_at_once(place, monkeypatch):
     assert {path.name: path.read_text() for path in tree.iterdir()} == {f"{i}": f"{i}" for i in range(20)}
     kept = [path for path in (paths.cache_folder() / "buckets").rglob("*") if path.is_file()]
     assert len(kept) == 40  # nothing half made
+
+
+def test_a_copy_that_seems_gone_while_another_takes_its_place_is_linked_again(place, monkeypatch):
+    """As on file systems where a link beside a rename finds nothing."""
+    seen, link = [], os.link
+
+    def racing(source, target):
+        seen.append(target)
+        if len(seen) < 3:
+            raise FileNotFoundError
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", racing)
+    place.put("a/pack.npz", b"one")
+    assert copies.fetch_copy(f"{place.url}/a/pack.npz").read_bytes() == b"one" and len(seen) == 3
 
 
 def test_what_is_not_there_is_named(place):
