@@ -95,7 +95,7 @@ def _tree(place: Bucket, found: Mapping[str, Stat]) -> Path:
 
 
 def _link(copy: Path, link: Path) -> None:
-    """A hard link, tried again where another thread puts its own copy in place: some file systems then see none."""
+    """A hard link, tried again where another thread replaces the copy: some file systems then find none."""
     for _ in range(TRIES - 1):
         with contextlib.suppress(FileNotFoundError):
             os.link(copy, link)
