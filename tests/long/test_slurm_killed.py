@@ -112,7 +112,8 @@ class Sweep:
     def lose(self, number, task):
         """Its node is gone, and comes back: SLURM itself puts it back."""
         self.slurm("scontrol", "update", f"nodename={task.node}", "state=down", "reason=lost")
-        self.slurm("scontrol", "update", f"nodename={task.node}", "state=resume")
+        # It may have come back by itself.
+        self.slurm("scontrol", "update", f"nodename={task.node}", "state=resume", check=False)
 
 
 ENDS = (Sweep.kill, Sweep.stop, Sweep.warn, Sweep.preempt, Sweep.lose)
