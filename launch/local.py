@@ -22,16 +22,18 @@ GPUS, CHIPS = "CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS"  # the devices that a 
 MEMORY = 0.9  # of a GPU that the processes on it take in advance, all together
 # How the chips of one process lie: libtpu wants to know.
 BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
-LEAVING = "--wait=False"  # of a worker that does not stay while others work
 GRACE = 60.0  # seconds that workers have to save what they have
 LOG = logging.getLogger("pini_jax.launch")
 
 
-def run_workers(command: Sequence[str], count: int) -> int:
+def run_workers(command: Sequence[str], count: int, leaving: bool = False) -> int:
     """Runs a command as so many workers of a sweep, waits for all, and returns a status for all of them.
 
     A request to stop is passed on to them. One that is killed costs the others nothing: they take its work over,
     unless they leave early.
+
+    Args:
+        leaving: whether a worker ends while others still work.
     """
     environments = [environment(visible(os.environ), i, count) for i in range(count)]
     workers = [
@@ -47,14 +49,14 @@ def run_workers(command: Sequence[str], count: int) -> int:
         ended = [worker.wait() for worker in workers]
     if killed := [i for i, status in enumerate(ended) if status < 0]:
         LOG.warning("workers that were killed: %s", ", ".join(map(str, killed)))
-    return status_of(ended, stop.requested(), LEAVING in command)
+    return status_of(ended, stop.requested(), leaving)
 
 
 def status_of(ended: Sequence[int], stopped: bool, leaving: bool) -> int:
-    """Of all workers together, by how each has ended: the greatest.
+    """The status of all workers together: the greatest of theirs.
 
-    One that was killed has none of its own. But it counts as stopped where that was asked for, and as failed where
-    the others do not stay to take its work over.
+    A killed worker has none of its own. It counts as stopped if that was asked for, and as failed if the others do
+    not stay to take over its work.
     """
     told = [status for status in ended if status >= 0]
     if len(told) < len(ended):

@@ -74,7 +74,8 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     if values.workers > 1:
         rules = [f"--{name}={values[name].value}" for name in ("workdir", "lease", "retries", "wait")]
         rules.append(f"--writers={','.join(values.writers)}")
-        sys.exit(local.run_workers([sys.executable, "-m", MODULE, *rules], values.workers))
+        command = [sys.executable, "-m", MODULE, *rules]
+        sys.exit(local.run_workers(command, values.workers, leaving=not values.wait))
     first = None
     if values.worker:
         number, count = map(int, values.worker.split("/"))
