@@ -77,12 +77,21 @@ def _kept(place: Bucket, folder: Path, claims: Claims, claim: Claim, held: Lease
     older = _older(own, claim)
     keeper = Mirror(own.below(f"{claim.number:03d}"), folder, _pull(place, folder, older))
 
-    def push() -> bool:
+    pushed = False
+
+    def push() -> None:
+        nonlocal pushed
         held.check()
-        if pushed := keeper.push():
+        if keeper.push():
+            pushed = True
             own.delete(older)
             older.clear()
-        return pushed
+
+    def publish() -> None:
+        """Shows readers what there is, unless all of it is another command's."""
+        push()
+        if pushed:
+            keeper.publish(place, lambda: claims.holds(claim))
 
     try:
         with loop.after_saving(push):
@@ -91,11 +100,9 @@ def _kept(place: Bucket, folder: Path, claims: Claims, claim: Claim, held: Lease
         push()
         raise
     except InputError:
-        if push():
-            keeper.publish(place, lambda: claims.holds(claim))
+        publish()
         raise
-    if push():
-        keeper.publish(place, lambda: claims.holds(claim))
+    publish()
 
 
 def _pull(place: Bucket, folder: Path, older: Iterable[str]) -> Manifest:

@@ -51,7 +51,7 @@ def test_classes_that_move_by_themselves_have_no_kin(settings):
     resolved = config.resolve(settings)
     given = recipe.problem(run.share(resolved), resolved)
     whole, *_ = recipe.parts(given.support, given.text)
-    alone, related = recipe.unrelated(whole.shots, whole.text), recipe.class_means(whole.shots, whole.text)
+    alone, related = recipe.unrelated(whole.shots[0], whole.text), recipe.class_means(whole.shots[0], whole.text)
     values, vectors = alone.modes
     root = np.sqrt(alone.counts)
     np.testing.assert_allclose((vectors * values) @ vectors.T, root[:, None] * alone.kinship * root)
