@@ -51,12 +51,13 @@ def share_features(place: Bucket, files: Sequence[Path], make: Callable[[int], N
     """
     own = place.below(f"features/{files[0].parent.name}")
     claims = Claims(own, len(files), worker_name(), lease=lease, retries=ALWAYS)
+    over = False
     while missing := [file for file in files if not file.exists()]:
         stop.raise_if_requested()
         there = own.times("")
         at_once(lambda file: _fetch(own, file), [file for file in missing if file.name in there])
-        if make is None or all(file.exists() for file in missing):
-            return
+        if over or make is None or all(file.exists() for file in missing):
+            return  # what is finished and not there is made again
         if claim := claims.take():
             file, kept = files[claim.unit], False
             try:
@@ -70,7 +71,7 @@ def share_features(place: Bucket, files: Sequence[Path], make: Callable[[int], N
             if not kept:
                 return
         elif claims.is_over:
-            return  # what is finished and not there is made again
+            over = True  # but somebody may have finished something since it was looked for
         else:
             time.sleep(min(PAUSE, lease / RENEWALS))
 

@@ -99,6 +99,20 @@ def test_two_at_once_share_the_chunks(place, tmp_path):
     assert [machine.contents for machine in machines] == [WHOLE, WHOLE]
 
 
+def test_what_is_finished_while_one_looks_is_fetched(place, tmp_path, monkeypatch):
+    """Between the look at what is there and the question what is free."""
+    one, other, take = Machine(tmp_path / "one"), Machine(tmp_path / "other"), Claims.take
+
+    def late(claims, looks=None):
+        monkeypatch.setattr(Claims, "take", take)
+        other.share(place)
+        return take(claims, looks)
+
+    monkeypatch.setattr(Claims, "take", late)
+    one.share(place)
+    assert one.contents == WHOLE and not one.made
+
+
 def test_what_a_lost_worker_was_encoding_is_taken_over(place, tmp_path):
     lost = Claims(place.below("features/key"), CHUNKS, "lost")
     assert lost.take()
