@@ -126,7 +126,7 @@ def agree_on_lease(store: Store, lease: float) -> None:
     Raises:
         InputError: workers of this sweep have another.
     """
-    if not store.create(LEASE_KEY, b"%g" % lease) and (agreed := agreed_lease(store)) != lease:
+    if not store.create(LEASE_KEY, str(lease).encode()) and (agreed := agreed_lease(store)) != lease:
         raise InputError(
             f"workers of this sweep are taken for lost after {agreed:g} seconds: give --lease={agreed:g}"
         )

@@ -268,3 +268,8 @@ def test_all_workers_have_one_lease(store):
     with pytest.raises(InputError, match="lost after 90 seconds: give --lease=90"):
         claims.agree_on_lease(store, 60.0)
     assert claims.agreed_lease(store) == 90.0
+
+
+def test_a_lease_of_many_digits_is_agreed_on(store):
+    for _ in range(2):
+        claims.agree_on_lease(store, 123.4567)
