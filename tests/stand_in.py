@@ -29,7 +29,7 @@ def train_together(folders, watch, step=0.01):
             (run / "new").write_text(json.dumps(steps))
             os.replace(run / "new", checkpoint)
             if len(steps) % 5 == 0:
-                loop._after_saving.get()()
+                loop.tell_saved()
             watch(i * STEPS + len(steps), len(folders) * STEPS)
         (run / "result.json").write_text(json.dumps({"steps": steps}))
 

@@ -108,24 +108,18 @@ class Programs:
         self._folder = Path(folder) if folder and not is_url(folder) else None
         self._known = self._here()
 
+    @_spared()
     def pull(self) -> None:
         """Fetches what others have compiled."""
-        with _spared():
-            self._pull()
-
-    def push(self) -> None:
-        """Puts what was compiled since."""
-        with _spared():
-            self._push()
-
-    def _pull(self) -> None:
         if self._folder:
             folder = self._folder
             new = self._place.times("").keys() - self._known
             at_once(lambda name: _fetch(self._place, folder / name), new - self._here())
             self._known |= new
 
-    def _push(self) -> None:
+    @_spared()
+    def push(self) -> None:
+        """Puts what was compiled since."""
         if self._folder:
             folder, new = self._folder, self._here() - self._known
             at_once(lambda name: self._place.put(name, (folder / name).read_bytes()), new)

@@ -62,7 +62,7 @@ class Training:
             (run / "checkpoints").mkdir(parents=True, exist_ok=True)
             self.found.append((run / "checkpoints" / "1").exists() or (run / "result.json").exists())
             (run / "checkpoints" / "1").write_text("one")
-        loop._after_saving.get()()
+        loop.tell_saved()
         self.act(folders)
         for run in folders:
             if not (run / "result.json").exists():

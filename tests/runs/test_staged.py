@@ -175,7 +175,7 @@ def test_who_was_asleep_writes_nothing_that_is_read(url, monkeypatch):
         patch.setattr(claims.Claims, "renew", lambda *_: None)  # asleep
         workdir = first.__enter__()
         (workdir / "config.json").write_text("theirs")
-        loop._after_saving.get()()
+        loop.tell_saved()
         with staged.staged(url, LEASE) as another:
             assert (another / "config.json").read_text() == "theirs"
             (another / "config.json").write_text("ours")
