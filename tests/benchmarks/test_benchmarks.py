@@ -182,7 +182,10 @@ def test_what_a_worker_prints_is_no_answer_and_its_end_is_said(tmp_path, monkeyp
 
 def test_shares_count_the_steps_of_the_last_call_that_are_taken(monkeypatch):
     class Five:
-        table, most = property(lambda self: iter("abcde")), 2
+        most = 2
+
+        def table(self):
+            return iter("abcde")
 
     taken = []
     monkeypatch.setattr(share.calls, "read_batches", lambda group, ticks: taken.append("read") or ticks)
