@@ -131,9 +131,9 @@ def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path)
 
 def chosen_before(workdir: Path) -> dict[str, Any]:
     """What earlier calls have chosen, of runs that are still there: it stands until its contender comes again."""
-    file = workdir / "comparison.json"
+    file = workdir / collection.COMPARISON
     known = paths.read_object(file) if file.exists() else {}
-    return {run: about for run, about in known.items() if (workdir / run / "result.json").exists()}
+    return {run: about for run, about in known.items() if (workdir / run / paths.RESULT).exists()}
 
 
 def takes_its_place(old: Path, folders: Sequence[Path]) -> bool:
@@ -148,7 +148,7 @@ def takes_its_place(old: Path, folders: Sequence[Path]) -> bool:
 def warn_of_worse(what: str, folders: Sequence[Path]) -> None:
     """Says which chosen runs are below zero-shot CLIP on validation images."""
     for run in folders:
-        if below := terminal.below_zero_shot(folder.read_sealed(run / "result.json")):
+        if below := terminal.below_zero_shot(folder.read_sealed(run / paths.RESULT)):
             LOG.warning("%s: %s, in %s", what, below, run)
 
 
@@ -210,7 +210,7 @@ def compare(values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds
             run: about for run, about in chosen_runs.items() if not takes_its_place(workdir / run, folders)
         }
         chosen_runs |= {str(run.relative_to(workdir)): {"contender": name} for run in folders}
-        paths.write_json(workdir / "comparison.json", chosen_runs)
+        paths.write_json(workdir / collection.COMPARISON, chosen_runs)
     return terminal.comparison(collection.read_runs([workdir]))
 
 

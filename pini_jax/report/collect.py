@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from flax.traverse_util import flatten_dict
 
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import read_object
-from pini_jax.runs.folder import read_sealed
+from pini_jax.core.paths import RESULT, read_object
+from pini_jax.runs import population
+from pini_jax.runs.folder import CONFIG, read_sealed
 
 LOG = logging.getLogger(__name__)
+COMPARISON = "comparison.json"  # in the folder of all contenders' runs: those that validation chose
 SHORT = 8  # digits of a hash in a label
 
 
@@ -60,7 +62,7 @@ def read_runs(folders: Sequence[Path]) -> list[Entry]:
         InputError: there is none, or a file is damaged, or of an earlier version.
     """
     for top in folders:
-        if not any(top.glob("**/result.json")):
+        if not any(top.glob(f"**/{RESULT}")):
             raise InputError(f"there is no finished run in {top}: a run writes result.json last")
     return collect(folders).entries
 
@@ -74,13 +76,13 @@ def collect(folders: Sequence[Path]) -> Collected:
     below: dict[Path, list[Entry]] = {}
     left_out: dict[Path, str] = {}
     for top in folders:
-        chosen = (top / "comparison.json").exists()
+        chosen = (top / COMPARISON).exists()
         found = [_entry(folder, label, chosen) for folder, label in _labels(top, chosen).items()]
         below[top] = [entry for entry in found if entry.result["test"] is not None]
         # As a program's own `Classifier.fit(..., workdir=)` has none.
         left_out |= {entry.folder: "no test images" for entry in found if entry.result["test"] is None}
         if chosen:
-            others = {file.parent for file in top.glob("**/result.json")} - {x.folder for x in found}
+            others = {file.parent for file in top.glob(f"**/{RESULT}")} - {x.folder for x in found}
             left_out |= dict.fromkeys(sorted(others), "not chosen by validation")
     kept, repeats = _without_repeats(_named_by_folder(below))
     return Collected(_told_apart(kept), left_out | repeats)
@@ -98,16 +100,16 @@ def _named_by_folder(below: Mapping[Path, Sequence[Entry]]) -> list[Entry]:
 def _labels(top: Path, chosen: bool) -> dict[Path, str]:
     """The folders of finished runs, with what they are called, in the order in which they were made."""
     if chosen:
-        own = read_object(top / "comparison.json")
+        own = read_object(top / COMPARISON)
         return {top / name: ", ".join(map(str, values.values())) for name, values in own.items()}
-    populations = {file.parent: list(read_object(file)) for file in sorted(top.glob("**/population.json"))}
+    populations = {file.parent: list(read_object(file)) for file in sorted(top.glob(f"**/{population.FILE}"))}
 
     def order(folder: Path) -> tuple[Path, int, str]:
         names = populations.get(folder.parent, [])
         return folder.parent, names.index(folder.name) if folder.name in names else -1, folder.name
 
     # What lies in a hidden folder is not published yet.
-    results = (file for file in top.glob("**/result.json") if not _is_hidden(file.relative_to(top)))
+    results = (file for file in top.glob(f"**/{RESULT}") if not _is_hidden(file.relative_to(top)))
     folders = sorted((file.parent for file in results), key=order)
     return {folder: _label(folder) for folder in folders}
 
@@ -118,7 +120,7 @@ def _is_hidden(path: Path) -> bool:
 
 def _entry(folder: Path, label: str, chosen: bool) -> Entry:
     """A run; of one that was chosen by validation, what was searched does not tell it from others."""
-    result = read_sealed(folder / "result.json")
+    result = read_sealed(folder / RESULT)
     settings = read_settings(folder)
     settings["weights"] = str(result.get("clip_sha256", ""))[:SHORT]
     if chosen:
@@ -134,8 +136,8 @@ PLAIN_ON = ("dataset", "clip", "weights", "classes", "tokenizer", "image_size", 
 
 def _label(folder: Path) -> str:
     """Named values by their names, and settings as key=value; the method where there is neither."""
-    population = folder.parent / "population.json"
-    values = read_object(population).get(folder.name, {}) if population.exists() else {}
+    file = folder.parent / population.FILE
+    values = read_object(file).get(folder.name, {}) if file.exists() else {}
     settings = read_settings(folder)
     own = {key: value for key, value in values.items() if key not in ("shots", "seed")}
     words = [f"{key}={value}" if key in settings and key != "method" else str(value) for key, value in own.items()]
@@ -148,7 +150,7 @@ def read_settings(folder: Path, needed: Sequence[str] = ("method", "shots", "see
     Raises:
         InputError: it cannot be read, or lacks what is needed of it.
     """
-    file = folder / "config.json"
+    file = folder / CONFIG
     settings: dict[str, Any] = flatten_dict(read_object(file), sep=".")
     if lacking := [key for key in needed if key not in settings]:
         raise InputError(f"{file} is damaged: it has no {' and no '.join(lacking)}")

@@ -177,7 +177,7 @@ def _finish(
     if wrong or not is_finite(recorder.state):  # nothing measures a run without images held out
         recorder.fail(f"what was learned gives no numbers ({listed(wrong or ['its parameters'])})")
         return None
-    file = run.workdir / "predictions.parquet"
+    file = run.workdir / predictions.FILE
     sha256 = predictions.write_predictions(file, kept) if kept.answers else None
     export(run, variables, doubt.doubts(kept))
     steps = run.num_steps - recorder.start
@@ -229,18 +229,18 @@ def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
     given = shared.frozen.given(names)
     config = dataclasses.replace(run.config, clip=shared.frozen.source)
     exported = injector.Exported(variables, config, names, shared.frozen.fingerprint, given=given, doubts=doubts)
-    injector.save_injector(run.workdir / "injector.safetensors", exported)
+    injector.save_injector(run.workdir / injector.FILE, exported)
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)
         embeddings = prediction.encode_text_draws(shared.method, variables, adapted, shared.task.text)[0]
         scale = float(np.exp(theta["logit_scale"]))
-        injector.save_embeddings(run.workdir / "classes.safetensors", meshes.fetch(embeddings), scale, names)
+        injector.save_embeddings(run.workdir / injector.CLASSES, meshes.fetch(embeddings), scale, names)
 
 
 def compare_data(config: Config, workdir: Path) -> str:
     """Whether the data of a finished run are still as they were, in words."""
     try:
-        written = folder.read_sealed(workdir / "selection.json")
+        written = folder.read_sealed(workdir / folder.SELECTION)
         data, _ = select_images(config, _open(config))
         now = folder.describe_data(data)
     except (InputError, OSError) as error:

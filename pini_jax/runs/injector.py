@@ -26,6 +26,7 @@ from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
 
 FILE = "injector.safetensors"  # in the folder of a run
+CLASSES = "classes.safetensors"  # beside it: `embeddings_file`
 HUB = "hub:"  # before the name of a run that was pushed
 KEY = "pini_jax"  # of the file's metadata
 FORMAT = 2  # 1 had no hash

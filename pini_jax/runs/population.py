@@ -21,6 +21,7 @@ from pini_jax.methods import optim
 from pini_jax.runs import experiment
 from pini_jax.train.loop import Watch, unwatched
 
+FILE = "population.json"  # in the folder of the runs' folders: {name: values}
 LETTERS = 200  # of a folder's name
 HASH = 12  # of its hash, where it is cut
 
@@ -183,7 +184,7 @@ def train_population(members: Sequence[Member], workdir: Path, watch: Watch = un
         raise InputError("population: two members have the same name")
     if members[0].values:
         workdir.mkdir(parents=True, exist_ok=True)
-        paths.write_json(workdir / "population.json", {member.name: member.values for member in members})
+        paths.write_json(workdir / FILE, {member.name: member.values for member in members})
     results: dict[Path, dict[str, Any]] = {}
     problems = []
     for group in groups(folders):

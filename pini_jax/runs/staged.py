@@ -18,12 +18,14 @@ from pini_jax.core import mirror, stop
 from pini_jax.core.bucket import Bucket, is_url, open_bucket
 from pini_jax.core.errors import InputError
 from pini_jax.core.mirror import Manifest, Mirror
+from pini_jax.runs import population
 from pini_jax.runs.claims import LEASE, RENEWALS, Claim, Claims, parse_object, worker_name
+from pini_jax.runs.folder import CONFIG
 from pini_jax.runs.lease import Lease, Lost
 from pini_jax.train import loop
 
 OWN = ".run"  # the folder of claims and of what was pushed in the workdir
-BEGUN = ("config.json", "population.json")  # what says that a folder holds runs
+BEGUN = (CONFIG, population.FILE)  # what says that a folder holds runs
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from pini_jax.data import features
 from pini_jax.runs import experiment, shared_cache
 from pini_jax.runs.attempts import OWN, Attempts, InBucket, OnDisk
 from pini_jax.runs.claims import LEASE, LOOKS, RETRIES, Claim, Claims, agree_on_lease, worker_name
+from pini_jax.runs.folder import FAILURE
 from pini_jax.runs.lease import Lease, Lost
 from pini_jax.runs.plan import Plan, read_plan
 from pini_jax.runs.progress import reasons_of
@@ -178,7 +179,7 @@ def _train(attempt: Path, configs: Mapping[str, Config], lease: Lease) -> dict[s
         raise
     except Exception as error:
         LOG.warning("%s", _reason(error))
-        missing = [folder for folder in folders if not (folder / "result.json").exists()]
+        missing = [folder for folder in folders if not (folder / paths.RESULT).exists()]
         if not missing:
             raise  # of a result that is there something is wrong
         return {folder.name: _failure(folder) or _reason(error).replace(f"{attempt}/", "") for folder in missing}
@@ -187,5 +188,5 @@ def _train(attempt: Path, configs: Mapping[str, Config], lease: Lease) -> dict[s
 
 def _failure(folder: Path) -> str:
     """What the run says itself; nothing if it does not."""
-    file = folder / "failure.json"
+    file = folder / FAILURE
     return str(paths.read_object(file)["reason"]).replace(f"{folder.parent}/", "") if file.exists() else ""

@@ -27,6 +27,7 @@ from pini_jax.train.saves import Write
 from pini_jax.train.step import TrainState
 from pini_jax.train.writers import open_writers
 
+METRICS = "metrics.jsonl"  # of a run
 LOG = logging.getLogger(__name__)
 
 
@@ -48,7 +49,7 @@ class Recorder:
         self._files = ExitStack()
         self._begun = 0.0
         self._checkpoints = self._files.enter_context(
-            Checkpoints(run.workdir / "checkpoints", run.batches.per_epoch, owners(run), self.saves)
+            Checkpoints(run.workdir / paths.CHECKPOINTS, run.batches.per_epoch, owners(run), self.saves)
         )
         try:
             self.state = self._checkpoints.restore(fresh) or fresh
@@ -62,7 +63,7 @@ class Recorder:
         if self.start:
             LOG.info("going on from step %d of %d", self.start, run.num_steps)
         self._lines = self._files.enter_context(
-            MetricsFile(run.workdir / "metrics.jsonl", self.start, self._checkpoints.metrics_sha256)
+            MetricsFile(run.workdir / METRICS, self.start, self._checkpoints.metrics_sha256)
         )
         self._writers = self._files.enter_context(open_writers(run, self.start))
 
