@@ -61,7 +61,7 @@ def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> 
         watch: is told after every call of the steps how far they are; what it raises ends them where they are.
 
     Raises:
-        InputError: as above, for any of them, before one is begun; or some diverged, and the others are evaluated.
+        InputError: one cannot be made, and none is begun; or some diverged, and the others are evaluated.
     """
     stop.raise_if_requested()
     with ExitStack() as stack:

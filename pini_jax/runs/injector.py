@@ -39,7 +39,7 @@ class Exported(NamedTuple):
     Attributes:
         clip_sha256: the hash of the CLIP that it belongs to, or of the features.
         given: where the features were made elsewhere, what belongs to them: `text`, the features of the classes'
-            texts [c e], and `logit_scale`, the inverse temperature.
+            texts [c e]; `logit_scale`, the inverse temperature; and `stands_in`, if images stand in for the texts.
         labels: what a program calls the classes, if not by their names.
         doubts: by prediction mode; none in a file of an earlier version.
     """

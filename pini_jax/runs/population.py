@@ -66,7 +66,7 @@ def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Mem
     """The run of these settings or, with a `population`, those of all its variations.
 
     Raises:
-        InputError: all problems at once.
+        InputError: as in `config.resolve` and in `variations`.
     """
     base, population = split(settings)
     return [
@@ -79,7 +79,7 @@ def split(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> tuple[dict
     """All settings of one run, checked, and the population.
 
     Raises:
-        InputError: all problems at once.
+        InputError: as in `config.resolve`.
     """
     if isinstance(settings, ml_collections.ConfigDict):
         settings = settings.to_dict()

@@ -10,12 +10,12 @@ import jax
 
 from pini_jax.train.loop import Watch
 
-FIRST, LAST = 5, 10  # calls of the compiled steps: by the fifth, batches are there ahead
+FIRST, LAST = 5, 10  # calls, after which it begins and ends: by the fifth, batches are there ahead
 
 
 @contextlib.contextmanager
 def traced(folder: Path) -> Iterator[Watch]:
-    """A watch that has JAX trace the fifth to the tenth call of the compiled steps, into a folder."""
+    """A watch that has JAX trace the sixth to the tenth call of the compiled steps, into a folder."""
     calls = 0
 
     def watch(done: int, total: int) -> None:

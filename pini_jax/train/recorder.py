@@ -125,7 +125,7 @@ def owners(run: Run) -> dict[str, str]:
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether everything after a step is finite."""
+    """Whether what is learned or stored after a step is finite; what the optimiser keeps is not looked at."""
     leaves = [x for x in jax.tree.leaves(state.variables) if jnp.issubdtype(x.dtype, jnp.floating)]
     return all(np.isfinite(x).all() for x in leaves)
 
