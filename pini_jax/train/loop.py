@@ -58,8 +58,7 @@ def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> N
     Raises:
         Stopped: somebody asked for it; everything is saved.
     """
-    counter = StepCounter(sum(group.lengths), done=sum(group.starts))
-    with counter as progress, Saves(_after_saving.get()) as saves:
+    with StepCounter(sum(group.lengths), sum(group.starts)) as progress, Saves(_after_saving.get()) as saves:
         for call in calls(group, progress):
             saves.look()
             lanes = enter(group, lanes, call)
@@ -78,7 +77,7 @@ def enter(group: Group, lanes: Lanes, call: Call) -> Lanes:
     for _, lane, turn in call.turns:
         if turn.opens:
             trainee = group.trainees[turn.run]
-            trainee.recorder.open()
+            trainee.recorder.begin()
             entering = lanes_of_runs.stack(trainee.run.shared.mesh, [trainee.lane])
             lanes = lanes_of_runs.replace(lanes, lane, entering)
     return lanes
@@ -117,13 +116,12 @@ def compile_group(group: Group) -> tuple[Step, Lanes]:
     LOG.info("compiling")
     if group.width > 1:
         LOG.info("%d runs in %d lanes side by side", len(group.runs), group.width)
-    turns = next(group.table())
+    turns = next(group.timetable())
     another = next(turn for turn in turns if turn)
     run = group.trainees[another.run].run
     shared, config = run.shared, run.config
     occupied = [group.trainees[(turn or another).run].lane for turn in turns]
     lanes = lanes_of_runs.stack(shared.mesh, occupied)
-    fixed = Fixed(
-        *(shared.mesh, shared.method, config.num_samples, config.remat, shared.frozen.theta, shared.task.text)
-    )
+    theta, text = shared.frozen.theta, shared.task.text
+    fixed = Fixed(shared.mesh, shared.method, config.num_samples, config.remat, theta, text)
     return lanes_of_runs.compile_step(fixed, lanes, read_batches(group, [turns])), lanes

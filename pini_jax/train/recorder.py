@@ -73,7 +73,7 @@ class Recorder:
     def __exit__(self, *error: object) -> None:
         self._files.__exit__(*error)  # type: ignore[arg-type]
 
-    def open(self) -> None:
+    def begin(self) -> None:
         """Starts the clock before the first step."""
         self._begun = time.perf_counter()
 

@@ -185,7 +185,7 @@ def test_shares_count_the_steps_of_the_last_call_that_are_taken(monkeypatch):
     class Five:
         most = 2
 
-        def table(self):
+        def timetable(self):
             return iter("abcde")
 
     taken = []
