@@ -41,6 +41,12 @@ def test_names_are_different_and_as_long_as_the_lengths(classes):
     )
 
 
+def test_a_step_is_measured_alone_and_in_lanes(monkeypatch):
+    monkeypatch.setattr(population, "ROUND", 1e-6)
+    row = population.measure(population.Case("tiny", "tiny_clip", 10, 1, {"seed": (1, 2)}, 1, 0, 0))
+    assert row["members"] == 2 and min(row[way]["median"] for way in ("alone", "lanes")) > 0
+
+
 def test_phases_add_up(tmp_path, monkeypatch):
     says = "\n".join([*startup.PHASES, json.dumps(dict.fromkeys(startup.WITHIN, 0.5))])
     child = tmp_path / "child"
