@@ -9,7 +9,7 @@ import pytest
 from pini_jax.core import extras
 from pini_jax.core.errors import InputError
 from pini_jax.runs import experiment, population
-from pini_jax.train import profile, writers
+from pini_jax.train import profile, recorder, writers
 
 SETTINGS = {
     "clip": "tiny_clip",
@@ -77,6 +77,16 @@ def test_what_is_not_installed_is_told(tmp_path, monkeypatch, name):
     message = rf"pip install 'pini_jax\[{name}\]'"
     with pytest.raises(InputError, match=message), writers.writing_to([name]):
         train(tmp_path / "run")
+
+
+def test_a_writer_that_cannot_open_leaves_no_file_open(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(recorder.MetricsFile, "__exit__", lambda *_: closed.append("metrics"))
+    monkeypatch.setattr(recorder.Checkpoints, "__exit__", lambda *_: closed.append("checkpoints"))
+    monkeypatch.setitem(writers.WRITERS, "broken", lambda run, start: 1 / 0)
+    with writers.writing_to(["broken"]), pytest.raises(ZeroDivisionError):
+        train(tmp_path / "run")
+    assert closed == ["metrics", "checkpoints"]
 
 
 def test_tensorboard_has_a_record_for_every_number(tmp_path):
