@@ -3,6 +3,15 @@
     python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits
 
 comes here by `runs.experiment`, which loads what runs share and evaluates what they have learned.
+
+| file                  | what of the training                                                   |
+|-----------------------|------------------------------------------------------------------------|
+| `step`                | one step: a pure function of state, batch and the constants of a run   |
+| `lanes`               | the compiled program: some such steps, of several runs side by side    |
+| `group`, `schedule`   | which runs, in how many lanes, and whose turn it is in each            |
+| `calls`               | which steps are one call of the program, and their batches, read ahead |
+| `recorder`            | a run's lines of metrics.jsonl, and when a checkpoint is due           |
+| `checkpoint`, `saves` | its content; the thread that writes it                                 |
 """
 
 from __future__ import annotations
