@@ -31,9 +31,10 @@ from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select_imag
 from pini_jax.task.task import Task
 from pini_jax.train import checkpoint
 from pini_jax.train.group import Trainee, make_group
-from pini_jax.train.loop import Watch, compile_group, tell_saved, train, unwatched
+from pini_jax.train.loop import compile_group, train
 from pini_jax.train.recorder import Recorder, is_finite
 from pini_jax.train.step import initial_state
+from pini_jax.train.watch import UNWATCHED, Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -51,14 +52,14 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     return train_together({workdir: config})[workdir]
 
 
-def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> dict[Path, dict[str, Any]]:
+def train_together(configs: Mapping[Path, Config], watch: Watch = UNWATCHED) -> dict[Path, dict[str, Any]]:
     """Trains and evaluates runs that share a compiled step: they differ only in shots, seed and optimiser.
 
     They share the frozen half and one compiled step, which takes some of them side by side. Which lane a run is in
     follows from all of them, finished or not, so that it ends with the same bits whenever it is trained.
 
     Args:
-        watch: is told after every call of the steps how far they are; what it raises ends them where they are.
+        watch: is told how far they are, and what is on the disk.
 
     Raises:
         InputError: one cannot be made, and none is begun; or some diverged, and the others are evaluated.
@@ -138,7 +139,7 @@ def check_texts(task: Task) -> None:
 
 
 def evaluate_runs(
-    trainees: Sequence[Trainee], clock: Clock, width: int, watch: Watch = unwatched
+    trainees: Sequence[Trainee], clock: Clock, width: int, watch: Watch = UNWATCHED
 ) -> dict[Path, dict[str, Any]]:
     """The results of trained runs by folder; images that all of them classify are read once.
 
@@ -150,8 +151,8 @@ def evaluate_runs(
     found = {}
     for trainee in trainees:
         found[trainee.run.workdir] = _finish(trainee, common, clock.seconds, width)
-        tell_saved()
-        watch(steps, steps)
+        watch.saved()
+        watch.stepped(steps, steps)
     return {workdir: result for workdir, result in found.items() if result is not None}
 
 

@@ -19,7 +19,7 @@ from pini_jax.core import paths
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.methods import optim
 from pini_jax.runs import experiment
-from pini_jax.train.loop import Watch, unwatched
+from pini_jax.train.watch import UNWATCHED, Watch
 
 FILE = "population.json"  # in the folder of the runs' folders: {name: values}
 LETTERS = 200  # of a folder's name
@@ -165,14 +165,14 @@ def changed(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
     return whole
 
 
-def train_population(members: Sequence[Member], workdir: Path, watch: Watch = unwatched) -> list[dict[str, Any]]:
+def train_population(members: Sequence[Member], workdir: Path, watch: Watch = UNWATCHED) -> list[dict[str, Any]]:
     """The results of all members, each in a folder of its own.
 
     Members that differ in nothing but shots, seed and optimiser share the frozen half and one compiled step. What
     is finished is not repeated; the others go on from their last checkpoints.
 
     Args:
-        watch: is told after every call of the steps how far they are.
+        watch: is told how far they are, and what is on the disk.
 
     Raises:
         InputError: a run cannot be made, or has diverged; all others are finished first.

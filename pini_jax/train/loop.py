@@ -12,15 +12,13 @@ comes here by `runs.experiment`, which loads what runs share and evaluates what 
 | `calls`               | which steps are one call of the program, and their batches, read ahead |
 | `recorder`            | a run's lines of metrics.jsonl, and when a checkpoint is due           |
 | `checkpoint`, `saves` | its content; the thread that writes it                                 |
+| `watch`               | who hears of it: what pushes to a bucket, renews a claim, or traces    |
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 
 from pini_jax.core import mesh as meshes
 from pini_jax.core import stop
@@ -31,49 +29,28 @@ from pini_jax.train.group import Group
 from pini_jax.train.lanes import Fixed, Lanes, Step
 from pini_jax.train.progress import StepCounter
 from pini_jax.train.saves import Saves, Write
+from pini_jax.train.watch import UNWATCHED, Watch
 
-# Is told the steps that runs have taken, and all they take; may raise to end it.
-Watch = Callable[[int, int], None]
 LOG = logging.getLogger(__name__)
-_after_saving: ContextVar[Callable[[], object]] = ContextVar("after_saving", default=lambda: None)
 
 
-def unwatched(done: int, total: int) -> None:
-    """A `Watch` that does nothing."""
-
-
-@contextlib.contextmanager
-def after_saving(act: Callable[[], object]) -> Iterator[None]:
-    """Runs trained within the block call `act` after the checkpoints of a step are complete."""
-    token = _after_saving.set(act)
-    try:
-        yield
-    finally:
-        _after_saving.reset(token)
-
-
-def tell_saved() -> None:
-    """Acts as after a checkpoint: something else of a run is whole now."""
-    _after_saving.get()()
-
-
-def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> None:
+def train(group: Group, step: Step, lanes: Lanes, watch: Watch = UNWATCHED) -> None:
     """Takes all steps of all runs, with lines of metrics.jsonl and checkpoints on the way.
 
     Args:
         step, lanes: as `compile_group` has made them.
-        watch: is called after every call.
+        watch: is told of every call and of every checkpoint.
 
     Raises:
         Stopped: somebody asked for it; everything is saved.
     """
-    with StepCounter(sum(group.lengths), sum(group.starts)) as progress, Saves(_after_saving.get()) as saves:
+    with StepCounter(sum(group.lengths), sum(group.starts)) as progress, Saves(watch.saved) as saves:
         for call in calls(group, progress):
             saves.look()
             lanes = enter(group, lanes, call)
             lanes, parts = step(lanes, call.table)
             progress.queue(parts.loss, len(call.turns))
-            watch(progress.done, progress.total)
+            watch.stepped(progress.done, progress.total)
             stopping = stop.requested()
             saves.begin(record(group, lanes, call, parts, progress, save_all=stopping))
             if stopping:
