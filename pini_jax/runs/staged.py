@@ -44,6 +44,7 @@ def staged(workdir: str, lease: float = LEASE) -> Iterator[Path]:
         folder = Path(top, *place.url.partition("://")[2].split("/"))
         try:
             with Lease(claims, claim) as held, told_of(folder, place.url):
+                held.report(1, 1)  # whoever comes after this one may go on, whatever becomes of it
                 yield from _kept(place, folder, claims, claim, held)
         except Lost:
             raise InputError(f"{place.url} was taken over by another process, and is left to it") from None
@@ -66,7 +67,6 @@ def take_claim(claims: Claims, url: str) -> Claim:
             raise InputError(f"{url} is being written by {who}: wait for it, or choose another workdir")
         stop.raise_if_requested()
         time.sleep(claims.lease / RENEWALS / 4)
-    claims.renew(claim, {"start": 0, "step": 1})  # whoever comes after this one may go on, whatever becomes of it
     return claim
 
 

@@ -1,5 +1,7 @@
 """Workdirs in buckets: one writer, and whoever goes on elsewhere ends with the bits of an undisturbed run."""
 
+import threading
+
 import emulators
 import pytest
 from safetensors.numpy import load_file
@@ -188,10 +190,15 @@ def test_who_was_asleep_writes_nothing_that_is_read(url, monkeypatch):
 
 
 def test_many_losses_block_nobody(url, monkeypatch):
+    renewed, renew = threading.Event(), claims.Claims.renew
+    monkeypatch.setattr(claims.Claims, "renew", lambda *said: (renew(*said), renewed.set()))
     for _ in range(claims.MOST_LOST + 2):
         with monkeypatch.context() as patch:
             patch.setattr(claims.Claims, "end", lambda *_: None)
             with pytest.raises(Killed), staged.staged(url, 0.01):
+                for _ in range(2):  # it says the same as long as it lives
+                    renewed.clear()
+                    assert renewed.wait(60)
                 raise Killed
     with staged.staged(url, LEASE) as workdir:
         assert not list(workdir.iterdir())
