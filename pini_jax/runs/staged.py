@@ -59,12 +59,13 @@ def take_claim(claims: Claims, url: str) -> Claim:
     Raises:
         InputError: its worker lives.
     """
-    begun = claims.look(0).get(0)
+    begun = None
     while not (claim := claims.take()):
         now = claims.look(0).get(0)
         if begun and now and now[:2] != begun[:2]:
             who = parse_object(claims.store, Claim(0, now.number).key()).get("worker", "another process")
             raise InputError(f"{url} is being written by {who}: wait for it, or choose another workdir")
+        begun = begun or now
         stop.raise_if_requested()
         time.sleep(claims.lease / RENEWALS / 4)
     return claim

@@ -170,6 +170,15 @@ def test_who_lives_is_named(url):
         pass
 
 
+def test_who_is_second_of_two_that_begin_at_once_hears_of_the_other(url, monkeypatch):
+    with staged.staged(url, LEASE), monkeypatch.context() as patch:
+        look, looks, slept = claims.Claims.look, iter(range(1000)), iter(range(100))
+        patch.setattr(claims.Claims, "look", lambda *asked: look(*asked) if next(looks) else {})  # not there yet
+        patch.setattr(stop, "raise_if_requested", lambda: next(slept))
+        with pytest.raises(InputError, match="is being written by"), staged.staged(url, LEASE):
+            pass
+
+
 def test_who_was_asleep_writes_nothing_that_is_read(url, monkeypatch):
     """One writer sleeps, another takes over and ends; then the first wakes up."""
     first = staged.staged(url, LEASE)
