@@ -156,12 +156,9 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
 
 
 def _save(attempts: Attempts, lease: Lease) -> None:
-    """Begins to keep what there is, unless it is another one's by now; where the store is away, the next time."""
+    """Begins to keep what there is, unless it is another one's by now."""
     lease.check()
-    try:
-        attempts.save()
-    except OSError as error:
-        LOG.warning("what was trained could not be kept for others yet (%s)", last_line(error))
+    attempts.save()
 
 
 def _reason(error: Exception) -> str:
