@@ -149,7 +149,8 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
     except Exception as error:  # whatever happened to this unit stops no other
         LOG.warning("%s", _reason(error))
         names = [run.name for run in plan.units[claim.unit]]
-        reasons = {name: _reason(error) for name in names if not attempts.is_published(name)}
+        left = [name for name in names if not attempts.is_published(name)]
+        reasons = dict.fromkeys(left or names, _reason(error))  # of what is there, something is wrong
     if not reasons:
         attempts.discard(claim)  # before it is told: nobody comes after that
     claims.end(claim, "failed" if reasons else "finished", {"failed": reasons})

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from launch import sweep_plan
-from pini_jax.core import stop
+from pini_jax import config as configs
+from pini_jax.core import paths, stop
 from pini_jax.core.bucket import Bucket
 from pini_jax.core.errors import InputError
 from pini_jax.core.store import Folder, open_store
@@ -416,3 +417,17 @@ def test_what_is_evaluated_is_told_at_once(monkeypatch):
     with loop.after_saving(lambda: told.append("saved")):
         experiment.evaluate_runs(trainees, provenance.Clock(), 1, lambda done, total: told.append((done, total)))
     assert told == ["saved", (10, 10), "saved", (10, 10)]
+
+
+def test_somebody_elses_finished_run_is_no_result_of_the_sweep(tmp_path):
+    """Who has trained another config in a run's folder since the plan was made."""
+    whole = plan.make_plan(SETTINGS | {"population": {"seed": (1,)}})
+    plan.write_plan(whole, Folder(tmp_path))
+    ((name, config),) = whole.configs(0).items()
+    (tmp_path / name).mkdir()
+    others = configs.to_dict(config) | {"shots": 3}
+    for file, content in (("config.json", others), ("provenance.json", {}), ("result.json", {})):
+        paths.write_json(tmp_path / name / file, content)
+    with pytest.raises(InputError, match=r"1 runs have no result.*another config \(shots is 3 there, 16 here\)"):
+        worker.work(tmp_path, ONCE)
+    assert status(tmp_path).failed.keys() == {name}
