@@ -89,3 +89,13 @@ def test_a_signal_before_the_worker_is_known_is_passed_on(begin, tmp_path):
     process, reading = begin(True, BASH_ENV=str(tmp_path / "early"))
     assert process.wait(60) in (42, 128 + signal.SIGTERM) and requeued(tmp_path) == "requeue 7_3\n"
     assert os.read(reading, 7) in (b"", b"started") and os.read(reading, 7) == b""
+
+
+def test_the_tasks_of_one_run_have_the_cores_that_were_asked_for(tmp_path):
+    """Which srun does not know from sbatch since SLURM 22.05."""
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "8"}
+    script = ["bash", SCRIPT.with_stem("slurm_train"), "--workdir=/a"]
+    said = subprocess.run(script, env=variables, capture_output=True, text=True, check=True).stdout
+    assert said == "--cpus-per-task=8 pini train --distributed --workdir=/a\n"
