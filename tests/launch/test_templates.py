@@ -57,7 +57,10 @@ def test_words_reach_the_hosts_as_they_are():
 
 def test_what_is_installed_reads_buckets():
     _, printed, _ = dry_run("vm", "us-a", "install")
-    assert "pini_jax[bucket]" in shlex.split(shlex.split(printed)[-1].removeprefix("--command="))
+    installs = shlex.split(printed)[-1].removeprefix("--command=")
+    assert "pini_jax[bucket]" in shlex.split(installs)
+    # A user's pip puts programs where the shell of `ssh HOST COMMAND` does not look.
+    assert all(line.startswith("python3 -m ") for line in installs.split(" && "))
 
 
 def test_one_run_takes_all_hosts():
