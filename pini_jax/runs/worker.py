@@ -137,7 +137,7 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
             attempts.wait()  # before the question: whoever takes the unit over from now on has these bytes
             if not claims.holds(claim):
                 raise Lost
-            reasons |= attempts.publish(claim, configs)
+            reasons |= attempts.publish(claim, configs.keys() - reasons.keys())
     except Lost:
         LOG.warning("unit %d was taken over by another worker, and is left to it", claim.unit + 1)
         return
@@ -149,8 +149,7 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
     except Exception as error:  # whatever happened to this unit stops no other
         LOG.warning("%s", _reason(error))
         names = [run.name for run in plan.units[claim.unit]]
-        left = [name for name in names if not attempts.is_published(name)]
-        reasons = dict.fromkeys(left or names, _reason(error))  # of what is there, something is wrong
+        reasons = {name: _reason(error) for name in names if not attempts.is_published(name)}
     if not reasons:
         attempts.discard(claim)  # before it is told: nobody comes after that
     claims.end(claim, "failed" if reasons else "finished", {"failed": reasons})
@@ -177,9 +176,8 @@ def _train(attempt: Path, configs: Mapping[str, Config], lease: Lease) -> dict[s
     except Exception as error:
         LOG.warning("%s", _reason(error))
         missing = [folder for folder in folders if not (folder / "result.json").exists()]
-        if not missing:
-            raise  # of a result that is there something is wrong
-        return {folder.name: _failure(folder) or _reason(error).replace(f"{attempt}/", "") for folder in missing}
+        wrong = missing or folders  # of a result that is there something is wrong
+        return {folder.name: _failure(folder) or _reason(error).replace(f"{attempt}/", "") for folder in wrong}
     return {}
 
 
