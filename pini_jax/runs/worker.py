@@ -21,6 +21,7 @@ from pini_jax.core import paths, stop
 from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.store import Store, open_store
+from pini_jax.core.wording import listed
 from pini_jax.data import features
 from pini_jax.runs import experiment, shared_cache
 from pini_jax.runs.attempts import OWN, Attempts, InBucket, OnDisk
@@ -79,7 +80,7 @@ def work(workdir: str | Path, options: Options) -> None:
         for claim in _taken(claims, options.wait):
             train_claimed(attempts, plan, claims, claim)
     if failed := reasons_of(store, plan, claims.failed):
-        shown = "; ".join(dict.fromkeys(failed.values()))
+        shown = listed(dict.fromkeys(failed.values()), "; ")
         raise InputError(f"{len(failed)} runs have no result, as pini sweep status says: {shown}")
 
 

@@ -130,6 +130,18 @@ def test_a_run_that_diverges_costs_its_unit_nothing(sweep, monkeypatch):
     assert all(reason == f"training diverged: the loss is nan ({name})" for name, reason in now.failed.items())
 
 
+def test_the_reasons_of_many_failures_are_cut(tmp_path, monkeypatch):
+    def act(folders, watch):
+        for run in folders:
+            folder.record_failure(run, f"{run.name} diverged")
+        raise InputError("they have diverged")
+
+    plan.write_plan(plan.make_plan(SETTINGS | {"population": {"seed": tuple(range(30))}}), Folder(tmp_path))
+    Training(monkeypatch, act)
+    with pytest.raises(InputError, match=r"30 runs have no result.*diverged; and 20 more$"):
+        worker.work(tmp_path, ONCE)
+
+
 def test_retries_may_be_raised_later(sweep, monkeypatch):
     def act(folders, watch):
         raise InputError("the data are not there")
