@@ -19,6 +19,7 @@ from pini_jax.core import stop
 from pini_jax.core.errors import InputError
 
 GPUS, CHIPS = "CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS"  # the devices that a process sees
+FILES = {GPUS: {"/dev": r"nvidia\d+"}, CHIPS: {"/dev": r"accel\d+", "/dev/vfio": r"\d+"}}  # of a device each
 MEMORY = 0.9  # of a GPU that the processes on it take in advance, all together
 # How the chips of one process lie: libtpu wants to know.
 BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
@@ -77,16 +78,19 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def visible(environ: Mapping[str, str]) -> dict[str, list[str]]:
     """{variable: devices} of this machine, as far as this process may see them."""
-    chips = [path.name.removeprefix("accel") for folder in ("/dev", "/dev/vfio") for path in _devices(folder)]
-    gpus = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
-    found = {GPUS: gpus, CHIPS: sorted(chips)}
+    # From 0 on, whatever the files are called: in a container that was given the last GPU of four, that is 0.
+    found = {name: [*map(str, range(_count(patterns)))] for name, patterns in FILES.items()}
     told = {name: environ[name].split(",") for name in found if name in environ}
     return found | {name: [*filter(None, devices)] for name, devices in told.items()}  # "" is none at all
 
 
-def _devices(folder: str) -> list[Path]:
-    pattern = r"accel\d+" if folder == "/dev" else r"\d+"
-    return [path for path in Path(folder).glob("*") if re.fullmatch(pattern, path.name)]
+def _count(patterns: Mapping[str, str]) -> int:
+    """How many files of a folder have such a name, in all."""
+    return sum(
+        re.fullmatch(pattern, path.name) is not None
+        for folder, pattern in patterns.items()
+        for path in Path(folder).glob("*")
+    )
 
 
 def environment(devices: Mapping[str, Sequence[str]], number: int, count: int) -> dict[str, str]:

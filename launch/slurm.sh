@@ -48,7 +48,13 @@ again=$?  # of a worker that has ended while another wait was cut short; 127 whe
 
 # One that was not listening yet is killed by what was passed on. What scancel has ended is no longer running.
 task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+put_back() {
+  state=$(squeue --noheader --job="$task" --format=%T) && { [ "$state" != RUNNING ] || scontrol requeue "$task"; }
+}
 if [ "$status" -eq 42 ] || { [ -n "$asked" ] && [ "$status" -gt 128 ]; }; then
-  [ "$(squeue --noheader --job="$task" --format=%T)" != RUNNING ] || scontrol requeue "$task"
+  for _ in 1 2 3 4 5; do  # a busy controller does not always answer
+    put_back && break
+    sleep 5
+  done
 fi
 exit "$status"

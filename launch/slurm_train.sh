@@ -18,9 +18,17 @@
 #SBATCH --output=%x-%j.log
 
 # Without B: the signal reaches the tasks, and not this shell. Of a node's GPUs, JAX gives each task one.
-srun ${PINI:-pini} train --distributed "$@"
+# srun does not know the number of cores from sbatch.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" ${PINI:-pini} train --distributed "$@"
 status=$?
-if [ "$status" -eq 42 ] && [ "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-  scontrol requeue "$SLURM_JOB_ID"
+job=$SLURM_JOB_ID
+put_back() {
+  state=$(squeue --noheader --job="$job" --format=%T) && { [ "$state" != RUNNING ] || scontrol requeue "$job"; }
+}
+if [ "$status" -eq 42 ]; then
+  for _ in 1 2 3 4 5; do  # a busy controller does not always answer
+    put_back && break
+    sleep 5
+  done
 fi
 exit "$status"

@@ -19,8 +19,8 @@ on_all_hosts() {
 flags=$(printf ' %q' "$@")
 case $action in
   install)
-    on_all_hosts "pip install --quiet uv && uv venv --quiet --clear --python 3.11 ~/pini \
-&& uv pip install --quiet --python ~/pini $(printf %q "${PACKAGE:-pini_jax[bucket]}") 'jax[tpu]'" ;;
+    on_all_hosts "python3 -m pip install --quiet uv && python3 -m uv venv --quiet --clear --python 3.11 ~/pini \
+&& python3 -m uv pip install --quiet --python ~/pini $(printf %q "${PACKAGE:-pini_jax[bucket]}") 'jax[tpu]'" ;;
   sweep) on_all_hosts "exec ~/pini/bin/pini sweep run --nowait$flags" ;;
   train) on_all_hosts "exec ~/pini/bin/pini train --distributed$flags" ;;
   *) echo "error: $action is none of install, sweep and train" >&2; exit 2 ;;

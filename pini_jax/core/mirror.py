@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,13 +22,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pini_jax.core.bucket import Bucket, at_once, check_key
-from pini_jax.core.errors import InputError
+from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.paths import CHECKPOINTS, RESULT
 
 MANIFEST = "manifest.json"
 OTHER = "; choose another workdir"
 TRIES = 3  # of a pull: its writer may delete what an older manifest names
 PASSING = ".orbax-checkpoint-tmp"  # in the names of what Orbax has not finished
+LOG = logging.getLogger(__name__)
 
 
 class Known(NamedTuple):
@@ -106,10 +108,12 @@ class Mirror:
     def begin(self) -> bool:
         """Reads what is new or has changed, and puts it while the caller goes on.
 
-        Raises:
-            OSError: the store gave no answer to what was begun before.
+        What was begun before and got no answer is begun again, with a warning.
         """
-        self.wait()
+        try:
+            self.wait()
+        except OSError as error:
+            LOG.warning("what was trained could not be kept for others yet (%s)", last_line(error))
         names = kept_files(self._folder)
         found = {name: own for name, own in zip(names, at_once(self._read, names), strict=True) if own}
         self._known = {name: known for name, (known, _) in found.items()}

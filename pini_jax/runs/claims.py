@@ -19,6 +19,7 @@ so that one listing answers for a hundred units. All begin with the first folder
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -36,7 +37,7 @@ LEASE = 60.0  # seconds
 RETRIES = 1  # of a unit that has failed
 RENEWALS = 4  # in the time of a lease
 SHARD = 100  # units in a folder: a page of an object store's list has a thousand names
-MOST_LOST = 5  # workers that a unit may cost before it has taken a step: then it is what kills them
+MOST_LOST = 5  # workers in a row that a unit may cost before they have taken a step: then it is what kills them
 LOOKS = 8  # folders that an idle worker looks into at a time
 NEAR = 8  # of the free units of a folder, which are in order of their costs, a worker tries one of the first
 FINISHED = "finished"  # the folder that names the folders that are
@@ -63,7 +64,8 @@ class Standing(NamedTuple):
         number: of the newest claim; 0 where there is none.
         renewed: when that was written.
         ended: whether its worker has said how it ended.
-        failures, losses: claims that ended so.
+        failures: claims that ended so.
+        losses: how many ended so, of the last ones in a row.
         failed_last: the number of the newest claim that failed, and says why.
     """
 
@@ -109,13 +111,15 @@ def _standing(said: Sequence[tuple[int, str, float]]) -> Standing:
     last = {kind: written for number, kind, written in said if number == newest}
     renewed = last.pop("claim", 0.0)
     failed = [number for number, kind, _ in said if kind == "failed"]
+    lost = {number for number, kind, _ in said if kind == "lost"}
+    ended = newest if last else newest - 1
     return Standing(
         number=newest,
         renewed=renewed,
         ended=bool(last),
         finished="finished" in kinds,
         failures=len(failed),
-        losses=kinds.count("lost"),
+        losses=next(n for n in itertools.count() if ended - n not in lost),
         failed_last=max(failed, default=0),
     )
 

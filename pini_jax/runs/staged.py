@@ -48,6 +48,7 @@ def staged(workdir: str, lease: float = LEASE) -> Iterator[tuple[Path, Watch]]:
         folder = Path(top, *place.url.partition("://")[2].split("/"))
         try:
             with Lease(claims, claim) as held, told_of(folder, place.url):
+                held.report(1, 1)  # whoever comes after this one may go on, whatever becomes of it
                 yield from _kept(place, folder, claims, claim, held)
         except Lost:
             raise InputError(f"{place.url} was taken over by another process, and is left to it") from None
@@ -62,15 +63,15 @@ def take_claim(claims: Claims, url: str) -> Claim:
     Raises:
         InputError: its worker lives.
     """
-    begun = claims.look(0).get(0)
+    begun = None
     while not (claim := claims.take()):
         now = claims.look(0).get(0)
         if begun and now and now[:2] != begun[:2]:
             who = parse_object(claims.store, Claim(0, now.number).key()).get("worker", "another process")
             raise InputError(f"{url} is being written by {who}: wait for it, or choose another workdir")
+        begun = begun or now
         stop.raise_if_requested()
         time.sleep(claims.lease / RENEWALS / 4)
-    claims.renew(claim, {"start": 0, "step": 1})  # whoever comes after this one may go on, whatever becomes of it
     return claim
 
 

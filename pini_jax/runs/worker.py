@@ -21,6 +21,7 @@ from pini_jax.core import paths, stop
 from pini_jax.core.bucket import is_url, open_bucket
 from pini_jax.core.errors import InputError, last_line
 from pini_jax.core.store import Store, open_store
+from pini_jax.core.wording import listed
 from pini_jax.data import features
 from pini_jax.runs import experiment, shared_cache
 from pini_jax.runs.attempts import OWN, Attempts, InBucket, OnDisk
@@ -80,7 +81,7 @@ def work(workdir: str | Path, options: Options) -> None:
         for claim in _taken(claims, options.wait):
             train_claimed(attempts, plan, claims, claim)
     if failed := reasons_of(store, plan, claims.failed):
-        shown = "; ".join(dict.fromkeys(failed.values()))
+        shown = listed(dict.fromkeys(failed.values()), "; ")
         raise InputError(f"{len(failed)} runs have no result, as pini sweep status says: {shown}")
 
 
@@ -138,7 +139,7 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
             attempts.wait()  # before the question: whoever takes the unit over from now on has these bytes
             if not claims.holds(claim):
                 raise Lost
-            reasons |= attempts.publish(claim, configs)
+            reasons |= attempts.publish(claim, configs.keys() - reasons.keys())
     except Lost:
         LOG.warning("unit %d was taken over by another worker, and is left to it", claim.unit + 1)
         return
@@ -157,12 +158,9 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
 
 
 def _save(attempts: Attempts, lease: Lease) -> None:
-    """Begins to keep what there is, unless it is another one's by now; where the store is away, the next time."""
+    """Begins to keep what there is, unless it is another one's by now."""
     lease.check()
-    try:
-        attempts.save()
-    except OSError as error:
-        LOG.warning("what was trained could not be kept for others yet (%s)", last_line(error))
+    attempts.save()
 
 
 def _reason(error: Exception) -> str:
@@ -180,9 +178,8 @@ def _train(attempt: Path, configs: Mapping[str, Config], watch: Watch) -> dict[s
     except Exception as error:
         LOG.warning("%s", _reason(error))
         missing = [folder for folder in folders if not (folder / paths.RESULT).exists()]
-        if not missing:
-            raise  # of a result that is there something is wrong
-        return {folder.name: _failure(folder) or _reason(error).replace(f"{attempt}/", "") for folder in missing}
+        wrong = missing or folders  # of a result that is there something is wrong
+        return {folder.name: _failure(folder) or _reason(error).replace(f"{attempt}/", "") for folder in wrong}
     return {}
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from absl import flags
@@ -51,10 +50,25 @@ def test_what_a_scheduler_has_given_is_all_there_is():
     assert local.visible({GPUS: "3,5", CHIPS: "1"}) == {GPUS: ["3", "5"], CHIPS: ["1"]}
 
 
-def test_an_empty_list_is_no_device(monkeypatch):
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    """One that has been given two of a machine's eight GPUs, and two TPU chips."""
+    for name in ("nvidia4", "nvidia7", "nvidiactl", "nvidia-uvm", "vfio/11", "vfio/12", "vfio/vfio"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = {
+        name: {folder.replace("/dev", str(tmp_path)): pattern for folder, pattern in patterns.items()}
+        for name, patterns in local.FILES.items()
+    }
+    monkeypatch.setattr(local, "FILES", files)
+
+
+def test_devices_are_numbered_from_0_on_whatever_their_files_are_called(container):
+    assert local.visible({}) == devices(gpus=2, chips=2)
+
+
+def test_an_empty_list_is_no_device(container):
     """Though the machine has some."""
-    monkeypatch.setattr(local, "_devices", lambda folder: [Path(folder, "accel0")])
-    assert local.visible({})[CHIPS]
     assert local.visible({GPUS: "", CHIPS: ""}) == devices()
 
 

@@ -75,6 +75,20 @@ def test_a_task_that_was_cancelled_stays_so(begin, tmp_path):
     assert process.wait(60) == 42 and not requeued(tmp_path)
 
 
+@pytest.mark.parametrize("which", ["squeue", "scontrol"])
+def test_a_controller_that_does_not_answer_is_asked_again(begin, tmp_path, which):
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")
+    (tmp_path / "sleep").chmod(0o755)
+    answer = (tmp_path / which).read_text().splitlines()[1]
+    (tmp_path / which).write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/late ] || {{ touch {tmp_path}/late; exit 1; }}\n{answer}\n"
+    )
+    process, reading = begin(True)
+    assert os.read(reading, 7) == b"started"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 42 and requeued(tmp_path) == "requeue 7_3\n"
+
+
 def test_a_task_whose_worker_is_killed_unasked_has_failed(begin, tmp_path):
     process, reading = begin(False)
     assert os.read(reading, 7) == b"started"
@@ -89,3 +103,14 @@ def test_a_signal_before_the_worker_is_known_is_passed_on(begin, tmp_path):
     process, reading = begin(True, BASH_ENV=str(tmp_path / "early"))
     assert process.wait(60) in (42, 128 + signal.SIGTERM) and requeued(tmp_path) == "requeue 7_3\n"
     assert os.read(reading, 7) in (b"", b"started") and os.read(reading, 7) == b""
+
+
+def test_the_tasks_of_one_run_have_the_cores_that_were_asked_for(begin, tmp_path):
+    """Which srun does not know from sbatch since SLURM 22.05. They are stopped, and the job is put back."""
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"; exit 42\n')
+    (tmp_path / "srun").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_ID": "7"}
+    script = ["bash", SCRIPT.with_stem("slurm_train"), "--workdir=/a"]
+    done = subprocess.run(script, env=variables, capture_output=True, text=True)
+    assert done.stdout == "--cpus-per-task=8 pini train --distributed --workdir=/a\n"
+    assert done.returncode == 42 and requeued(tmp_path) == "requeue 7\n"

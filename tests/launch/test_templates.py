@@ -57,7 +57,10 @@ def test_words_reach_the_hosts_as_they_are():
 
 def test_what_is_installed_reads_buckets():
     _, printed, _ = dry_run("vm", "us-a", "install")
-    assert "pini_jax[bucket]" in shlex.split(shlex.split(printed)[-1].removeprefix("--command="))
+    installs = shlex.split(printed)[-1].removeprefix("--command=")
+    assert "pini_jax[bucket]" in shlex.split(installs)
+    # A user's pip puts programs where the shell of `ssh HOST COMMAND` does not look.
+    assert all(line.startswith("python3 -m ") for line in installs.split(" && "))
 
 
 def test_one_run_takes_all_hosts():
@@ -99,7 +102,17 @@ def test_a_pod_that_is_lost_is_replaced_alone():
     lost, stopped = spec["podFailurePolicy"]["rules"]
     assert lost == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     assert stopped == {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [stop.STATUS]}}
-    assert spec["backoffLimit"] > 0 and spec["parallelism"] == 1 and "annotations" not in manifest["metadata"]
+    assert "annotations" not in manifest["metadata"]
+
+
+def test_a_pod_that_ends_with_an_error_ends_no_other():
+    """As each does once a run has failed for good: a JobSet ends with the first of its Jobs that fails."""
+    yaml = pytest.importorskip("yaml")
+    (job,) = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    assert job["replicas"] == 1 and spec["completions"] == spec["parallelism"] > 1
+    assert spec["completionMode"] == "Indexed" and spec["backoffLimitPerIndex"] > 0  # the latter needs the former
+    assert not {"backoffLimit", "maxFailedIndexes"} & spec.keys()
 
 
 def test_the_page_of_gke_builds_for_tpus_and_submits_the_same_command():
@@ -112,7 +125,7 @@ def test_the_page_of_gke_builds_for_tpus_and_submits_the_same_command():
     told = dict(word.removeprefix("--").split("=", 1) for word in submit[3:])
     assert shlex.split(told["command"]) == pod["containers"][0]["command"]
     assert told["topology"] == pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
-    assert told["num-slices"] == str(job["replicas"])
+    assert told["num-slices"] == str(job["template"]["spec"]["completions"])
 
 
 def commands_of(page):

@@ -106,6 +106,17 @@ def test_losses_that_got_on_do_not_count(store):
         store.now += 1000
 
 
+def test_losses_before_a_worker_that_got_on_do_not_count(store):
+    """Of a unit that takes hours, on machines that are lost every few minutes."""
+    for i in range(3 * MOST_LOST):
+        one = worker(store, str(i), units=1)
+        claim = one.take()
+        assert claim == Claim(0, i + 1)
+        if i % MOST_LOST == 0:
+            one.renew(claim, {"start": i, "step": i + 1})
+        store.now += 1000
+
+
 def test_a_late_failure_does_not_undo_a_result(store):
     one, two = worker(store, "a", units=1, retries=0), worker(store, "b", units=1, retries=0)
     old = one.take()

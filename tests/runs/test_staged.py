@@ -1,5 +1,7 @@
 """Workdirs in buckets: one writer, and whoever goes on elsewhere ends with the bits of an undisturbed run."""
 
+import threading
+
 import emulators
 import pytest
 from safetensors.numpy import load_file
@@ -169,6 +171,15 @@ def test_who_lives_is_named(url):
         pass
 
 
+def test_who_is_second_of_two_that_begin_at_once_hears_of_the_other(url, monkeypatch):
+    with staged.staged(url, LEASE), monkeypatch.context() as patch:
+        look, looks, slept = claims.Claims.look, iter(range(1000)), iter(range(100))
+        patch.setattr(claims.Claims, "look", lambda *asked: look(*asked) if next(looks) else {})  # not there yet
+        patch.setattr(stop, "raise_if_requested", lambda: next(slept))
+        with pytest.raises(InputError, match="is being written by"), staged.staged(url, LEASE):
+            pass
+
+
 def test_who_was_asleep_writes_nothing_that_is_read(url, monkeypatch):
     """One writer sleeps, another takes over and ends; then the first wakes up."""
     first = staged.staged(url, LEASE)
@@ -189,10 +200,15 @@ def test_who_was_asleep_writes_nothing_that_is_read(url, monkeypatch):
 
 
 def test_many_losses_block_nobody(url, monkeypatch):
+    renewed, renew = threading.Event(), claims.Claims.renew
+    monkeypatch.setattr(claims.Claims, "renew", lambda *said: (renew(*said), renewed.set()))
     for _ in range(claims.MOST_LOST + 2):
         with monkeypatch.context() as patch:
             patch.setattr(claims.Claims, "end", lambda *_: None)
             with pytest.raises(Killed), staged.staged(url, 0.01):
+                for _ in range(2):  # it says the same as long as it lives
+                    renewed.clear()
+                    assert renewed.wait(60)
                 raise Killed
     with staged.staged(url, LEASE) as (workdir, _):
         assert not list(workdir.iterdir())

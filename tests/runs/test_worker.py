@@ -6,13 +6,16 @@ import shutil
 import threading
 from types import SimpleNamespace
 
+import emulators
 import pytest
 from safetensors.numpy import load_file
 
 from launch import sweep_plan
-from pini_jax.core import stop
+from pini_jax import config as configs
+from pini_jax.core import paths, stop
+from pini_jax.core.bucket import Bucket
 from pini_jax.core.errors import InputError
-from pini_jax.core.store import Folder
+from pini_jax.core.store import Folder, open_store
 from pini_jax.report import collect
 from pini_jax.runs import experiment, folder, plan, population, progress, provenance, worker
 from pini_jax.runs.attempts import OnDisk, key_of
@@ -125,6 +128,18 @@ def test_a_run_that_diverges_costs_its_unit_nothing(sweep, monkeypatch):
     now = status(sweep)
     assert len(now.failed) == now.finished == 2 == len(results(sweep))
     assert all(reason == f"training diverged: the loss is nan ({name})" for name, reason in now.failed.items())
+
+
+def test_the_reasons_of_many_failures_are_cut(tmp_path, monkeypatch):
+    def act(folders, watch):
+        for run in folders:
+            folder.record_failure(run, f"{run.name} diverged")
+        raise InputError("they have diverged")
+
+    plan.write_plan(plan.make_plan(SETTINGS | {"population": {"seed": tuple(range(30))}}), Folder(tmp_path))
+    Training(monkeypatch, act)
+    with pytest.raises(InputError, match=r"30 runs have no result.*diverged; and 20 more$"):
+        worker.work(tmp_path, ONCE)
 
 
 def test_retries_may_be_raised_later(sweep, monkeypatch):
@@ -359,20 +374,28 @@ def test_who_comes_after_failures_hears_of_them(sweep, monkeypatch):
             worker.work(sweep, ONCE)
 
 
-def test_a_store_that_is_away_for_a_while_ends_no_training(sweep, monkeypatch):
+def test_a_store_that_is_away_for_a_while_costs_nothing(monkeypatch, caplog):
+    """Away at a checkpoint, and there again at the next or, as here, at the end."""
+    put, away = Bucket.put, threading.Event()
+
+    def failing(place, key, content):
+        if key.startswith("packs/") and not away.is_set():
+            away.set()
+            raise OSError("the store gives no answer")
+        put(place, key, content)
+
     def act(folders, watch):
         watch.saved()
+        assert away.wait(60)
 
-    def away(attempts):
-        if not saves:
-            saves.append("away")
-            raise OSError("the store gives no answer")
-
-    saves = []
-    monkeypatch.setattr(OnDisk, "save", away)
+    monkeypatch.setattr(Bucket, "put", failing)
     Training(monkeypatch, act)
-    worker.work(sweep, ONCE)
-    assert saves and len(results(sweep)) == 4
+    with emulators.bucket("memory") as url:
+        store = open_store(f"{url}/sweep")
+        plan.write_plan(plan.make_plan(SETTINGS, together=2), store)
+        worker.work(f"{url}/sweep", ONCE)
+        assert {run.name for run in plan.read_plan(store).runs} <= store.names()
+    assert "kept for others yet (the store gives no answer)" in caplog.text
 
 
 def test_the_claim_is_renewed_while_results_are_published(sweep, monkeypatch):
@@ -406,3 +429,17 @@ def test_what_is_evaluated_is_told_at_once(monkeypatch):
     watch = Watch(lambda done, total: told.append((done, total)), lambda: told.append("saved"))
     experiment.evaluate_runs(trainees, provenance.Clock(), 1, watch)
     assert told == ["saved", (10, 10), "saved", (10, 10)]
+
+
+def test_somebody_elses_finished_run_is_no_result_of_the_sweep(tmp_path):
+    """Who has trained another config in a run's folder since the plan was made."""
+    whole = plan.make_plan(SETTINGS | {"population": {"seed": (1,)}})
+    plan.write_plan(whole, Folder(tmp_path))
+    ((name, config),) = whole.configs(0).items()
+    (tmp_path / name).mkdir()
+    others = configs.to_dict(config) | {"shots": 3}
+    for file, content in (("config.json", others), ("provenance.json", {}), ("result.json", {})):
+        paths.write_json(tmp_path / name / file, content)
+    with pytest.raises(InputError, match=r"1 runs have no result.*another config \(shots is 3 there, 16 here\)"):
+        worker.work(tmp_path, ONCE)
+    assert status(tmp_path).failed.keys() == {name}
