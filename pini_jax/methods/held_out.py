@@ -46,14 +46,30 @@ def parts(support: Support, text: Float[np.ndarray, "c e"]) -> list[Part]:
 
     Folds go over the shots of every class. Where every class has one image, validation images take the selection's
     place, one of each class, and it judges; without validation images, folds leave out classes. Where texts are
-    not known, no class is left out, and images of one class alone do not judge.
+    not known, no class is left out, and images of one class alone do not judge. Copies of an image count once.
     """
+    support = _without_copies(support)
     text = text if support.has_texts else np.zeros_like(text)
     width = np.shape(support.features)[-1]
     shots = _shots(support.features, support.labels)
     whole = Part(shots, text, unit(support.val_features).reshape(-1, width), np.asarray(support.val_labels))
     turned = np.bincount(support.labels).max() == 1 and len(support.val_labels)
     return [whole, *(_turned(support, text) if turned else _without_folds(support, shots, text))]
+
+
+def _without_copies(support: Support) -> Support:
+    """The first of all images with the same features and label: the others would judge what they have shaped."""
+    own, labels = np.asarray(support.features)[0], np.asarray(support.labels)
+    val, val_labels = np.asarray(support.val_features).reshape(-1, own.shape[1]), np.asarray(support.val_labels)
+    both = np.column_stack([np.concatenate([own, val]), np.concatenate([labels, val_labels])])
+    first = np.sort(np.unique(both, axis=0, return_index=True)[1])
+    chosen, held = first[first < len(own)], first[first >= len(own)] - len(own)
+    return support._replace(
+        features=np.asarray(support.features)[:, chosen],
+        labels=labels[chosen],
+        val_features=val[held],
+        val_labels=val_labels[held],
+    )
 
 
 def _turned(support: Support, text: Float[np.ndarray, "c e"]) -> Iterator[Part]:

@@ -185,6 +185,20 @@ def test_every_image_is_held_out_once_and_its_views_with_it(world):
         assert not any(np.isin(part.features[:, 0], shots.features[:, 0]).any() for shots in part.shots)
 
 
+def test_copies_of_an_image_count_once(world):
+    """Else they would judge what they have shaped, among the validation images as in another fold."""
+    support = world.support([3] * 6, [2] * 6)
+    copied = support._replace(
+        features=np.concatenate([support.features, support.features[:, ::2]], axis=1),
+        labels=np.concatenate([support.labels, support.labels[::2]]),
+        val_features=np.concatenate([support.features[0, :5], support.val_features]),
+        val_labels=np.concatenate([support.labels[:5], support.val_labels]),
+    )
+    images, _ = world.images([20] * 6)
+    plain, found = (predict(fit(world.text, known), world.text, images) for known in (support, copied))
+    np.testing.assert_array_equal(found, plain)
+
+
 @pytest.mark.parametrize("shots", sample([1, 4], 1))
 def test_views_count_as_far_as_held_out_images_ask_for_them(shots):
     """Those that show something else do no harm; those that show more of the class are worth having."""
