@@ -161,7 +161,8 @@ def test_all_of_it_stands_beside_the_page(reports):
 
 
 def test_what_names_hold_is_text(tmp_path, monkeypatch):
-    """Neither HTML, nor Markdown of others."""
-    sweeps.write_sweep(tmp_path / "runs", ["<script>alert(1)</script>"], shots=(1, 4), seeds=(1, 2), images=20)
+    """Neither HTML, nor a formula of a figure's."""
+    names = ["<script>alert(1)</script>", r"$\frac{a}$"]
+    sweeps.write_sweep(tmp_path / "runs", names, shots=(1, 4), seeds=(1, 2), images=20)
     text = write_report(monkeypatch, tmp_path / "report", tmp_path / "runs").read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
