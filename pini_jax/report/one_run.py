@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageOps
 
 from pini_jax.core.errors import InputError
-from pini_jax.core.wording import plain
+from pini_jax.core.wording import plain, printable
 from pini_jax.data.datasets import sources
 from pini_jax.data.datasets.records import Record, open_image
 from pini_jax.evaluate import metrics
@@ -89,7 +89,8 @@ def read_tested(entry: Entry) -> Tested | None:
         return None
     kept = read_predictions(entry.folder / "predictions.parquet", sha256)
     answers = kept.by_mode("test")["mean"].labelled()
-    return Tested(answers, kept.class_names["test"], np.exp(answers.calibrated[:, 0]))
+    names = list(map(printable, kept.class_names["test"]))  # a table of a dataset's may hold line breaks
+    return Tested(answers, names, np.exp(answers.calibrated[:, 0]))
 
 
 def lead(entry: Entry, tested: Tested | None) -> str:
@@ -186,8 +187,8 @@ def _confusion(tested: Tested, output: Path) -> list[Block]:
         {"class": tested.names, "images": found.images, "precision": found.precision, "recall": found.recall}
     )
     tables.write_table(classes, output, "classes")
-    matrix = pd.DataFrame(tested.counts, index=list(tested.names), columns=list(map(str, tested.names)))
-    tables.write_table(matrix.rename_axis("class").reset_index(), output, "confusion")
+    matrix = pd.DataFrame(tested.counts, index=list(tested.names), columns=list(tested.names))
+    tables.write_table(matrix.rename_axis("class / taken for").reset_index(), output, "confusion")
     pairs = pd.DataFrame(confused(tested), columns=["class", "taken for", "images"]).set_index("class")
     blocks: list[Block] = [_saved(run_figures.confusion_figure(tested.counts, tested.names), output)]
     if len(pairs):
@@ -335,4 +336,7 @@ def _markdown(whole: Page) -> str:
                     parts.append(tables.markdown(block.title, block.frame))
                 case Picture():
                     parts.append(f"![{block.alt}]({block.name})\n\n{block.text}")
+                case Gallery():
+                    shown = [f"- {printable(item.name)}: {item.text}" for item in block.items]
+                    parts.append("\n".join([f"{block.title}: {block.text}\n", *shown]))
     return "\n\n".join(parts) + "\n"

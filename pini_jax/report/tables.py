@@ -161,7 +161,8 @@ def _mean(row: Mapping[int, Sequence[float]], shots: Sequence[int], scale: float
 
 def markdown(title: str, frame: pd.DataFrame) -> str:
     """A wide table."""
-    return str(frame.rename_axis(title).to_markdown(disable_numparse=True))
+    whole = frame.rename_axis(title).reset_index().map(lambda cell: str(cell).replace("|", "\\|"))
+    return str(whole.to_markdown(disable_numparse=True, index=False))
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 
+import pandas as pd
 import pytest
 import sweeps
 
@@ -166,3 +167,15 @@ def test_what_names_hold_is_text(tmp_path, monkeypatch):
     sweeps.write_sweep(tmp_path / "runs", names, shots=(1, 4), seeds=(1, 2), images=20)
     text = write_report(monkeypatch, tmp_path / "report", tmp_path / "runs").read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+
+
+def test_classes_may_have_any_names(tmp_path, monkeypatch):
+    """A line break, a letter of the terminal's, a column's name, a cell's border."""
+    names = ["class", "a\nb", "\x1b[31mred", "c|d"]
+    sweeps.write_sweep(tmp_path / "runs", ["structured"], shots=(1,), seeds=(1,), images=40, class_names=names)
+    write_report(monkeypatch, tmp_path / "report", tmp_path / "runs")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| a b " in text and r"| c\|d " in text and "\x1b" not in text
+    assert re.search(r"Least sure: 24 of 40\..*\n\n- class_\d/\d{4}\.png: ", text)
+    confusion = pd.read_csv(tmp_path / "report" / "confusion.csv", index_col=0)
+    assert list(confusion) == list(confusion.index) == ["class", "a b", "[31mred", "c|d"]
