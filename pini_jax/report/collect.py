@@ -73,14 +73,17 @@ def collect(folders: Sequence[Path]) -> Collected:
     """
     below: dict[Path, list[Entry]] = {}
     left_out: dict[Path, str] = {}
+    seen: set[Path] = set()  # folders may lie within each other
     for top in folders:
         chosen = (top / "comparison.json").exists()
-        found = [_entry(folder, label, chosen) for folder, label in _labels(top, chosen).items()]
+        labels = _labels(top, chosen)
+        found = [_entry(x, label, chosen) for x, label in labels.items() if x.resolve() not in seen]
+        seen |= {folder.resolve() for folder in labels}
         below[top] = [entry for entry in found if entry.result["test"] is not None]
         # As a program's own `Classifier.fit(..., workdir=)` has none.
         left_out |= {entry.folder: "no test images" for entry in found if entry.result["test"] is None}
         if chosen:
-            others = {file.parent for file in top.glob("**/result.json")} - {x.folder for x in found}
+            others = {file.parent for file in top.glob("**/result.json") if file.parent.resolve() not in seen}
             left_out |= dict.fromkeys(sorted(others), "not chosen by validation")
     kept, repeats = _without_repeats(_named_by_folder(below))
     return Collected(_told_apart(kept), left_out | repeats)
@@ -161,11 +164,9 @@ def _without_repeats(entries: Sequence[Entry]) -> tuple[list[Entry], dict[Path, 
     repeats: dict[Path, str] = {}
     for entry in entries:
         same = kept.setdefault(json.dumps([entry.label, entry.settings], sort_keys=True), entry)
-        if same is not entry and "seed" in entry.settings:
+        if same is not entry:
             repeats[entry.folder] = f"the run of {same.folder} once more"
             LOG.warning("%s is %s, and is left out", entry.folder, repeats[entry.folder])
-        elif same is not entry:
-            kept[str(entry.folder)] = entry
     return list(kept.values()), repeats
 
 
