@@ -25,8 +25,7 @@ def report_runs(collected: Collected, unfinished: Sequence[Unfinished], output: 
     comparisons = {title: outcomes.compare(entries) for title, entries in places.items()}
     _write_frames(collected, unfinished, comparisons, output)
     sections, markdown = [], []
-    for title, entries in places.items():
-        prefix = f"{slug(title)}-" if len(places) > 1 else ""
+    for (title, entries), prefix in zip(places.items(), _prefixes(list(places)), strict=True):
         wide = tables.wide_frames(entries)
         for name, frame in wide.items():
             tables.write_table(frame.rename_axis(name).reset_index(), output, prefix + slug(name))
@@ -45,6 +44,13 @@ def report_runs(collected: Collected, unfinished: Sequence[Unfinished], output: 
 def slug(title: str) -> str:
     """A title as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")[:60]
+
+
+def _prefixes(titles: Sequence[str]) -> list[str]:
+    """What the names of files of every place begin with; a number tells apart those that are one as a slug."""
+    slugs = [slug(title) for title in titles]
+    numbers = [f"_{i + 1}" if slugs.count(name) > 1 else "" for i, name in enumerate(slugs)]
+    return [f"{name}{number}-" if len(titles) > 1 else "" for name, number in zip(slugs, numbers, strict=True)]
 
 
 def _write_frames(
