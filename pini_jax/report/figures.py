@@ -43,8 +43,16 @@ def draw_figures(entries: Sequence[Entry], comparisons: Sequence[Comparison]) ->
 
 
 def ordered(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Runs by label, the method with the highest mean accuracy first."""
-    return dict(sorted(by_label(entries).items(), key=lambda item: -mean_accuracy(item[1])))
+    """Runs by label, the method with the highest mean accuracy first, and those that lack some shots last."""
+    groups = by_label(entries)
+    whole = at_all_shots(groups)
+    return dict(sorted(groups.items(), key=lambda item: (item[0] not in whole, -mean_accuracy(item[1]))))
+
+
+def at_all_shots(groups: Mapping[str, Sequence[Entry]]) -> list[str]:
+    """The methods with runs at all shots at which any has one: means over shots of others are not theirs."""
+    shots = {label: {entry.result["shots"] for entry in group} for label, group in groups.items()}
+    return [label for label, own in shots.items() if own == set().union(*shots.values())]
 
 
 def mean_accuracy(entries: Sequence[Entry]) -> float:
@@ -76,7 +84,8 @@ def accuracy_figure(entries: Sequence[Entry]) -> Captioned | None:
         "accuracy",
         "Accuracy against shots",
         "Test accuracy with mean noise, and the 95 % confidence band of its mean over seeds (Student's t, sample "
-        "standard deviation). Dotted: plain CLIP. Methods are in the order of their mean accuracy."
+        "standard deviation). Dotted: plain CLIP. Methods are in the order of their mean accuracy, last those "
+        "that lack some shots."
         + ("" if len(curves) <= TOGETHER else " Each panel shows one method before all others in grey."),
         f"Test accuracy of {_count(len(curves), 'method')} at {', '.join(map(str, shots))} shots; the highest at "
         f"{shots[-1]} shots is {best} with {most[best]:.1f} %; plain CLIP has {min(plain.values()):.1f} %.",
@@ -202,10 +211,11 @@ def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Compariso
             color="black",
             linewidth=1.8,
         )
-    few = next(iter(against.values()))
-    unit = (
-        f"{_count(few.seeds, 'seed')} and {few.images:,} test images" if few.images > 1 else f"{few.seeds} seeds"
-    )
+    fewest, most = (limit(x.seeds for x in against.values()) for limit in (min, max))
+    unit = _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    if (images := min(x.images for x in against.values())) > 1:
+        unit += f" and {images:,} test images"
+    largest = max(methods, key=lambda method: against[method].difference.mean)
     ahead = sum(x.adjusted < statistics.LEVEL and x.difference.mean > 0 for x in against.values())
     return Captioned(
         "differences",
@@ -214,7 +224,7 @@ def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Compariso
         f"over {unit}. Filled: the difference remains after Holm's correction for {len(comparisons)} comparisons. "
         "Black bars join neighbours of which no two are told apart.",
         f"Above plain CLIP beyond chance: {ahead} of {_count(len(methods), 'method')}. The largest difference is "
-        f"{100 * against[methods[0]].difference.mean:+.1f} points, of {methods[0]}.",
+        f"{100 * against[largest].difference.mean:+.1f} points, of {largest}.",
         figure,
     )
 

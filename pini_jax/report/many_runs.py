@@ -77,19 +77,23 @@ def _title(places: Mapping[str, Sequence[Entry]]) -> str:
 def _lead(title: str, entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> str:
     """Who is first, and whom nobody can tell from it."""
     groups = figures.ordered(entries)
-    best, *others = groups
+    ranked = figures.at_all_shots(groups)
+    if not ranked:
+        return f"{title}: no method has runs at all shots, so that none is called the best."
+    best, *others = ranked
     plain = next(x for x in comparisons if x.first == best and x.second == PLAIN)
     said = (
         f"{title}: {best} has the highest mean accuracy, {figures.mean_accuracy(groups[best]):.1%}, "
         f"{100 * plain.difference.mean:+.1f} points to plain CLIP."
     )
-    if not others:
-        return said
-    apart = outcomes.differ([best, *others], comparisons)[0, 1:]
-    close = [label for label, differs in zip(others, apart, strict=True) if not differs]
-    if not close:
-        return f"{said} It differs from all {len(others)} other methods beyond chance."
-    return f"{said} {len(close)} of {len(others)} other methods cannot be told from it by these runs."
+    close = len(others) - int(outcomes.differ(ranked, comparisons)[0].sum())
+    if close:
+        said += f" {close} of {len(others)} other methods cannot be told from it by these runs."
+    elif others:
+        said += " It differs from every other beyond chance."
+    if lacking := len(groups) - len(ranked):
+        said += f" {lacking} of {len(groups)} methods lack runs at some shots, and are not ranked."
+    return said
 
 
 def _blocks(
