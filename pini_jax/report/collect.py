@@ -109,13 +109,13 @@ def _labels(top: Path, chosen: bool) -> dict[Path, str]:
         names = populations.get(folder.parent, [])
         return folder.parent, names.index(folder.name) if folder.name in names else -1, folder.name
 
-    # What lies in a hidden folder is not published yet.
-    results = (file for file in top.glob("**/result.json") if not _is_hidden(file.relative_to(top)))
+    results = (file for file in top.glob("**/result.json") if not is_unpublished(file.relative_to(top)))
     folders = sorted((file.parent for file in results), key=order)
     return {folder: _label(folder) for folder in folders}
 
 
-def _is_hidden(path: Path) -> bool:
+def is_unpublished(path: Path) -> bool:
+    """Whether a path is within a hidden folder, where workers train what is not published yet."""
     return any(part.startswith(".") for part in path.parts)
 
 
