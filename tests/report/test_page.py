@@ -100,6 +100,16 @@ def test_it_is_used_by_keyboard(page):
         assert details.evaluate("element => element.parentElement.open")
 
 
+def test_columns_are_sorted_by_size(page):
+    """A p-value below what is printed comes first, and millions after thousands."""
+    table = page.locator("table").first
+    cells, given = table.locator("tbody tr td:nth-child(2)"), ["1,234,567", "0.030", "< 0.001", "1,500"]
+    cells.evaluate_all("(cells, given) => given.forEach((text, i) => { cells[i].textContent = text })", given)
+    table.locator("thead button").nth(1).evaluate("button => { button.click(); button.click() }")
+    found = [text for text in cells.all_text_contents() if text in given]
+    assert found == ["< 0.001", "0.030", "1,500", "1,234,567"]
+
+
 def test_it_is_said_to_who_does_not_see(page):
     assert all(page.evaluate("[...document.images].map(image => image.alt.length > 10)"))
     assert page.evaluate("document.documentElement.lang") == "en" and page.title()
