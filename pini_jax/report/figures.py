@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ def _count(number: int, noun: str) -> str:
 
 def _together(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Sequence[int]) -> plt.Figure:
     """One panel, with the names beside the ends of the lines."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.4))
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
     ends: dict[str, tuple[float, str]] = {}
     for (label, curve), look in zip(curves.items(), line_styles(), strict=False):
         _line(axes, curve, look)
@@ -112,7 +113,7 @@ def _together(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Se
     low, high = axes.get_ylim()
     names = [wrapped(label) for label in ends]
     rows = max(name.count("\n") for name in names) + 1
-    places = spaced([height for height, _ in ends.values()], 0.052 * rows * (high - low))
+    places = spaced([height for height, _ in ends.values()], 0.062 * rows * (high - low))
     for name, (_, colour), place in zip(names, ends.values(), places, strict=True):
         axes.annotate(name, (1.02, place), xycoords=("axes fraction", "data"), color=colour, va="center")
     return figure
@@ -127,6 +128,8 @@ def _panels(number: int, height: float, beside: float) -> tuple[plt.Figure, np.n
     )
     for axes in grid.flat[number:]:
         axes.set_axis_off()
+    for axes in grid.flat[max(0, number - PANELS) : number]:
+        axes.tick_params(labelbottom=True)
     return figure, grid
 
 
@@ -141,8 +144,6 @@ def _apart(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Seque
         _line(axes, curve, {"color": COLOURS[0], "marker": "o"})
         axes.set_title(wrapped(label, 18), fontsize=6, pad=2)
         _axes_of_shots(axes, shots)
-    for axes in grid.flat[max(0, len(curves) - PANELS) : len(curves)]:
-        axes.tick_params(labelbottom=True)
     figure.supxlabel("shots per class", fontsize=7)
     figure.supylabel("test accuracy, %", fontsize=7)
     return figure
@@ -152,7 +153,8 @@ def _line(axes: plt.Axes, curve: Curve, look: Mapping[str, Any]) -> None:
     mean = np.array([np.mean(x) for x in curve.values()])
     half = np.array([half_width(x) for x in curve.values()])
     axes.plot(list(curve), mean, **look, zorder=3)
-    axes.fill_between(list(curve), mean - half, mean + half, color=look["color"], alpha=0.15, linewidth=0)
+    low, high = np.clip([mean - half, mean + half], 0, 100)  # with two seeds the band is wider than all there is
+    axes.fill_between(list(curve), low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -173,7 +175,9 @@ def _axes_of_shots(axes: plt.Axes, shots: Sequence[int]) -> None:
 
 def _rows(labels: Sequence[str], panels: int) -> tuple[plt.Figure, list[plt.Axes]]:
     """Panels side by side with a row for every method, the first on top."""
-    height = 0.17 * sum(1 + 0.6 * wrapped(label, 30).count("\n") for label in labels) + 0.45 + 0.1 * panels
+    lines = [wrapped(label, 30).count("\n") + 1 for label in labels]
+    row = max([0.17, *(0.06 * (above + below) for above, below in itertools.pairwise(lines))])
+    height = row * len(labels) + 0.45 + 0.1 * panels
     figure, grid = plt.subplots(
         1, panels, figsize=(COLUMN, height), sharey=True, squeeze=False, layout="constrained"
     )
