@@ -159,12 +159,15 @@ def _doubt(doubt: Mapping[str, Any] | None) -> list[Block]:
     """Sets of plausible classes and images of none of them, on test images."""
     if not doubt or not doubt["held_out"]:
         return [Paragraph("No image was held out to learn doubt from: every class is plausible.")]
-    low, high = (f"{share:.0%}" for share in doubt["promised_coverage"])
-    text = (
-        f"Sets hold the right class of {doubt['level']:.0%} of images: {low} to {high} can be promised by "
-        f"{doubt['held_out']:,} held-out images. LAC's are the smallest; the size of APS's follows the doubt in "
-        f"an image. May be none: the share of test images, all of known classes, whose {doubt['score']} is low."
-    )
+    (low, high), held_out = doubt["promised_coverage"], f"{doubt['held_out']:,} held-out images"
+    if low == 1:
+        text = f"{held_out} are too few to promise {doubt['level']:.0%}, so that every class is plausible. "
+    else:
+        text = (
+            f"Sets hold the right class of {doubt['level']:.0%} of images: {low:.0%} to {high:.0%} can be "
+            f"promised by {held_out}. LAC's are the smallest; the size of APS's follows the doubt in an image. "
+        )
+    text += f"May be none: the share of test images, all of known classes, whose {doubt['score']} is low."
     columns = ["LAC: coverage", "LAC: classes", "APS: coverage", "APS: classes", "may be none"]
     rows = {
         "zero-shot CLIP" if mode == "zero_shot" else mode: [
@@ -218,7 +221,10 @@ def _galleries(tested: Tested, records: Mapping[str, Record]) -> list[Block]:
             text = (
                 f"{len(chosen)} of {of:,}. What was predicted, with the calibrated probability, and what is right."
             )
-            blocks.append(Gallery(title, text, [_thumbnail(tested, i, records) for i in chosen]))
+            items = [_thumbnail(tested, i, records) for i in chosen]
+            if gone := sum(not item.source for item in items):
+                text += f" {gone} have no picture: features have none, and files may have been moved."
+            blocks.append(Gallery(title, text, items))
     return blocks or [Paragraph("There is no mistake.")]
 
 

@@ -12,6 +12,7 @@ import sweeps
 
 from pini_jax.core import command
 from pini_jax.report import __main__ as program
+from pini_jax.report import one_run
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -80,6 +81,9 @@ def test_nothing_scrolls_sideways_but_tables(page, width):
     for details in page.query_selector_all("details"):
         details.evaluate("element => { element.open = true }")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    texts = "[...document.querySelectorAll('caption span')].map(text => text.getBoundingClientRect().right)"
+    rights = page.evaluate(texts)
+    assert rights and max(rights) <= width  # a table may be wider, and what explains it is read without it
 
 
 def test_it_is_used_by_keyboard(page):
@@ -151,6 +155,7 @@ def test_a_run_is_told_in_plain_words(reports):
         "Reliability",
         "Plausible classes",
         "by 20 held-out images",
+        "24 have no picture",
     )
     for said in (*words, "pini reproduce", "class_3/"):
         assert said in text
@@ -189,3 +194,9 @@ def test_classes_may_have_any_names(tmp_path, monkeypatch):
     assert re.search(r"Least sure: 24 of 40\..*\n\n- class_\d/\d{4}\.png: ", text)
     confusion = pd.read_csv(tmp_path / "report" / "confusion.csv", index_col=0)
     assert list(confusion) == list(confusion.index) == ["class", "a b", "[31mred", "c|d"]
+
+
+def test_few_images_promise_nothing():
+    few = {"held_out": 8, "promised_coverage": [1.0, 1.0], "level": 0.9, "score": "energy", "modes": {}}
+    (table,) = one_run._doubt(few)
+    assert table.text.startswith("8 held-out images are too few to promise 90%, so that every class is plausible.")
