@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
 
+from pini_jax.core.copies import place_of
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import read_object
 from pini_jax.runs.folder import read_sealed
@@ -165,8 +166,8 @@ def _without_repeats(entries: Sequence[Entry]) -> tuple[list[Entry], dict[Path, 
     for entry in entries:
         same = kept.setdefault(json.dumps([entry.label, entry.settings], sort_keys=True), entry)
         if same is not entry:
-            repeats[entry.folder] = f"the run of {same.folder} once more"
-            LOG.warning("%s is %s, and is left out", entry.folder, repeats[entry.folder])
+            repeats[entry.folder] = f"the run of {place_of(same.folder)} once more"
+            LOG.warning("%s is %s, and is left out", place_of(entry.folder), repeats[entry.folder])
     return list(kept.values()), repeats
 
 

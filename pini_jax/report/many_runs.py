@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pini_jax.core.copies import place_of
 from pini_jax.report import figures, outcomes, page, statistics, style, tables
 from pini_jax.report.collect import Collected, Entry, by_label, by_place
 from pini_jax.report.outcomes import PLAIN, Comparison
@@ -168,7 +169,7 @@ def _sentences(collected: Collected, unfinished: Sequence[Unfinished]) -> list[s
 def _read(collected: Collected, unfinished: Sequence[Unfinished]) -> list[Block]:
     blocks: list[Block] = [Items(_sentences(collected, unfinished))]
     if unfinished:
-        rows = {str(x.folder): (x.state, _progress(x), x.reason) for x in unfinished}
+        rows = {place_of(x.folder): (x.state, _progress(x), x.reason) for x in unfinished}
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["state", "progress", "reason"])
         blocks.append(
             TableBlock("Runs without a result", "", frame.rename_axis("folder"), folded=len(rows) > SHOWN)
@@ -177,7 +178,7 @@ def _read(collected: Collected, unfinished: Sequence[Unfinished]) -> list[Block]
         frame = tables.left_out_frame(collected).set_index("folder")
         blocks.append(TableBlock("Left out", "", frame, folded=len(frame) > SHOWN))
     runs = pd.DataFrame(
-        [(str(x.folder), x.label, x.result["shots"], x.result["seed"]) for x in collected.entries],
+        [(place_of(x.folder), x.label, x.result["shots"], x.result["seed"]) for x in collected.entries],
         columns=["folder", "method", "shots", "seed"],
     )
     return [*blocks, TableBlock("Runs that count", "", runs.set_index("folder"), folded=True)]

@@ -13,6 +13,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 from PIL import Image, ImageOps
 
+from pini_jax.core.bucket import is_url
+from pini_jax.core.copies import place_of
 from pini_jax.core.errors import InputError
 from pini_jax.core.wording import plain, printable
 from pini_jax.data.datasets import sources
@@ -306,15 +308,15 @@ def _again(entry: Entry) -> list[Block]:
     """The command that began it, what it ran with, and how its folder is used."""
     path = entry.folder / "provenance.json"
     origin = read_sealed(path) if path.exists() else {}
-    folder = shlex.quote(str(entry.folder))
-    commands = [f"pini reproduce {folder}", f"pini predict --workdir={folder} IMAGE ..."]
+    folder = place_of(entry.folder)
     blocks: list[Block] = []
     if command := origin.get("command"):
         blocks += [Paragraph("It was begun by"), Code(shlex.join(command))]
-    blocks += [
-        Paragraph("It is made again and held against this result, and used on images, by"),
-        Code("\n".join(commands)),
-    ]
+    if not is_url(folder):
+        blocks.append(Paragraph("It is made again and held against this result by"))
+        blocks.append(Code(f"pini reproduce {shlex.quote(folder)}"))
+    blocks.append(Paragraph("It is used on images by"))
+    blocks.append(Code(f"pini predict --workdir={shlex.quote(folder)} IMAGE ..."))
     versions = ", ".join(f"{name} {version}" for name, version in entry.result["versions"].items())
     commit = f" Commit {origin['commit']}." if origin.get("commit") else ""
     return [*blocks, Paragraph(f"{entry.result['device']}; {versions}.{commit}"), _settings(entry)]

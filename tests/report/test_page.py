@@ -6,11 +6,13 @@ import re
 import shutil
 import sys
 
+import emulators
 import pandas as pd
 import pytest
 import sweeps
 
 from pini_jax.core import command
+from pini_jax.core.bucket import open_bucket
 from pini_jax.report import __main__ as program
 from pini_jax.report import one_run
 
@@ -200,3 +202,17 @@ def test_few_images_promise_nothing():
     few = {"held_out": 8, "promised_coverage": [1.0, 1.0], "level": 0.9, "score": "energy", "modes": {}}
     (table,) = one_run._doubt(few)
     assert table.text.startswith("8 held-out images are too few to promise 90%, so that every class is plausible.")
+
+
+def test_runs_in_a_bucket_are_called_by_their_addresses(tmp_path, monkeypatch):
+    """Not by those of their copies here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sweeps.write_sweep(tmp_path / "runs", ["structured"], shots=(1,), seeds=(1, 2), images=40)
+    with emulators.bucket("memory") as url:
+        place = open_bucket(url)
+        for file in (tmp_path / "runs").rglob("*.*"):
+            place.put(file.relative_to(tmp_path).as_posix(), file.read_bytes())
+        for top, words in (("runs", ""), ("runs/00-shots_1-seed_1", "pini predict --workdir=")):
+            page = write_report(monkeypatch, tmp_path / top.replace("/", "_") / "report", f"{url}/{top}")
+            text = page.read_text()
+            assert f"{words}{url}/runs/00-shots_1-seed_1" in text and str(tmp_path) not in text
