@@ -88,7 +88,7 @@ def make_clip() -> Pretrained:
     side = PREPROCESSING.crop
     params = jax.jit(tower.init)(jax.random.key(SEED), jnp.zeros((1, side, side, 3)))["params"]
     absent: Any = None
-    return Pretrained(tower, absent, {"image": params}, absent, PREPROCESSING, "random")
+    return Pretrained(tower, absent, {"image": params}, absent, PREPROCESSING, "random", "")
 
 
 def each(function: Callable[[Any], object], items: Sequence) -> Work:

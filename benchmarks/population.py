@@ -151,7 +151,7 @@ def measure_steps(group: Group, repeats: int) -> dict[str, Times]:
     steps = {}
     for name, of_name in {"alone": alone(group, 0), "lanes": together}.items():
         step, lanes = loop.compile_group(of_name)
-        steps[name] = step, lanes, calls.read_batches(of_name, [next(of_name.table)])
+        steps[name] = step, lanes, calls.read_batches(of_name, [next(of_name.timetable())])
     members = {"alone": 1, "lanes": len(group.runs)}
     ticks = {name: max(1, round(ROUND / seconds_of(*each, 1))) for name, each in steps.items()}
     rounds = [{name: seconds_of(*each, ticks[name]) for name, each in steps.items()} for _ in range(repeats)]

@@ -49,7 +49,7 @@ def configs_of(name: str, folder: Path, members: int) -> list[Config]:
 
 def pieces(group: Group) -> list[list[Turns]]:
     """The ticks of the training, as many in a call as there may be."""
-    ticks = list(group.table())
+    ticks = list(group.timetable())
     return [ticks[begin : begin + group.most] for begin in range(0, len(ticks), group.most)]
 
 

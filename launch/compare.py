@@ -47,6 +47,7 @@ from pini_jax.report import collect as collection
 from pini_jax.report import terminal
 from pini_jax.runs import folder, population
 from pini_jax.runs.staged import staged
+from pini_jax.train.watch import UNWATCHED, Watch
 
 BUDGET = 8
 NOISE = {"optim.lr": (1e-3, 4e-3, 1.6e-2)}
@@ -57,7 +58,7 @@ class Contender(NamedTuple):
     """A method to compare: its settings, and the values of some that are tried."""
 
     settings: ml_collections.ConfigDict
-    search: Mapping[str, Sequence]
+    search: Mapping[str, Sequence[Any]]
 
 
 def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
@@ -80,7 +81,9 @@ def contenders(config: ml_collections.ConfigDict) -> dict[str, Contender]:
     return {name: contender for name, contender in known.items() if not _needs_towers(contender.settings)}
 
 
-def _with_noise(config: ml_collections.ConfigDict, noise: Mapping[str, Mapping]) -> ml_collections.ConfigDict:
+def _with_noise(
+    config: ml_collections.ConfigDict, noise: Mapping[str, Mapping[str, Any]]
+) -> ml_collections.ConfigDict:
     config = copy.deepcopy(config)
     config.method, config.options, config.noise = "pini", {}, noise
     return config
@@ -93,7 +96,7 @@ def _needs_towers(settings: ml_collections.ConfigDict) -> bool:
     return method.traits.needs_towers
 
 
-def chosen(results_of: Mapping[Path, Mapping]) -> Path:
+def chosen(results_of: Mapping[Path, Mapping[str, Any]]) -> Path:
     """The folder of the run with the best validation accuracy; of equals, with the lowest validation NLL.
 
     Raises:
@@ -109,7 +112,9 @@ def chosen(results_of: Mapping[Path, Mapping]) -> Path:
     return max(results_of, key=quality)
 
 
-def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path) -> list[Path]:
+def train(
+    contender: Contender, shots: int, seeds: Sequence[int], workdir: Path, watch: Watch = UNWATCHED
+) -> list[Path]:
     """The chosen run of every seed."""
     size = math.prod(map(len, contender.search.values()))
     if size > BUDGET:
@@ -117,10 +122,10 @@ def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path)
     several = {"population": dict(contender.search) | {"shots": (shots,), "seed": tuple(seeds)}}
     members = population.members(contender.settings.to_dict() | several)
     try:
-        population.train_population(members, workdir)
+        population.train_population(members, workdir, watch)
     except InputError as error:  # some combination has diverged, or none can be
         LOG.warning("%s: %s", workdir, error)
-    by_seed: dict[int, dict[Path, Mapping]] = {seed: {} for seed in seeds}
+    by_seed: dict[int, dict[Path, Mapping[str, Any]]] = {seed: {} for seed in seeds}
     for member in members:
         if (result := folder.finished(member.config, workdir / member.name)) is not None:
             by_seed[member.config.seed][workdir / member.name] = result
@@ -131,9 +136,9 @@ def train(contender: Contender, shots: int, seeds: Sequence[int], workdir: Path)
 
 def chosen_before(workdir: Path) -> dict[str, Any]:
     """What earlier calls have chosen, of runs that are still there: it stands until its contender comes again."""
-    file = workdir / "comparison.json"
+    file = workdir / collection.COMPARISON
     known = paths.read_object(file) if file.exists() else {}
-    return {run: about for run, about in known.items() if (workdir / run / "result.json").exists()}
+    return {run: about for run, about in known.items() if (workdir / run / paths.RESULT).exists()}
 
 
 def takes_its_place(old: Path, folders: Sequence[Path]) -> bool:
@@ -148,7 +153,7 @@ def takes_its_place(old: Path, folders: Sequence[Path]) -> bool:
 def warn_of_worse(what: str, folders: Sequence[Path]) -> None:
     """Says which chosen runs are below zero-shot CLIP on validation images."""
     for run in folders:
-        if below := terminal.below_zero_shot(folder.read_sealed(run / "result.json")):
+        if below := terminal.below_zero_shot(folder.read_sealed(run / paths.RESULT)):
             LOG.warning("%s: %s, in %s", what, below, run)
 
 
@@ -186,12 +191,14 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     LOG.setLevel(logging.INFO)
     shots, seeds = sweep.axes(values).values()
     paths.check_address("--workdir", values.workdir)
-    with staged(values.workdir) as workdir:
-        table = compare(values, workdir, shots, seeds)
+    with staged(values.workdir) as (workdir, watch):
+        table = compare(values, workdir, shots, seeds, watch)
     print(table)
 
 
-def compare(values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds: Sequence[int]) -> str:
+def compare(
+    values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds: Sequence[int], watch: Watch = UNWATCHED
+) -> str:
     """Trains all contenders, and makes the table."""
     chosen_runs = chosen_before(workdir)
     contesting = taken(values.methods, contenders(values.config))
@@ -201,7 +208,7 @@ def compare(values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds
         LOG.info("%s, %d shots", name, k)
         jax.clear_caches()  # of compiled programs that no other contender runs
         try:
-            folders = train(contender, k, seeds, workdir / name / f"shots_{k}")
+            folders = train(contender, k, seeds, workdir / name / f"shots_{k}", watch)
         except InputError as error:
             LOG.warning("%s has no result with %d shots: %s", name, k, error)
             continue
@@ -210,7 +217,7 @@ def compare(values: flags.FlagValues, workdir: Path, shots: Sequence[int], seeds
             run: about for run, about in chosen_runs.items() if not takes_its_place(workdir / run, folders)
         }
         chosen_runs |= {str(run.relative_to(workdir)): {"contender": name} for run in folders}
-        paths.write_json(workdir / "comparison.json", chosen_runs)
+        paths.write_json(workdir / collection.COMPARISON, chosen_runs)
     return terminal.comparison(collection.read_runs([workdir]))
 
 

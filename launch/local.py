@@ -64,7 +64,7 @@ def status_of(ended: Sequence[int], stopped: bool, leaving: bool) -> int:
     return max(told, default=1)
 
 
-def _wait(workers: Sequence[subprocess.Popen]) -> None:
+def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> None:
     """Until all have ended; a request to stop leaves them some time for it."""
     end = float("inf")
     while any(worker.poll() is None for worker in workers) and time.monotonic() < end:

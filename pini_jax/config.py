@@ -226,7 +226,7 @@ def resolve(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     """Checks every key, type and value, and makes the run's config.
 
     Raises:
-        InputError: all problems at once.
+        InputError: something is wrong; problems of one kind are named together.
     """
     if isinstance(settings, ml_collections.ConfigDict):
         settings = settings.to_dict()

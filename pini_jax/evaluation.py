@@ -40,7 +40,7 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     """Prints a table of metrics, and one of rejection."""
     for name in ("workdir", "dataset", "clip"):
         check_address(f"--{name}", getattr(values, name))
-    with staged(values.workdir) as workdir:
+    with staged(values.workdir) as (workdir, watch):
         place, found = evaluation.evaluate(workdir, values.dataset, values.clip)
     print(f"{found['images']} images, {found['unknown']} of them of classes that the run does not know")
     if "test" in found:

@@ -26,7 +26,6 @@ from pini_jax.report import terminal
 from pini_jax.runs import population
 from pini_jax.runs.staged import staged
 from pini_jax.train import profile, writers
-from pini_jax.train.loop import unwatched
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -51,8 +50,9 @@ def main(values: flags.FlagValues, _: Sequence[str] = ()) -> None:
     members = population.members(values.config)
     if values.distributed:
         processes.join()
-    with staged(values.workdir) as workdir, writers.writing_to(values.writers), ExitStack() as stack:
-        watch = stack.enter_context(profile.traced(workdir / "profile")) if values.profile else unwatched
+    with staged(values.workdir) as (workdir, watch), writers.writing_to(values.writers), ExitStack() as stack:
+        if values.profile:
+            watch = watch._replace(stepped=stack.enter_context(profile.traced(workdir / "profile")))
         results = population.train_population(members, workdir, watch)
     if jax.process_index():
         return  # the first process speaks for all

@@ -18,11 +18,11 @@ from absl import flags
 from pini_jax.core import command, hub_client
 from pini_jax.core.errors import UsageError
 from pini_jax.core.hub_client import HubName
-from pini_jax.core.paths import check_address
+from pini_jax.core.paths import RESULT, check_address
 from pini_jax.runs import folder, injector
 from pini_jax.use import card
 
-FILES = (injector.FILE, "classes.safetensors")
+FILES = (injector.FILE, injector.CLASSES)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -54,8 +54,8 @@ def uploaded_files(run: Path, name: HubName) -> dict[str, bytes]:
     exported = injector.load_run(run)
     if not run.is_dir():
         return {injector.FILE: run.read_bytes(), "README.md": card.make_card(name, exported, {}, ()).encode()}
-    result = folder.read_sealed(run / "result.json")
-    words = folder.read_sealed(run / "provenance.json")["command"]
+    result = folder.read_sealed(run / RESULT)
+    words = folder.read_sealed(run / folder.PROVENANCE)["command"]
     files = {file: (run / file).read_bytes() for file in FILES if (run / file).exists()}
     return files | {"README.md": card.make_card(name, exported, result, words).encode()}
 

@@ -9,7 +9,6 @@ from pini_jax.core import stop
 from pini_jax.launch import ray_workers
 from pini_jax.runs import experiment, worker
 from pini_jax.runs.worker import Options
-from pini_jax.train import loop
 
 STEPS = 20
 
@@ -29,8 +28,8 @@ def train_together(folders, watch, step=0.01):
             (run / "new").write_text(json.dumps(steps))
             os.replace(run / "new", checkpoint)
             if len(steps) % 5 == 0:
-                loop.tell_saved()
-            watch(i * STEPS + len(steps), len(folders) * STEPS)
+                watch.saved()
+            watch.stepped(i * STEPS + len(steps), len(folders) * STEPS)
         (run / "result.json").write_text(json.dumps({"steps": steps}))
 
 

@@ -71,7 +71,7 @@ class Block(nn.Module):
         return self._finish(x, attend(*self._heads(x), causal=self.sizes.causal))
 
     def shared_prefix(self, prefix: Array, suffix: Array, mask: Array) -> tuple[Array, Array]:
-        """The block over the prefix [k p d] and rows of suffixes [k r s d], which see it and, by mask, each other.
+        """The block over the prefix [k q d] and rows of suffixes [k r s d], which see it and, by mask, each other.
 
         The prefix runs once per draw: nothing in it depends on what follows.
         """
@@ -109,7 +109,7 @@ def _scan(block: Block, body: Callable[[Block, Any], Any], carry: Any, remat: bo
 
 
 class PoolingHead(nn.Module):
-    """y = attention(probe, norm(tokens)); y + mlp(norm(y)): SigLIP's pooling, with a learned query.
+    """y = attention(probe, tokens); y + mlp(norm(y)): SigLIP's pooling of normalised tokens, with a learned query.
 
     Source: Zhai et al. 2022 (https://arxiv.org/abs/2106.04560), "multihead attention pooling".
     """
@@ -235,13 +235,13 @@ class TextTower(nn.Module):
         return _scan(self.blocks, lambda block, x: block(x), tokens, self.remat)
 
     def encode_suffixes(
-        self, prefix: Float[Array, "k *r p d"], suffix: Float[Array, "r s d"], owner: Int[Array, "r s"]
+        self, prefix: Float[Array, "k *r q d"], suffix: Float[Array, "r s d"], owner: Int[Array, "r s"]
     ) -> Float[Array, "k r s d"]:
-        """encode([prefix, suffix_c])[p:] for every draw of the prefix and every class, exactly.
+        """encode([prefix, suffix_c])[q:] for every draw of the prefix and every class, exactly.
 
         Where attention is causal the prefix does not depend on what follows it: it runs once per draw. Suffixes
         see its keys and values, and those before them of their own class; a row may hold several. Otherwise, or
-        where classes have prefixes of their own [k r p d], a row is one class and runs whole.
+        where classes have prefixes of their own [k r q d], a row is one class and runs whole.
 
         Args:
             owner: the class that a token belongs to.

@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 72
 def embed_prompts(
     text_tower: TextTower, theta: Parameters, prompts: Prompts
 ) -> tuple[Float[Array, "1 q d"], Float[Array, "r s d"]]:
-    """Embeds prompts: the a start tokens with the prefix that all classes share, and rows of suffixes."""
+    """Embeds prompts: the start tokens with the prefix that all classes share, and rows of suffixes."""
     shared = jnp.concatenate([prompts.start, prompts.prefix])
     prefix = stage(text_tower, "embed", theta["text"], shared)[None]
     return prefix, stage(text_tower, "embed", theta["text"], prompts.suffix, len(shared) + prompts.place)
@@ -30,7 +30,7 @@ def embed_prompts(
 def encode_prompts(
     text_tower: TextTower,
     theta: Parameters,
-    prefix: Float[Array, "k *r p d"],
+    prefix: Float[Array, "k *r q d"],
     suffix: Float[Array, "r s d"],
     prompts: Prompts,
 ) -> Float[Array, "k c e"]:

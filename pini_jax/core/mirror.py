@@ -22,10 +22,9 @@ from typing import NamedTuple
 
 from pini_jax.core.bucket import Bucket, at_once, check_key
 from pini_jax.core.errors import InputError
+from pini_jax.core.paths import CHECKPOINTS, RESULT
 
 MANIFEST = "manifest.json"
-RESULT = "result.json"  # a run that has it is finished
-CHECKPOINTS = "checkpoints"  # of use to who goes on, and to no reader
 OTHER = "; choose another workdir"
 TRIES = 3  # of a pull: its writer may delete what an older manifest names
 PASSING = ".orbax-checkpoint-tmp"  # in the names of what Orbax has not finished

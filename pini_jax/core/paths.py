@@ -16,6 +16,8 @@ import jax
 from pini_jax.core import bucket, files
 from pini_jax.core.errors import InputError
 
+RESULT = "result.json"  # of a run, written last: one that has it is finished
+CHECKPOINTS = "checkpoints"  # of a run: of use to who goes on, and to no reader
 OWN = 1 << 28  # bytes of a file that a run has written
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _ONE_SLASH = re.compile(r"(?:^|:)(gs|s3|hdfs|https?|file):/(?!/)")  # as a path makes of two

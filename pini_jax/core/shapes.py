@@ -8,12 +8,15 @@
 | d       | channels of a tower: its width                                                     |
 | k       | draws of the texts' noise                                                          |
 | n       | draws of the images' noise for each of the k; patches of an image in a tower       |
-| h, w    | height and width of an image                                                       |
+| h, w    | height and width of an image; h: heads of an attention                             |
+| y, x, f | rows, columns and channels of a convolution's map                                  |
 | a, p, q | start tokens of a prompt; the tokens after them that all classes share; both       |
-| r, s    | rows of packed suffixes, and their tokens; r: hidden channels of a generator     |
+| q, j    | queries of an attention; its keys                                                  |
+| r, s    | rows of packed suffixes, and their tokens; r: hidden channels of a generator       |
 | m       | images of the selection; directions of a factor; places that attend                |
 | v, i    | cached views of an image; rows of the selection: every view of every image         |
-| l, t, z | layers; query, key and value; channels of a head                                   |
+| l, t    | layers, or lanes of runs; query, key and value, or steps of a call                 |
+| z       | channels of a head                                                                 |
 
 `*x` stands for any number of axes. jaxtyping checks annotations while the tests run.
 """

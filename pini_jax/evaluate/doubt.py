@@ -20,7 +20,7 @@ class Doubt(NamedTuple):
     Attributes:
         temperature: calibrated probabilities are the softmax of log p / temperature.
         lac, aps: the largest score of a plausible class, of `conformal.SCORES`, at `conformal.LEVEL`.
-        known: the smallest score of an image of known classes, of `rejection.DEFAULT`.
+        known: the score, `rejection.DEFAULT`, that a share `rejection.RECALL` of known images reaches.
         images: the number of held-out images that it is based on.
     """
 

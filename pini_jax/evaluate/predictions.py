@@ -20,7 +20,7 @@
 
 The file's metadata, JSON under `pini_jax`, has the class names of every split, and the temperatures.
 
-    kept = read_predictions(run / "predictions.parquet", result["predictions_sha256"])
+    kept = read_predictions(run / FILE, result["predictions_sha256"])
     kept.answers["test"]["mean"].predicted
 """
 
@@ -42,6 +42,7 @@ from pini_jax.core import paths
 from pini_jax.core.errors import InputError
 from pini_jax.evaluate.prediction import MODES, Predictions
 
+FILE = "predictions.parquet"  # in the folder of a run
 KEPT = 64  # classes of an image whose log-probabilities are kept: all of most datasets
 AT_ONCE = 1024  # images
 ALL_MODES = ("zero_shot", *MODES)

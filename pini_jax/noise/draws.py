@@ -1,7 +1,7 @@
 """What is added at a site, given its Gaussian: draw(site, gaussian) -> samples.
 
 Training draws fresh numbers, prediction draws per image or takes the mean, and a test replays recorded ones, all
-through the same forward pass. Draws are pytrees, so that a compiled stage takes one as an argument.
+through the same forward pass. Those of prediction are pytrees: a compiled stage takes one as an argument.
 """
 
 from __future__ import annotations

@@ -13,10 +13,12 @@ from flax.traverse_util import flatten_dict
 
 from pini_jax.core.copies import place_of
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import read_object
-from pini_jax.runs.folder import read_sealed
+from pini_jax.core.paths import RESULT, read_object
+from pini_jax.runs import population
+from pini_jax.runs.folder import CONFIG, read_sealed
 
 LOG = logging.getLogger(__name__)
+COMPARISON = "comparison.json"  # in the folder of all contenders' runs: those that validation chose
 SHORT = 8  # digits of a hash in a label
 
 
@@ -61,7 +63,7 @@ def read_runs(folders: Sequence[Path]) -> list[Entry]:
         InputError: there is none, or a file is damaged, or of an earlier version.
     """
     for top in folders:
-        if not any(top.glob("**/result.json")):
+        if not any(top.glob(f"**/{RESULT}")):
             raise InputError(f"there is no finished run in {top}: a run writes result.json last")
     return collect(folders).entries
 
@@ -76,7 +78,7 @@ def collect(folders: Sequence[Path]) -> Collected:
     left_out: dict[Path, str] = {}
     seen: set[Path] = set()  # folders may lie within each other
     for top in folders:
-        chosen = (top / "comparison.json").exists()
+        chosen = (top / COMPARISON).exists()
         labels = _labels(top, chosen)
         found = [_entry(x, label, chosen) for x, label in labels.items() if x.resolve() not in seen]
         seen |= {folder.resolve() for folder in labels}
@@ -84,7 +86,7 @@ def collect(folders: Sequence[Path]) -> Collected:
         # As a program's own `Classifier.fit(..., workdir=)` has none.
         left_out |= {entry.folder: "no test images" for entry in found if entry.result["test"] is None}
         if chosen:
-            others = {file.parent for file in top.glob("**/result.json") if file.parent.resolve() not in seen}
+            others = {file.parent for file in top.glob(f"**/{RESULT}") if file.parent.resolve() not in seen}
             left_out |= dict.fromkeys(sorted(others), "not chosen by validation")
     kept, repeats = _without_repeats(_named_by_folder(below))
     return Collected(_told_apart(kept), left_out | repeats)
@@ -102,15 +104,15 @@ def _named_by_folder(below: Mapping[Path, Sequence[Entry]]) -> list[Entry]:
 def _labels(top: Path, chosen: bool) -> dict[Path, str]:
     """The folders of finished runs, with what they are called, in the order in which they were made."""
     if chosen:
-        own = read_object(top / "comparison.json")
+        own = read_object(top / COMPARISON)
         return {top / name: ", ".join(map(str, values.values())) for name, values in own.items()}
-    populations = {file.parent: list(read_object(file)) for file in sorted(top.glob("**/population.json"))}
+    populations = {file.parent: list(read_object(file)) for file in sorted(top.glob(f"**/{population.FILE}"))}
 
     def order(folder: Path) -> tuple[Path, int, str]:
         names = populations.get(folder.parent, [])
         return folder.parent, names.index(folder.name) if folder.name in names else -1, folder.name
 
-    results = (file for file in top.glob("**/result.json") if not is_unpublished(file.relative_to(top)))
+    results = (file for file in top.glob(f"**/{RESULT}") if not is_unpublished(file.relative_to(top)))
     folders = sorted((file.parent for file in results), key=order)
     return {folder: _label(folder) for folder in folders}
 
@@ -122,7 +124,7 @@ def is_unpublished(path: Path) -> bool:
 
 def _entry(folder: Path, label: str, chosen: bool) -> Entry:
     """A run; of one that was chosen by validation, what was searched does not tell it from others."""
-    result = read_sealed(folder / "result.json")
+    result = read_sealed(folder / RESULT)
     settings = read_settings(folder)
     settings["weights"] = str(result.get("clip_sha256", ""))[:SHORT]
     if chosen:
@@ -138,8 +140,8 @@ PLAIN_ON = ("dataset", "clip", "weights", "classes", "tokenizer", "image_size", 
 
 def _label(folder: Path) -> str:
     """Named values by their names, and settings as key=value; the method where there is neither."""
-    population = folder.parent / "population.json"
-    values = read_object(population).get(folder.name, {}) if population.exists() else {}
+    file = folder.parent / population.FILE
+    values = read_object(file).get(folder.name, {}) if file.exists() else {}
     settings = read_settings(folder)
     own = {key: value for key, value in values.items() if key not in ("shots", "seed")}
     words = [f"{key}={value}" if key in settings and key != "method" else str(value) for key, value in own.items()]
@@ -152,7 +154,7 @@ def read_settings(folder: Path, needed: Sequence[str] = ("method", "shots", "see
     Raises:
         InputError: it cannot be read, or lacks what is needed of it.
     """
-    file = folder / "config.json"
+    file = folder / CONFIG
     settings: dict[str, Any] = flatten_dict(read_object(file), sep=".")
     if lacking := [key for key in needed if key not in settings]:
         raise InputError(f"{file} is damaged: it has no {' and no '.join(lacking)}")

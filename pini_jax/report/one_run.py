@@ -19,8 +19,8 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.wording import plain, printable
 from pini_jax.data.datasets import sources
 from pini_jax.data.datasets.records import Record, open_image
-from pini_jax.evaluate import metrics
-from pini_jax.evaluate.predictions import Answers, read_predictions
+from pini_jax.evaluate import metrics, predictions
+from pini_jax.evaluate.predictions import Answers
 from pini_jax.methods import registry
 from pini_jax.report import noise_figures, page, run_figures, style, tables, terminal
 from pini_jax.report.collect import Entry
@@ -37,7 +37,7 @@ from pini_jax.report.page import (
     Thumbnail,
 )
 from pini_jax.report.style import Captioned
-from pini_jax.runs.folder import read_sealed
+from pini_jax.runs.folder import PROVENANCE, SELECTION, read_sealed
 from pini_jax.use import classifier as classifiers
 
 SHOWN = 24  # images of a gallery
@@ -89,7 +89,7 @@ def read_tested(entry: Entry) -> Tested | None:
     """
     if (sha256 := entry.result.get("predictions_sha256")) is None:
         return None
-    kept = read_predictions(entry.folder / "predictions.parquet", sha256)
+    kept = predictions.read_predictions(entry.folder / predictions.FILE, sha256)
     answers = kept.by_mode("test")["mean"].labelled()
     names = list(map(printable, kept.class_names["test"]))  # a table of a dataset's may hold line breaks
     return Tested(answers, names, np.exp(answers.calibrated[:, 0]))
@@ -289,7 +289,7 @@ def _read(entry: Entry) -> list[Block]:
         f"{result['num_train']:,} training images ({result['shots']} per class, seed {result['seed']}).",
         f"{result['num_test']:,} test images, which chose nothing.",
     ]
-    path = entry.folder / "selection.json"
+    path = entry.folder / SELECTION
     selection = read_sealed(path) if path.exists() else {}
     if val := selection.get("val"):
         said.append(f"{len(val):,} validation images.")
@@ -306,7 +306,7 @@ def _read(entry: Entry) -> list[Block]:
 
 def _again(entry: Entry) -> list[Block]:
     """The command that began it, what it ran with, and how its folder is used."""
-    path = entry.folder / "provenance.json"
+    path = entry.folder / PROVENANCE
     origin = read_sealed(path) if path.exists() else {}
     folder = place_of(entry.folder)
     blocks: list[Block] = []

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pini_jax.evaluate.predictions import read_predictions
+from pini_jax.evaluate import predictions
 from pini_jax.report import statistics
 from pini_jax.report.collect import Entry, by_label
 from pini_jax.report.statistics import Difference
@@ -57,7 +57,7 @@ def read_outcome(entry: Entry) -> Outcome:
     if sha256 is None:
         accuracies = entry.result["zero_shot"]["accuracy"], entry.result["test"]["mean"]["accuracy"]
         return Outcome((), *(np.array([x], float) for x in accuracies))
-    modes = read_predictions(entry.folder / "predictions.parquet", sha256).by_mode("test")
+    modes = predictions.read_predictions(entry.folder / predictions.FILE, sha256).by_mode("test")
     plain, own = (modes[name].labelled() for name in ("zero_shot", "mean"))
     right = ((x.predicted == x.label).astype(float) for x in (plain, own))
     return Outcome(tuple(own.path), *right)

@@ -15,6 +15,7 @@ from pini_jax.evaluate.metrics import calibration_error
 from pini_jax.report.collect import Entry
 from pini_jax.report.figures import pooled, reliability_line
 from pini_jax.report.style import COLOURS, COLUMN, Captioned, line_styles
+from pini_jax.train.recorder import METRICS
 
 NAMED = 30  # classes whose names stand beside the matrix
 
@@ -74,7 +75,7 @@ def run_reliability_figure(entry: Entry) -> Captioned:
 
 def training_figure(folder: Path) -> Captioned | None:
     """Loss and accuracy of the training batches over steps; None where nothing was trained."""
-    lines_of_run = _metrics(folder / "metrics.jsonl")
+    lines_of_run = _metrics(folder / METRICS)
     if len(lines_of_run) < 2:
         return None
     steps = [line["step"] for line in lines_of_run]

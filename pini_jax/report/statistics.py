@@ -17,11 +17,11 @@ Every standard deviation of a report is that of a sample: its sum of squares is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 
@@ -168,9 +168,3 @@ def alike(differ: Bool[np.ndarray, "m m"]) -> list[tuple[int, int]]:
         if last > first and (not ends or last > ends[-1][1]):
             ends.append((first, last))
     return ends
-
-
-def ranks(scores: Mapping[str, float]) -> dict[str, int]:
-    """1 for the best; equals have the same."""
-    values: Int[np.ndarray, "m"] = np.array([sum(y > x for y in scores.values()) + 1 for x in scores.values()])
-    return dict(zip(scores, values.tolist(), strict=True))

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pini_jax.core.errors import InputError
-from pini_jax.core.paths import read_object
+from pini_jax.core.paths import RESULT, read_object
 from pini_jax.data.batches import Batches
 from pini_jax.methods.optim import num_steps
 from pini_jax.report.collect import is_unpublished, read_settings
-from pini_jax.runs import attempts
-from pini_jax.runs.folder import read_sealed
+from pini_jax.runs import attempts, population
+from pini_jax.runs.folder import CONFIG, FAILURE, SELECTION, read_sealed
+from pini_jax.train.recorder import METRICS
 
 FAILED, UNDER_WAY, NOT_BEGUN = "failed", "under way", "not begun"
 
@@ -40,37 +41,37 @@ def unfinished_runs(folders: Sequence[Path]) -> list[Unfinished]:
     begun = [
         file.parent
         for top in folders
-        for file in sorted(top.glob("**/config.json"))
+        for file in sorted(top.glob(f"**/{CONFIG}"))
         if not is_unpublished(file.relative_to(top))
     ]
     planned = {
         file.parent / name: None
         for top in folders
-        for file in sorted(top.glob("**/population.json"))
+        for file in sorted(top.glob(f"**/{population.FILE}"))
         for name in read_object(file)
     }
-    lacking = [run for run in planned | dict.fromkeys(begun) if not (run / "result.json").exists()]
+    lacking = [run for run in planned | dict.fromkeys(begun) if not (run / RESULT).exists()]
     return [_state(run) for run in lacking if run in planned or _is_run(run)]
 
 
 def _is_run(folder: Path) -> bool:
     """Whether its config.json is a run's; those of models have no method."""
-    return "method" in read_object(folder / "config.json")
+    return "method" in read_object(folder / CONFIG)
 
 
 def _state(folder: Path) -> Unfinished:
     place = _place(folder)
-    if (place / "failure.json").exists():
-        return Unfinished(folder, FAILED, reason=str(read_object(place / "failure.json").get("reason", "")))
-    if not (place / "config.json").exists():
+    if (place / FAILURE).exists():
+        return Unfinished(folder, FAILED, reason=str(read_object(place / FAILURE).get("reason", "")))
+    if not (place / CONFIG).exists():
         return Unfinished(folder, NOT_BEGUN)
-    return Unfinished(folder, UNDER_WAY, _last_step(place / "metrics.jsonl"), _num_steps(place))
+    return Unfinished(folder, UNDER_WAY, _last_step(place / METRICS), _num_steps(place))
 
 
 def _place(folder: Path) -> Path:
     """Where a run is trained: its own folder, or a worker's newest attempt at it."""
     tries = sorted(folder.parent.glob(f"{attempts.OWN}/attempts/*/{glob.escape(folder.name)}"))
-    return folder if (folder / "config.json").exists() or not tries else tries[-1]
+    return folder if (folder / CONFIG).exists() or not tries else tries[-1]
 
 
 def _last_step(path: Path) -> int:
@@ -83,11 +84,11 @@ def _last_step(path: Path) -> int:
 
 def _num_steps(folder: Path) -> int:
     """As the run's own plan has it; 0 before its images are selected, or where the selection is damaged."""
-    if not (folder / "selection.json").exists():
+    if not (folder / SELECTION).exists():
         return 0
     config = read_settings(folder, ("batch_size", "views", "seed", "shots", "optim.epochs"))
     try:
-        images = len(read_sealed(folder / "selection.json")["train"])
+        images = len(read_sealed(folder / SELECTION)["train"])
     except InputError:  # the run names it, and makes it again
         return 0
     batches = Batches(images, min(config["batch_size"], images), config["views"], config["seed"])

@@ -15,11 +15,12 @@ from typing import Protocol
 from pini_jax.core import mirror
 from pini_jax.core.bucket import Bucket, at_once
 from pini_jax.core.mirror import Mirror
+from pini_jax.core.paths import RESULT
 from pini_jax.runs.claims import Claim
+from pini_jax.runs.folder import HOLDER, LOCK
 from pini_jax.runs.shared_cache import Programs
 
 OWN = ".sweep"  # the folder of claims and attempts in the workdir
-RESULT = "result.json"
 
 
 class Attempts(Protocol):
@@ -79,7 +80,7 @@ class OnDisk:
         attempt, reasons = self._workdir / key_of(claim), {}
         for name in names:
             if (attempt / name / RESULT).exists() and not self.is_published(name):
-                for mark in (".lock", ".holder"):
+                for mark in (LOCK, HOLDER):
                     (attempt / name / mark).unlink(missing_ok=True)
                 try:
                     os.rename(attempt / name, self._workdir / name)

@@ -40,7 +40,7 @@ def evaluate(workdir: Path, dataset: str = "", clip: str = "") -> tuple[Path, di
     Raises:
         InputError: there is no finished run, or the weights or the data cannot be used.
     """
-    exported = injector.load_injector(workdir / "injector.safetensors")
+    exported = injector.load_injector(workdir / injector.FILE)
     config = dataclasses.replace(exported.config, clip=clip or exported.config.clip)
     name = dataset or config.dataset
     data = runs.open_dataset(config, name)[0]
@@ -51,7 +51,7 @@ def evaluate(workdir: Path, dataset: str = "", clip: str = "") -> tuple[Path, di
     kept = Kept({"test": answers}, {"test": names})
     place = workdir / "evaluations" / re.sub(r"[^\w.-]+", "_", name)
     place.mkdir(parents=True, exist_ok=True)
-    sha256 = predictions.write_predictions(place / "predictions.parquet", kept)
+    sha256 = predictions.write_predictions(place / predictions.FILE, kept)
     measured = {"dataset": name, "predictions_sha256": sha256}
     measured |= measure_answers(kept, workdir, exported.doubts)
     paths.write_json(place / "evaluation.json", folder.seal(measured))
@@ -92,8 +92,8 @@ def relabelled(data: Dataset, class_names: Sequence[str]) -> list[Record]:
 
 def _own_test(workdir: Path) -> Kept:
     """What the run answered for its own test images."""
-    own = folder.read_sealed(workdir / "result.json")
-    return predictions.read_predictions(workdir / "predictions.parquet", own.get("predictions_sha256") or "")
+    own = folder.read_sealed(workdir / paths.RESULT)
+    return predictions.read_predictions(workdir / predictions.FILE, own.get("predictions_sha256") or "")
 
 
 def measure_answers(kept: Kept, workdir: Path, doubts: Mapping[str, doubt.Doubt]) -> dict[str, Any]:

@@ -31,9 +31,10 @@ from pini_jax.task.run import Run, batch_reader, open_dataset, plan, select_imag
 from pini_jax.task.task import Task
 from pini_jax.train import checkpoint
 from pini_jax.train.group import Trainee, make_group
-from pini_jax.train.loop import Watch, compile_group, tell_saved, train, unwatched
+from pini_jax.train.loop import compile_group, train
 from pini_jax.train.recorder import Recorder, is_finite
 from pini_jax.train.step import initial_state
+from pini_jax.train.watch import UNWATCHED, Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -51,17 +52,17 @@ def train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     return train_together({workdir: config})[workdir]
 
 
-def train_together(configs: Mapping[Path, Config], watch: Watch = unwatched) -> dict[Path, dict[str, Any]]:
+def train_together(configs: Mapping[Path, Config], watch: Watch = UNWATCHED) -> dict[Path, dict[str, Any]]:
     """Trains and evaluates runs that share a compiled step: they differ only in shots, seed and optimiser.
 
     They share the frozen half and one compiled step, which takes some of them side by side. Which lane a run is in
     follows from all of them, finished or not, so that it ends with the same bits whenever it is trained.
 
     Args:
-        watch: is told after every call of the steps how far they are; what it raises ends them where they are.
+        watch: is told how far they are, and what is on the disk.
 
     Raises:
-        InputError: as above, for any of them, before one is begun; or some diverged, and the others are evaluated.
+        InputError: one cannot be made, and none is begun; or some diverged, and the others are evaluated.
     """
     stop.raise_if_requested()
     with ExitStack() as stack:
@@ -138,7 +139,7 @@ def check_texts(task: Task) -> None:
 
 
 def evaluate_runs(
-    trainees: Sequence[Trainee], clock: Clock, width: int, watch: Watch = unwatched
+    trainees: Sequence[Trainee], clock: Clock, width: int, watch: Watch = UNWATCHED
 ) -> dict[Path, dict[str, Any]]:
     """The results of trained runs by folder; images that all of them classify are read once.
 
@@ -150,8 +151,8 @@ def evaluate_runs(
     found = {}
     for trainee in trainees:
         found[trainee.run.workdir] = _finish(trainee, common, clock.seconds, width)
-        tell_saved()
-        watch(steps, steps)
+        watch.saved()
+        watch.stepped(steps, steps)
     return {workdir: result for workdir, result in found.items() if result is not None}
 
 
@@ -177,7 +178,7 @@ def _finish(
     if wrong or not is_finite(recorder.state):  # nothing measures a run without images held out
         recorder.fail(f"what was learned gives no numbers ({listed(wrong or ['its parameters'])})")
         return None
-    file = run.workdir / "predictions.parquet"
+    file = run.workdir / predictions.FILE
     sha256 = predictions.write_predictions(file, kept) if kept.answers else None
     export(run, variables, doubt.doubts(kept))
     steps = run.num_steps - recorder.start
@@ -229,18 +230,18 @@ def export(run: Run, variables: Variables, doubts: Mapping[str, Doubt]) -> None:
     given = shared.frozen.given(names)
     config = dataclasses.replace(run.config, clip=shared.frozen.source)
     exported = injector.Exported(variables, config, names, shared.frozen.fingerprint, given=given, doubts=doubts)
-    injector.save_injector(run.workdir / "injector.safetensors", exported)
+    injector.save_injector(run.workdir / injector.FILE, exported)
     if not shared.method.traits.moves_images:
         adapted = shared.method.adapt(variables, theta)
         embeddings = prediction.encode_text_draws(shared.method, variables, adapted, shared.task.text)[0]
         scale = float(np.exp(theta["logit_scale"]))
-        injector.save_embeddings(run.workdir / "classes.safetensors", meshes.fetch(embeddings), scale, names)
+        injector.save_embeddings(run.workdir / injector.CLASSES, meshes.fetch(embeddings), scale, names)
 
 
 def compare_data(config: Config, workdir: Path) -> str:
     """Whether the data of a finished run are still as they were, in words."""
     try:
-        written = folder.read_sealed(workdir / "selection.json")
+        written = folder.read_sealed(workdir / folder.SELECTION)
         data, _ = select_images(config, _open(config))
         now = folder.describe_data(data)
     except (InputError, OSError) as error:

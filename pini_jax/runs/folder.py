@@ -36,17 +36,22 @@ from pini_jax import plugins
 from pini_jax.config import Config
 from pini_jax.core import paths
 from pini_jax.core.errors import InputError
+from pini_jax.core.paths import CHECKPOINTS, RESULT
 from pini_jax.core.wording import listed, plain
 from pini_jax.data.datasets import records, sources, splits
 from pini_jax.data.datasets.records import Dataset
-from pini_jax.runs import provenance
+from pini_jax.evaluate import predictions
+from pini_jax.runs import injector, provenance
 from pini_jax.task.run import Run
 from pini_jax.train import checkpoint
-from pini_jax.train.recorder import owners
+from pini_jax.train.recorder import METRICS, owners
 
+CONFIG, PROVENANCE, SELECTION = "config.json", "provenance.json", "selection.json"
+SPLIT, FAILURE = "split.json", "failure.json"
+LOCK, HOLDER = ".lock", ".holder"
 WRITTEN = (  # in the order in which a failed run's are deleted, so that a kill leaves one that has failed
-    *("provenance.json", "selection.json", "split.json", "metrics.jsonl", "predictions.parquet"),
-    *("injector.safetensors", "classes.safetensors", "config.json", "failure.json"),
+    *(PROVENANCE, SELECTION, SPLIT, METRICS, predictions.FILE, injector.FILE, injector.CLASSES),
+    *(CONFIG, FAILURE),
 )
 SEAL = "seal"  # the hash over all else in a file
 FORMAT = 2  # of result.json and selection.json; 1 had no hash
@@ -69,7 +74,7 @@ def locked(workdir: Path) -> Iterator[None]:
     if jax.process_index():  # the first process writes for all
         yield
         return
-    file, holder = workdir / ".lock", workdir / ".holder"
+    file, holder = workdir / LOCK, workdir / HOLDER
     lock = filelock.FileLock(file)
     try:
         lock.acquire(timeout=0)
@@ -82,7 +87,7 @@ def locked(workdir: Path) -> Iterator[None]:
             yield
         finally:
             holder.unlink(missing_ok=True)
-            if not (workdir / "config.json").exists():
+            if not (workdir / CONFIG).exists():
                 file.unlink(missing_ok=True)  # the folder is left as it was
 
 
@@ -92,12 +97,12 @@ def claim(run: Run) -> None:
     Raises:
         InputError: the folder was made with other data.
     """
-    (run.workdir / "checkpoints").mkdir(exist_ok=True)
+    (run.workdir / CHECKPOINTS).mkdir(exist_ok=True)
     write_provenance(run)  # first: what version 0.1 made has none
-    paths.write_json(run.workdir / "config.json", configs.to_dict(run.config))
+    paths.write_json(run.workdir / CONFIG, configs.to_dict(run.config))
     write_selection(run)
     if sources.kind_of(run.config.dataset)[0].cut:
-        paths.write_json(run.workdir / "split.json", splits.rows(run.shared.whole), indent=None)
+        paths.write_json(run.workdir / SPLIT, splits.rows(run.shared.whole), indent=None)
 
 
 def make_room(config: Config, workdir: Path) -> None:
@@ -118,10 +123,10 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     Raises:
         InputError: the folder belongs to another config; the message names what differs.
     """
-    if not _belongs_to(config, workdir) or not (workdir / "result.json").exists():
+    if not _belongs_to(config, workdir) or not (workdir / RESULT).exists():
         return None
     try:
-        return read_sealed(workdir / "result.json")
+        return read_sealed(workdir / RESULT)
     except InputError as error:
         LOG.warning("%s; it is made again from the last checkpoint", error)
         return None
@@ -133,7 +138,7 @@ def _belongs_to(config: Config, workdir: Path) -> bool:
     Raises:
         InputError: it is another one's.
     """
-    file = workdir / "config.json"
+    file = workdir / CONFIG
     if not file.exists():
         return False
     if _is_of_version_0_1(workdir):
@@ -147,10 +152,10 @@ def _belongs_to(config: Config, workdir: Path) -> bool:
 
 def _is_of_version_0_1(workdir: Path) -> bool:
     """Which wrote no provenance.json, no seals, and no hashes of images into checkpoints."""
-    if (workdir / "provenance.json").exists() or checkpoint.recorded(workdir / "checkpoints"):
+    if (workdir / PROVENANCE).exists() or checkpoint.recorded(workdir / CHECKPOINTS):
         return False
     with contextlib.suppress(InputError, OSError):
-        return SEAL not in paths.read_object(workdir / "selection.json")
+        return SEAL not in paths.read_object(workdir / SELECTION)
     return True
 
 
@@ -165,11 +170,11 @@ def _differences(written: Mapping[str, Any], wanted: Mapping[str, Any], prefix: 
 
 def record_failure(workdir: Path, reason: str) -> None:
     """Records why a run has no result: its folder then accepts another config."""
-    paths.write_json(workdir / "failure.json", {"reason": reason})
+    paths.write_json(workdir / FAILURE, {"reason": reason})
 
 
 def _has_failed(workdir: Path) -> bool:
-    return (workdir / "failure.json").exists() and not (workdir / "result.json").exists()
+    return (workdir / FAILURE).exists() and not (workdir / RESULT).exists()
 
 
 def _clear(workdir: Path) -> None:
@@ -177,9 +182,9 @@ def _clear(workdir: Path) -> None:
     if jax.process_index():  # the first process deletes for all
         return
     with contextlib.suppress(InputError):
-        reason = paths.read_object(workdir / "failure.json").get("reason")
+        reason = paths.read_object(workdir / FAILURE).get("reason")
         LOG.info("%s held a run that had failed (%s)", workdir, reason)
-    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
     for name in WRITTEN:
         (workdir / name).unlink(missing_ok=True)
 
@@ -213,8 +218,8 @@ def _hash(content: Mapping[str, Any]) -> str:
 
 def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
     """Writes result.json, which makes the run finished."""
-    paths.write_json(workdir / "result.json", seal(result))
-    (workdir / "failure.json").unlink(missing_ok=True)
+    paths.write_json(workdir / RESULT, seal(result))
+    (workdir / FAILURE).unlink(missing_ok=True)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -235,14 +240,14 @@ def write_selection(run: Run) -> None:
         InputError: the file or a checkpoint says something else.
     """
     rows = splits.rows(run.data._replace(test=()))
-    path = run.workdir / "selection.json"
+    path = run.workdir / SELECTION
     content = describe_data(run.data) | rows
     if run.shared.left_out:
         content["left_out"] = dict(run.shared.left_out)
     written = _read_if_whole(path)
     if written is not None and not same_data(*map(_images, (written, json.loads(json.dumps(content))))):
         raise InputError(f"the data have changed since {path} was written{OTHER}")
-    says = {} if written is not None else checkpoint.recorded(run.workdir / "checkpoints")
+    says = {} if written is not None else checkpoint.recorded(run.workdir / CHECKPOINTS)
     if any(says.get(key, own) != own for key, own in owners(run).items()):
         raise InputError(f"{path} cannot be read, and the checkpoints beside it belong to other data{OTHER}")
     paths.write_json(path, seal(content), indent=None)
@@ -286,7 +291,7 @@ def describe_data(data: Dataset) -> dict[str, Any]:
 
 def write_provenance(run: Run) -> None:
     """Writes provenance.json when the run begins; later commands compare their plug-ins with it."""
-    path = run.workdir / "provenance.json"
+    path = run.workdir / PROVENANCE
     begun = _read_if_whole(path)
     if begun is None:
         origin = provenance.describe_origin(run.config.plugins) | {"clip": run.shared.frozen.source}
@@ -302,6 +307,6 @@ def pinned_clip(configs: Mapping[Path, Config]) -> str:
     """
     for workdir, config in configs.items():
         with contextlib.suppress(InputError, OSError):
-            pinned = str(read_sealed(workdir / "provenance.json").get("clip", ""))
+            pinned = str(read_sealed(workdir / PROVENANCE).get("clip", ""))
             return pinned if pinned.partition("@")[0] == config.clip.partition("@")[0] else ""
     return ""

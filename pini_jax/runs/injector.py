@@ -26,6 +26,7 @@ from pini_jax.evaluate.doubt import Doubt
 from pini_jax.methods.method import Variables
 
 FILE = "injector.safetensors"  # in the folder of a run
+CLASSES = "classes.safetensors"  # beside it: `embeddings_file`
 HUB = "hub:"  # before the name of a run that was pushed
 KEY = "pini_jax"  # of the file's metadata
 FORMAT = 2  # 1 had no hash
@@ -38,7 +39,7 @@ class Exported(NamedTuple):
     Attributes:
         clip_sha256: the hash of the CLIP that it belongs to, or of the features.
         given: where the features were made elsewhere, what belongs to them: `text`, the features of the classes'
-            texts [c e], and `logit_scale`, the inverse temperature.
+            texts [c e]; `logit_scale`, the inverse temperature; and `stands_in`, if images stand in for the texts.
         labels: what a program calls the classes, if not by their names.
         doubts: by prediction mode; none in a file of an earlier version.
     """

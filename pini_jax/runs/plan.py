@@ -195,7 +195,7 @@ def write_plan(plan: Plan, store: Store) -> None:
     if not store.create(FILE, text.encode()) and (store.read(FILE) or b"").decode() != text:
         raise InputError(f"there is another sweep's {FILE} in the workdir: choose another workdir")
     values = {run.name: run.values for run in plan.runs}
-    store.create("population.json", (json.dumps(values, indent=1) + "\n").encode())
+    store.create(population.FILE, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def read_plan(store: Store) -> Plan:

@@ -19,8 +19,9 @@ from pini_jax.core import paths
 from pini_jax.core.errors import InputError, did_you_mean
 from pini_jax.methods import optim
 from pini_jax.runs import experiment
-from pini_jax.train.loop import Watch, unwatched
+from pini_jax.train.watch import UNWATCHED, Watch
 
+FILE = "population.json"  # in the folder of the runs' folders: {name: values}
 LETTERS = 200  # of a folder's name
 HASH = 12  # of its hash, where it is cut
 
@@ -65,7 +66,7 @@ def members(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> list[Mem
     """The run of these settings or, with a `population`, those of all its variations.
 
     Raises:
-        InputError: all problems at once.
+        InputError: as in `config.resolve` and in `variations`.
     """
     base, population = split(settings)
     return [
@@ -78,7 +79,7 @@ def split(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> tuple[dict
     """All settings of one run, checked, and the population.
 
     Raises:
-        InputError: all problems at once.
+        InputError: as in `config.resolve`.
     """
     if isinstance(settings, ml_collections.ConfigDict):
         settings = settings.to_dict()
@@ -164,14 +165,14 @@ def changed(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, A
     return whole
 
 
-def train_population(members: Sequence[Member], workdir: Path, watch: Watch = unwatched) -> list[dict[str, Any]]:
+def train_population(members: Sequence[Member], workdir: Path, watch: Watch = UNWATCHED) -> list[dict[str, Any]]:
     """The results of all members, each in a folder of its own.
 
     Members that differ in nothing but shots, seed and optimiser share the frozen half and one compiled step. What
     is finished is not repeated; the others go on from their last checkpoints.
 
     Args:
-        watch: is told after every call of the steps how far they are.
+        watch: is told how far they are, and what is on the disk.
 
     Raises:
         InputError: a run cannot be made, or has diverged; all others are finished first.
@@ -183,7 +184,7 @@ def train_population(members: Sequence[Member], workdir: Path, watch: Watch = un
         raise InputError("population: two members have the same name")
     if members[0].values:
         workdir.mkdir(parents=True, exist_ok=True)
-        paths.write_json(workdir / "population.json", {member.name: member.values for member in members})
+        paths.write_json(workdir / FILE, {member.name: member.values for member in members})
     results: dict[Path, dict[str, Any]] = {}
     problems = []
     for group in groups(folders):

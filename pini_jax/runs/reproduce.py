@@ -24,10 +24,10 @@ def reproduce(run: Path, workdir: Path) -> list[str]:
     Raises:
         InputError: there is no finished run, or it cannot be made again; the message says why.
     """
-    if not (run / "result.json").exists():
+    if not (run / paths.RESULT).exists():
         raise InputError(f"{run} holds no finished run: there is no result.json")
-    before = folder.read_sealed(run / "result.json")
-    config = configs.resolve(paths.read_object(run / "config.json"))
+    before = folder.read_sealed(run / paths.RESULT)
+    config = configs.resolve(paths.read_object(run / folder.CONFIG))
     config = dataclasses.replace(config, clip=folder.pinned_clip({run: config}) or config.clip)
     after = experiment.train_and_evaluate(config, workdir)
     return [
@@ -54,8 +54,8 @@ def _causes(run: Path, workdir: Path, before: Mapping[str, Any], after: Mapping[
     for key in ("selection_sha256", "clip_sha256", "device", "versions", "lanes"):
         if before.get(key) != after.get(key):
             yield f"{key}: {before.get(key)} then, {after.get(key)} now"
-    if (run / "provenance.json").exists():
-        then, now = (folder.read_sealed(x / "provenance.json") for x in (run, workdir))
+    if (run / folder.PROVENANCE).exists():
+        then, now = (folder.read_sealed(x / folder.PROVENANCE) for x in (run, workdir))
         for key in ("commit", "python", "platform", "plugins"):
             if then.get(key) != now.get(key):
                 yield f"{key}: {then.get(key)} then, {now.get(key)} now"

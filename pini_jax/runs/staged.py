@@ -18,24 +18,28 @@ from pini_jax.core import mirror, stop
 from pini_jax.core.bucket import Bucket, is_url, open_bucket
 from pini_jax.core.errors import InputError
 from pini_jax.core.mirror import Manifest, Mirror
+from pini_jax.runs import population
 from pini_jax.runs.claims import LEASE, RENEWALS, Claim, Claims, parse_object, worker_name
+from pini_jax.runs.folder import CONFIG
 from pini_jax.runs.lease import Lease, Lost
-from pini_jax.train import loop
+from pini_jax.train.watch import UNWATCHED, Watch
 
 OWN = ".run"  # the folder of claims and of what was pushed in the workdir
-BEGUN = ("config.json", "population.json")  # what says that a folder holds runs
+BEGUN = (CONFIG, population.FILE)  # what says that a folder holds runs
 
 
 @contextlib.contextmanager
-def staged(workdir: str, lease: float = LEASE) -> Iterator[Path]:
-    """The folder to work in: a path on this machine itself or, for a bucket, a local copy that is pushed.
+def staged(workdir: str, lease: float = LEASE) -> Iterator[tuple[Path, Watch]]:
+    """The folder to work in, and the `Watch` of what is trained there.
+
+    A path on this machine is itself. A bucket has a copy here, which the watch pushes.
 
     Raises:
         InputError: another process writes it, or has taken it over; or what is there is damaged.
         OSError: the store gives no answer.
     """
     if not is_url(workdir):
-        yield Path(workdir)
+        yield Path(workdir), UNWATCHED
         return
     place = open_bucket(workdir)
     claims = Claims(place.below(OWN), 1, worker_name(), lease=lease)
@@ -70,7 +74,7 @@ def take_claim(claims: Claims, url: str) -> Claim:
     return claim
 
 
-def _kept(place: Bucket, folder: Path, claims: Claims, claim: Claim, held: Lease) -> Iterator[Path]:
+def _kept(place: Bucket, folder: Path, claims: Claims, claim: Claim, held: Lease) -> Iterator[tuple[Path, Watch]]:
     """Pulls, and pushes after every checkpoint and at every end that leaves something."""
     own = place.below(OWN)
     folder.mkdir(parents=True)
@@ -94,8 +98,7 @@ def _kept(place: Bucket, folder: Path, claims: Claims, claim: Claim, held: Lease
             keeper.publish(place, lambda: claims.holds(claim))
 
     try:
-        with loop.after_saving(push):
-            yield folder
+        yield folder, Watch(saved=push)
     except stop.Stopped:
         push()
         raise

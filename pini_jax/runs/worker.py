@@ -25,10 +25,11 @@ from pini_jax.data import features
 from pini_jax.runs import experiment, shared_cache
 from pini_jax.runs.attempts import OWN, Attempts, InBucket, OnDisk
 from pini_jax.runs.claims import LEASE, LOOKS, RETRIES, Claim, Claims, agree_on_lease, worker_name
+from pini_jax.runs.folder import FAILURE
 from pini_jax.runs.lease import Lease, Lost
 from pini_jax.runs.plan import Plan, read_plan
 from pini_jax.runs.progress import reasons_of
-from pini_jax.train.loop import after_saving
+from pini_jax.train.watch import Watch
 
 PAUSES = (0.1, 30.0)  # seconds that an idle worker waits, first and at most: units may be as short as a second
 LOG = logging.getLogger(__name__)
@@ -130,8 +131,8 @@ def train_claimed(attempts: Attempts, plan: Plan, claims: Claims, claim: Claim) 
         with Lease(claims, claim) as lease:
             configs = plan.configs(claim.unit)
             attempt = attempts.prepare(claim, configs)
-            with after_saving(lambda: _save(attempts, lease)):
-                reasons = _train(attempt, configs, lease)
+            watch = Watch(stepped=lease.report, saved=lambda: _save(attempts, lease))
+            reasons = _train(attempt, configs, watch)
             lease.check()
             attempts.save()
             attempts.wait()  # before the question: whoever takes the unit over from now on has these bytes
@@ -169,16 +170,16 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, (InputError, OSError)) else f"{type(error).__name__}: {text}"
 
 
-def _train(attempt: Path, configs: Mapping[str, Config], lease: Lease) -> dict[str, str]:
+def _train(attempt: Path, configs: Mapping[str, Config], watch: Watch) -> dict[str, str]:
     """Trains the runs of a unit in the attempt's folder; {name: why} of those that have no result."""
     folders = {attempt / name: config for name, config in configs.items()}
     try:
-        experiment.train_together(folders, lease.report)
+        experiment.train_together(folders, watch)
     except Lost:
         raise
     except Exception as error:
         LOG.warning("%s", _reason(error))
-        missing = [folder for folder in folders if not (folder / "result.json").exists()]
+        missing = [folder for folder in folders if not (folder / paths.RESULT).exists()]
         if not missing:
             raise  # of a result that is there something is wrong
         return {folder.name: _failure(folder) or _reason(error).replace(f"{attempt}/", "") for folder in missing}
@@ -187,5 +188,5 @@ def _train(attempt: Path, configs: Mapping[str, Config], lease: Lease) -> dict[s
 
 def _failure(folder: Path) -> str:
     """What the run says itself; nothing if it does not."""
-    file = folder / "failure.json"
+    file = folder / FAILURE
     return str(paths.read_object(file)["reason"]).replace(f"{folder.parent}/", "") if file.exists() else ""

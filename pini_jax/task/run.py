@@ -221,7 +221,7 @@ def batch_reader(run: Run) -> Reader:
     def read(step: int) -> Batch:
         number, ids, weights = run.batches.at(step)
         view = View(config.augment, config.seed, number)
-        view_features = cached[number] if cached else frozen.images(images, reads, view, kept=False)
-        return Batch(np.asarray(view_features[ids]), labels[ids], weights)
+        viewed = cached[number] if cached else frozen.images(images, reads, view, kept=False)
+        return Batch(np.asarray(viewed[ids]), labels[ids], weights)
 
     return read

@@ -39,13 +39,13 @@ def calls(group: Group, progress: StepCounter) -> Iterator[Call]:
     def is_saved(turn: Turn) -> bool:
         return group.trainees[turn.run].recorder.saves(turn.step + 1)
 
-    pieces = cut(group.table(), is_saved, lambda: length(group, progress.rate))
+    pieces = cut(group.timetable(), is_saved, lambda: most_ticks(group, progress.rate))
     for call in prefetch(lambda ticks: Call(ticks, read_batches(group, ticks)), pieces):
         if not all(group.trainees[turn.run].recorder.problem for _, _, turn in call.turns):
             yield call
 
 
-def length(group: Group, rate: float) -> int:
+def most_ticks(group: Group, rate: float) -> int:
     """The maximal number of ticks of the next call, where all lanes together take `rate` steps per second.
 
     It depends on the clock, but nothing that is computed depends on it.

@@ -147,7 +147,7 @@ class Checkpoints:
         return content | ({"buffers": state.buffers} if state.buffers else {})
 
     def save(self, state: TrainState, metrics_sha256: str = "") -> None:
-        """Writes the state under its step, and deletes the oldest checkpoint.
+        """Writes the state under its step, and deletes what `should_preserve` does not keep.
 
         Raises:
             OSError: the disk is full or cannot be written; earlier checkpoints stay.
@@ -171,7 +171,7 @@ class Checkpoints:
         A damaged checkpoint is named in a warning, and the one before it is taken.
 
         Raises:
-            InputError: the checkpoint belongs to other weights or images.
+            InputError: the checkpoint belongs to another of `OWNERS`: a config, weights or images.
         """
         for checkpoint in reversed(self._checkpointer.checkpoints):
             try:

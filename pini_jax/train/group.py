@@ -60,7 +60,7 @@ class Group(NamedTuple):
             for i, length in enumerate(self.lengths)
         ]
 
-    def table(self) -> Iterator[Turns]:
+    def timetable(self) -> Iterator[Turns]:
         """Who takes which step at every tick, from the first on."""
         return timetable(self.lengths, self.starts, self.width)
 

@@ -3,15 +3,22 @@
     python -m pini_jax.main --config=configs/digits.py --workdir=runs/digits
 
 comes here by `runs.experiment`, which loads what runs share and evaluates what they have learned.
+
+| file                  | what of the training                                                   |
+|-----------------------|------------------------------------------------------------------------|
+| `step`                | one step: a pure function of state, batch and the constants of a run   |
+| `lanes`               | the compiled program: some such steps, of several runs side by side    |
+| `group`, `schedule`   | which runs, in how many lanes, and whose turn it is in each            |
+| `calls`               | which steps are one call of the program, and their batches, read ahead |
+| `recorder`            | a run's lines of metrics.jsonl, and when a checkpoint is due           |
+| `checkpoint`, `saves` | its content; the thread that writes it                                 |
+| `watch`               | who hears of it: what pushes to a bucket, renews a claim, or traces    |
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 
 from pini_jax.core import mesh as meshes
 from pini_jax.core import stop
@@ -22,50 +29,28 @@ from pini_jax.train.group import Group
 from pini_jax.train.lanes import Fixed, Lanes, Step
 from pini_jax.train.progress import StepCounter
 from pini_jax.train.saves import Saves, Write
+from pini_jax.train.watch import UNWATCHED, Watch
 
-# Is told the steps that runs have taken, and all they take; may raise to end it.
-Watch = Callable[[int, int], None]
 LOG = logging.getLogger(__name__)
-_after_saving: ContextVar[Callable[[], object]] = ContextVar("after_saving", default=lambda: None)
 
 
-def unwatched(done: int, total: int) -> None:
-    """A `Watch` that does nothing."""
-
-
-@contextlib.contextmanager
-def after_saving(act: Callable[[], object]) -> Iterator[None]:
-    """Runs trained within the block call `act` after the checkpoints of a step are complete."""
-    token = _after_saving.set(act)
-    try:
-        yield
-    finally:
-        _after_saving.reset(token)
-
-
-def tell_saved() -> None:
-    """Acts as after a checkpoint: something else of a run is whole now."""
-    _after_saving.get()()
-
-
-def train(group: Group, step: Step, lanes: Lanes, watch: Watch = unwatched) -> None:
+def train(group: Group, step: Step, lanes: Lanes, watch: Watch = UNWATCHED) -> None:
     """Takes all steps of all runs, with lines of metrics.jsonl and checkpoints on the way.
 
     Args:
         step, lanes: as `compile_group` has made them.
-        watch: is called after every call.
+        watch: is told of every call and of every checkpoint.
 
     Raises:
         Stopped: somebody asked for it; everything is saved.
     """
-    counter = StepCounter(sum(group.lengths), done=sum(group.starts))
-    with counter as progress, Saves(_after_saving.get()) as saves:
+    with StepCounter(sum(group.lengths), sum(group.starts)) as progress, Saves(watch.saved) as saves:
         for call in calls(group, progress):
             saves.look()
             lanes = enter(group, lanes, call)
             lanes, parts = step(lanes, call.table)
             progress.queue(parts.loss, len(call.turns))
-            watch(progress.done, progress.total)
+            watch.stepped(progress.done, progress.total)
             stopping = stop.requested()
             saves.begin(record(group, lanes, call, parts, progress, save_all=stopping))
             if stopping:
@@ -78,7 +63,7 @@ def enter(group: Group, lanes: Lanes, call: Call) -> Lanes:
     for _, lane, turn in call.turns:
         if turn.opens:
             trainee = group.trainees[turn.run]
-            trainee.recorder.open()
+            trainee.recorder.begin()
             entering = lanes_of_runs.stack(trainee.run.shared.mesh, [trainee.lane])
             lanes = lanes_of_runs.replace(lanes, lane, entering)
     return lanes
@@ -117,13 +102,12 @@ def compile_group(group: Group) -> tuple[Step, Lanes]:
     LOG.info("compiling")
     if group.width > 1:
         LOG.info("%d runs in %d lanes side by side", len(group.runs), group.width)
-    turns = next(group.table())
+    turns = next(group.timetable())
     another = next(turn for turn in turns if turn)
     run = group.trainees[another.run].run
     shared, config = run.shared, run.config
     occupied = [group.trainees[(turn or another).run].lane for turn in turns]
     lanes = lanes_of_runs.stack(shared.mesh, occupied)
-    fixed = Fixed(
-        *(shared.mesh, shared.method, config.num_samples, config.remat, shared.frozen.theta, shared.task.text)
-    )
+    theta, text = shared.frozen.theta, shared.task.text
+    fixed = Fixed(shared.mesh, shared.method, config.num_samples, config.remat, theta, text)
     return lanes_of_runs.compile_step(fixed, lanes, read_batches(group, [turns])), lanes

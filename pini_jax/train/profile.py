@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
-from pini_jax.train.loop import Watch
-
-FIRST, LAST = 5, 10  # calls of the compiled steps: by the fifth, batches are there ahead
+FIRST, LAST = 5, 10  # calls, after which it begins and ends: by the fifth, batches are there ahead
 
 
 @contextlib.contextmanager
-def traced(folder: Path) -> Iterator[Watch]:
-    """A watch that has JAX trace the fifth to the tenth call of the compiled steps, into a folder."""
-    calls = 0
+def traced(folder: Path) -> Iterator[Callable[[int, int], None]]:
+    """What has JAX trace the sixth to the tenth call of the compiled steps, into a folder, as it hears of them.
 
-    def watch(done: int, total: int) -> None:
-        nonlocal calls
+    Where all steps are taken before, the trace ends with them: evaluations are none of it.
+    """
+    calls, tracing = 0, False
+
+    def stepped(done: int, total: int) -> None:
+        nonlocal calls, tracing
         calls += 1
-        if calls == FIRST:
-            jax.profiler.start_trace(str(folder))
-        elif calls == LAST:
-            jax.profiler.stop_trace()
+        due = FIRST <= calls < LAST and done < total
+        if due != tracing:
+            jax.profiler.start_trace(str(folder)) if due else jax.profiler.stop_trace()
+            tracing = due
 
     try:
-        yield watch
+        yield stepped
     finally:
-        if FIRST <= calls < LAST:
+        if tracing:
             jax.profiler.stop_trace()

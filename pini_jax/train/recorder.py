@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from pini_jax.core import paths
-from pini_jax.core.errors import InputError
 from pini_jax.data.datasets import records
 from pini_jax.task.run import Run
 from pini_jax.train.checkpoint import Checkpoints
@@ -27,6 +26,7 @@ from pini_jax.train.saves import Write
 from pini_jax.train.step import TrainState
 from pini_jax.train.writers import open_writers
 
+METRICS = "metrics.jsonl"  # of a run
 LOG = logging.getLogger(__name__)
 
 
@@ -45,26 +45,20 @@ class Recorder:
         self._run, self._num_steps = run, run.num_steps
         rate = run.shared.method.schedule(run.config.optim, run.length)
         self._rates = np.asarray(rate(jnp.arange(run.num_steps)))
-        self._files = ExitStack()
-        self._begun = 0.0
-        self._checkpoints = self._files.enter_context(
-            Checkpoints(run.workdir / "checkpoints", run.batches.per_epoch, owners(run), self.saves)
-        )
-        try:
-            self.state = self._checkpoints.restore(fresh) or fresh
-        except InputError:
-            self._files.close()
-            raise
-        self.start = int(self.state.step)
-        self.seconds = 0.0
+        self._begun = self.seconds = 0.0
         self.first_loss: jax.Array | None = None
         self.problem: str | None = None
-        if self.start:
-            LOG.info("going on from step %d of %d", self.start, run.num_steps)
-        self._lines = self._files.enter_context(
-            MetricsFile(run.workdir / "metrics.jsonl", self.start, self._checkpoints.metrics_sha256)
-        )
-        self._writers = self._files.enter_context(open_writers(run, self.start))
+        folder, per_epoch = run.workdir / paths.CHECKPOINTS, run.batches.per_epoch
+        with ExitStack() as files:  # which an error here closes
+            self._checkpoints = files.enter_context(Checkpoints(folder, per_epoch, owners(run), self.saves))
+            self.state = self._checkpoints.restore(fresh) or fresh
+            self.start = int(self.state.step)
+            if self.start:
+                LOG.info("going on from step %d of %d", self.start, run.num_steps)
+            lines = MetricsFile(run.workdir / METRICS, self.start, self._checkpoints.metrics_sha256)
+            self._lines = files.enter_context(lines)
+            self._writers = files.enter_context(open_writers(run, self.start))
+            self._files = files.pop_all()
 
     def __enter__(self) -> Recorder:
         return self
@@ -72,7 +66,7 @@ class Recorder:
     def __exit__(self, *error: object) -> None:
         self._files.__exit__(*error)  # type: ignore[arg-type]
 
-    def open(self) -> None:
+    def begin(self) -> None:
         """Starts the clock before the first step."""
         self._begun = time.perf_counter()
 
@@ -124,7 +118,7 @@ def owners(run: Run) -> dict[str, str]:
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether everything after a step is finite."""
+    """Whether what is learned or stored after a step is finite; what the optimiser keeps is not looked at."""
     leaves = [x for x in jax.tree.leaves(state.variables) if jnp.issubdtype(x.dtype, jnp.floating)]
     return all(np.isfinite(x).all() for x in leaves)
 

@@ -278,7 +278,7 @@ def _train(
         stack.enter_context(memory.held(name, data))
         stack.enter_context(progress.hidden(not verbose))
         experiment.train_and_evaluate(config, folder)
-        return injector.load_injector(folder / "injector.safetensors")
+        return injector.load_injector(folder / injector.FILE)
 
 
 def as_pictures(X: Any) -> list[Picture] | None:

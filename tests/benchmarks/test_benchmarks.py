@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from split_files import find_split
 
 from benchmarks import flops, inputs, random_clip, share, step, timing
 from pini_jax.clip import pretrained, prompts, tokenizer, towers, zero_shot
@@ -54,13 +55,13 @@ def test_imagenet_is_as_published():
 
 @pytest.mark.skipif(not DATA, reason="PINI_DATA_DIR is not set")
 @pytest.mark.parametrize("classes, name", [(1000, "imagenet"), (37, "oxford_pets"), (10, "eurosat")])
-def test_lengths_are_those_of_the_names(classes, name):
+def test_lengths_are_those_of_the_names(classes, name, tmp_path):
     data_dir = Path(DATA)
     words = tokenizer.load_tokenizer(data_dir / "tokenizer")
     files = {"oxford_pets": "split_zhou_OxfordPets.json", "eurosat": "split_zhou_EuroSAT.json"}
     if name in files:
         text = (data_dir / "splits" / files[name]).read_text()
-        names = coop.read_split(name, text, data_dir).class_names
+        names = find_split(name, text, tmp_path).dataset.class_names
     else:
         names = tuple(coop.imagenet_names().values())
     (template,) = templates.find_templates("released", name)
@@ -184,7 +185,7 @@ def test_shares_count_the_steps_of_the_last_call_that_are_taken(monkeypatch):
     class Five:
         most = 2
 
-        def table(self):
+        def timetable(self):
             return iter("abcde")
 
     taken = []

@@ -5,7 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import calls, commands, inputs, population, predict, scaling, share, startup
+from benchmarks import (
+    calls,
+    commands,
+    data,
+    inputs,
+    model_configs,
+    population,
+    predict,
+    scaling,
+    share,
+    startup,
+)
 from pini_jax.data.datasets import packs
 
 
@@ -39,6 +50,17 @@ def test_names_are_different_and_as_long_as_the_lengths(classes):
     assert sorted(len(name.split()) + 2 for name in names) == sorted(
         np.repeat([*lengths.suffix], [*lengths.suffix.values()])
     )
+
+
+def test_features_are_of_a_tower_alone(monkeypatch):
+    monkeypatch.setattr(data, "VIT_B_32", model_configs.clip((16, 1, 2, 32, 32, 16), (8, 1, 2), 12, "quick_gelu"))
+    assert data.make_clip().embed_dim == 12
+
+
+def test_a_step_is_measured_alone_and_in_lanes(monkeypatch):
+    monkeypatch.setattr(population, "ROUND", 1e-6)
+    row = population.measure(population.Case("tiny", "tiny_clip", 10, 1, {"seed": (1, 2)}, 1, 0, 0))
+    assert row["members"] == 2 and min(row[way]["median"] for way in ("alone", "lanes")) > 0
 
 
 def test_phases_add_up(tmp_path, monkeypatch):

@@ -18,7 +18,6 @@ from pini_jax.report.__main__ import readable
 from pini_jax.runs import claims, experiment, plan, progress, worker
 from pini_jax.runs.claims import Claims
 from pini_jax.runs.worker import Options
-from pini_jax.train import loop
 
 SETTINGS = {
     "clip": "tiny_clip",
@@ -57,12 +56,12 @@ class Training:
         monkeypatch.setattr(experiment, "train_together", self)
 
     def __call__(self, folders, watch):
-        watch(1, 2)
+        watch.stepped(1, 2)
         for run in folders:
             (run / "checkpoints").mkdir(parents=True, exist_ok=True)
             self.found.append((run / "checkpoints" / "1").exists() or (run / "result.json").exists())
             (run / "checkpoints" / "1").write_text("one")
-        loop.tell_saved()
+        watch.saved()
         self.act(folders)
         for run in folders:
             if not (run / "result.json").exists():

@@ -11,6 +11,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.mirror import Mirror
 from pini_jax.runs import claims, experiment, population, staged
 from pini_jax.train import loop
+from pini_jax.train.watch import UNWATCHED
 from pini_jax.use import classifier
 
 LEASE = 0.4
@@ -69,13 +70,13 @@ def kill(monkeypatch):
 
 
 def train(url, settings=SETTINGS, lease=LEASE):
-    with staged.staged(url, lease) as workdir:
-        return population.train_population(population.members(settings), workdir)
+    with staged.staged(url, lease) as (workdir, watch):
+        return population.train_population(population.members(settings), workdir, watch)
 
 
 def test_a_path_of_this_machine_is_itself(tmp_path):
-    with staged.staged(str(tmp_path)) as workdir:
-        assert workdir == tmp_path
+    with staged.staged(str(tmp_path)) as (workdir, watch):
+        assert (workdir, watch) == (tmp_path, UNWATCHED)
 
 
 @pytest.mark.long
@@ -89,9 +90,9 @@ def test_a_killed_run_goes_on_elsewhere_with_the_same_bits(url, kill, tmp_path):
         kill.revive()
         assert open_bucket(url).read("result.json") is None
     steps = []
-    with staged.staged(url, LEASE) as workdir:
+    with staged.staged(url, LEASE) as (workdir, watch):
         steps += [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-        population.train_population(population.members(SETTINGS), workdir)
+        population.train_population(population.members(SETTINGS), workdir, watch)
     assert max(steps) == 6
     place = open_bucket(url)
     for name in ("metrics.jsonl", "config.json", "selection.json", "predictions.parquet"):
@@ -126,7 +127,7 @@ def test_a_stop_pushes_before_it_is_said(url, monkeypatch):
         patch.setattr(stop, "_answer", lambda: bool(steps))
         with pytest.raises(stop.Stopped):
             train(url)
-    with staged.staged(url, LEASE) as workdir:
+    with staged.staged(url, LEASE) as (workdir, _):
         assert [path.name for path in (workdir / "checkpoints").iterdir()]
     assert "result.json" not in open_bucket(url).names()
 
@@ -173,17 +174,17 @@ def test_who_was_asleep_writes_nothing_that_is_read(url, monkeypatch):
     first = staged.staged(url, LEASE)
     with monkeypatch.context() as patch:
         patch.setattr(claims.Claims, "renew", lambda *_: None)  # asleep
-        workdir = first.__enter__()
+        workdir, watch = first.__enter__()
         (workdir / "config.json").write_text("theirs")
-        loop.tell_saved()
-        with staged.staged(url, LEASE) as another:
+        watch.saved()
+        with staged.staged(url, LEASE) as (another, _):
             assert (another / "config.json").read_text() == "theirs"
             (another / "config.json").write_text("ours")
         (workdir / "config.json").write_text("theirs again")
     with pytest.raises((InputError, PermissionError)):
         first.__exit__(None, None, None)
     assert open_bucket(url).read("config.json") == b"ours"
-    with staged.staged(url, LEASE) as workdir:
+    with staged.staged(url, LEASE) as (workdir, _):
         assert (workdir / "config.json").read_text() == "ours"
 
 
@@ -193,7 +194,7 @@ def test_many_losses_block_nobody(url, monkeypatch):
             patch.setattr(claims.Claims, "end", lambda *_: None)
             with pytest.raises(Killed), staged.staged(url, 0.01):
                 raise Killed
-    with staged.staged(url, LEASE) as workdir:
+    with staged.staged(url, LEASE) as (workdir, _):
         assert not list(workdir.iterdir())
 
 
@@ -209,7 +210,7 @@ def test_a_store_that_is_gone_ends_the_run_and_the_last_state_stays(url, monkeyp
         patch.setattr(buckets.Bucket, "put", failing)
         with pytest.raises(OSError, match="gives no answer"):
             train(url)
-    with staged.staged(url, LEASE) as workdir:
+    with staged.staged(url, LEASE) as (workdir, _):
         assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["2"]
     assert train(url)
 

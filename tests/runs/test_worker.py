@@ -18,7 +18,7 @@ from pini_jax.runs import experiment, folder, plan, population, progress, proven
 from pini_jax.runs.attempts import OnDisk, key_of
 from pini_jax.runs.claims import Claim, Claims
 from pini_jax.runs.worker import Options
-from pini_jax.train import loop
+from pini_jax.train.watch import Watch
 
 NOISE = {"image_features": {"generator": "table"}}
 SETTINGS = {
@@ -57,7 +57,7 @@ class Training:
         for run in folders:
             run.mkdir(parents=True, exist_ok=True)
             (run / "checkpoint").write_text("step 1")
-        watch(1, 2)
+        watch.stepped(1, 2)
         self.act(folders, watch)
         for run in folders:
             (run / "result.json").write_text(json.dumps({"attempt": run.parent.name}))
@@ -361,7 +361,7 @@ def test_who_comes_after_failures_hears_of_them(sweep, monkeypatch):
 
 def test_a_store_that_is_away_for_a_while_ends_no_training(sweep, monkeypatch):
     def act(folders, watch):
-        loop.tell_saved()
+        watch.saved()
 
     def away(attempts):
         if not saves:
@@ -403,6 +403,6 @@ def test_what_is_evaluated_is_told_at_once(monkeypatch):
     monkeypatch.setattr(experiment.measured, "open_splits", lambda runs: {})
     monkeypatch.setattr(experiment, "_finish", lambda trainee, *rest: {"accuracy": 1.0})
     told = []
-    with loop.after_saving(lambda: told.append("saved")):
-        experiment.evaluate_runs(trainees, provenance.Clock(), 1, lambda done, total: told.append((done, total)))
+    watch = Watch(lambda done, total: told.append((done, total)), lambda: told.append("saved"))
+    experiment.evaluate_runs(trainees, provenance.Clock(), 1, watch)
     assert told == ["saved", (10, 10), "saved", (10, 10)]

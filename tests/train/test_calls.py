@@ -62,7 +62,7 @@ def take(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(calls, "read_batches", count)
-            patch.setattr(calls, "length", lambda of_group, rate: min(length, of_group.most))
+            patch.setattr(calls, "most_ticks", lambda of_group, rate: min(length, of_group.most))
             population.train_population(population.members(settings), workdir)
         return max(sizes)
 
@@ -109,7 +109,7 @@ def test_a_single_step_is_the_same_program_without_a_loop(towers, take, tmp_path
 )
 def test_a_call_has_as_many_steps_as_take_a_quarter_of_a_second(most, rate, length):
     """Of four lanes, whose steps are counted one by one."""
-    assert calls.length(SimpleNamespace(most=most, width=4), rate) == length
+    assert calls.most_ticks(SimpleNamespace(most=most, width=4), rate) == length
 
 
 def run_of(reads="features", views=1, width=512, batch=32):

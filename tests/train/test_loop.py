@@ -19,6 +19,7 @@ from pini_jax.data.datasets.records import Record
 from pini_jax.runs import experiment
 from pini_jax.runs import injector as export
 from pini_jax.train.checkpoint import Checkpoints
+from pini_jax.train.watch import Watch
 from pini_jax.use import classifier as predict
 
 NOISE = {
@@ -107,7 +108,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(settings, tmp_path, monkeypat
 
     monkeypatch.setattr(Checkpoints, "save", late)
     run = config.resolve(settings | {"noise": NOISE, "log_every": 2, "checkpoint_every": 2})
-    experiment.train_together({tmp_path: run}, lambda done, total: next(calls) == 3 and third.set())
+    experiment.train_together({tmp_path: run}, Watch(lambda done, total: next(calls) == 3 and third.set()))
     assert steps_saved(tmp_path) == [2, 3]
 
 

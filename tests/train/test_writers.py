@@ -9,7 +9,8 @@ import pytest
 from pini_jax.core import extras
 from pini_jax.core.errors import InputError
 from pini_jax.runs import experiment, population
-from pini_jax.train import profile, writers
+from pini_jax.train import profile, recorder, writers
+from pini_jax.train.watch import Watch
 
 SETTINGS = {
     "clip": "tiny_clip",
@@ -79,6 +80,16 @@ def test_what_is_not_installed_is_told(tmp_path, monkeypatch, name):
         train(tmp_path / "run")
 
 
+def test_a_writer_that_cannot_open_leaves_no_file_open(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(recorder.MetricsFile, "__exit__", lambda *_: closed.append("metrics"))
+    monkeypatch.setattr(recorder.Checkpoints, "__exit__", lambda *_: closed.append("checkpoints"))
+    monkeypatch.setitem(writers.WRITERS, "broken", lambda run, start: 1 / 0)
+    with writers.writing_to(["broken"]), pytest.raises(ZeroDivisionError):
+        train(tmp_path / "run")
+    assert closed == ["metrics", "checkpoints"]
+
+
 def test_tensorboard_has_a_record_for_every_number(tmp_path):
     pytest.importorskip("tensorboardX", reason="needs pini_jax[tensorboard]")
     with writers.writing_to(["tensorboard"]):
@@ -107,14 +118,30 @@ def test_a_trace_begins_late_and_ends(tmp_path, monkeypatch, calls, traced):
     said = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: said.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: said.append("stop"))
-    with profile.traced(tmp_path) as watch:
+    with profile.traced(tmp_path) as stepped:
         for i in range(calls):
-            watch(i + 1, calls)
+            stepped(i + 1, calls)
     assert said == traced
+
+
+def test_evaluations_are_not_traced(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: said.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: said.append("stop"))
+    with profile.traced(tmp_path) as stepped:
+        for done in (1, 2, 3, 4, 4, 4):
+            stepped(done, 4)
+            said.append(done)
+    assert "start" not in said
+    with profile.traced(tmp_path) as stepped:
+        for done in (1, 2, 3, 4, 5, 6, 6, 6):
+            stepped(done, 6)
+            said.append(done)
+    assert said[said.index("start") :] == ["start", 5, "stop", 6, 6, 6]
 
 
 def test_a_trace_of_a_run_is_a_file(tmp_path):
     config = population.members(SETTINGS | {"optim": {"epochs": 8}})[0].config
-    with profile.traced(tmp_path / "profile") as watch:
-        experiment.train_together({tmp_path / "run": config}, watch)
+    with profile.traced(tmp_path / "profile") as stepped:
+        experiment.train_together({tmp_path / "run": config}, Watch(stepped))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -108,15 +108,6 @@ def find_coop(name: str, root: Path) -> Findings:
     return findings
 
 
-def read_split(name: str, text: str, images: Path) -> Dataset:
-    """Dataset `name` from the text of its split_zhou_*.json, without a look at the images.
-
-    Raises:
-        InputError: the dataset is unknown, or the text contradicts itself; all problems are named.
-    """
-    return _inspect(name, _parse(_layout(name), text, images, categories={})).accepted()
-
-
 @functools.cache
 def imagenet_names() -> Mapping[str, str]:
     """{synset: name of the class}, sorted by synset: label i is the i-th.

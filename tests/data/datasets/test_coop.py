@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from split_files import find_split
 
 from pini_jax.core.errors import InputError
 from pini_jax.data import selection as fewshot
@@ -302,11 +303,10 @@ FEW_NAMES = {
 
 
 @pytest.fixture(scope="module")
-def recorded():
-    return {
-        name: coop.read_split(name, Path(DATA, "splits", f"split_zhou_{split}.json").read_text(), Path("images"))
-        for name, (split, *_) in RECORDED.items()
-    }
+def recorded(tmp_path_factory):
+    root = tmp_path_factory.mktemp("recorded")
+    files = {name: Path(DATA, "splits", f"split_zhou_{split}.json") for name, (split, *_) in RECORDED.items()}
+    return {name: find_split(name, file.read_text(), root).dataset for name, file in files.items()}
 
 
 @needs_data
@@ -487,11 +487,11 @@ def nameless_in_test(split):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '{"train": [], "val": []}', '{"train": 1, "val": 2, "test": 3}'])
-def test_what_is_no_split_is_refused(text):
+def test_what_is_no_split_is_refused(text, tmp_path):
     with pytest.raises(
         InputError, match="^dtd: split_zhou_DescribableTextures.json is no JSON of train, val and test"
     ):
-        coop.read_split("dtd", text, Path("images"))
+        find_split("dtd", text, tmp_path).accepted()
 
 
 def test_damaged_files_are_refused(tmp_path):
