@@ -21,6 +21,7 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.paths import beside, cache_folder
 
 LOG = logging.getLogger(__name__)
+ADDRESS = "address"  # the file of a tree that says where it was copied from
 TRIES = 5  # of a link, before it counts that there is nothing to link to
 
 
@@ -67,6 +68,15 @@ def name_of(path: Path) -> str:
     return path.relative_to(_trees()).as_posix() if path.is_relative_to(_trees()) else ""
 
 
+def place_of(path: Path) -> str:
+    """Where something really is: in a bucket, if the path is of a copy, and otherwise the path itself."""
+    if not path.is_relative_to(_trees()):
+        return str(path)
+    tree, _, *names = path.relative_to(_trees()).parts
+    address = _trees() / tree / ADDRESS  # which copies of earlier versions lack
+    return "/".join([address.read_text("utf-8"), *names]) if address.exists() else str(path)
+
+
 def _trees() -> Path:
     return cache_folder() / "buckets" / "trees"
 
@@ -85,6 +95,7 @@ def _tree(place: Bucket, found: Mapping[str, Stat]) -> Path:
         link = partial / whole.name / key
         link.parent.mkdir(parents=True, exist_ok=True)
         _link(copy, link)
+    (partial / ADDRESS).write_text(place.url, "utf-8")
     try:
         os.rename(partial, tree)
     except OSError:

@@ -47,6 +47,7 @@ KEPT = 64  # classes of an image whose log-probabilities are kept: all of most d
 AT_ONCE = 1024  # images
 ALL_MODES = ("zero_shot", *MODES)
 KEY = b"pini_jax"
+AGAIN = "without its result.json, the run makes both again when its command is repeated"
 LISTS = ("classes", "log_probabilities")
 
 
@@ -249,10 +250,10 @@ def read_predictions(path: Path, sha256: str) -> Kept:
         InputError: there is no such file, or it is not the one of the hash.
     """
     if not path.is_file():
-        raise InputError(f"there is no {path}: `pini evaluate --workdir={path.parent}` makes one")
+        raise InputError(f"there is no {path}: {AGAIN}")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:  # and the parser, which panics, sees no damaged file
-        raise InputError(f"{path} does not match its hash: it was changed, or is damaged")
+        raise InputError(f"{path} does not match its hash: it was changed, or is damaged; {AGAIN}")
     table = read_parquet(io.BytesIO(content)).read_all()
     said = json.loads(table.schema.metadata[KEY])
     found: dict[str, dict[str, Answers]] = {}

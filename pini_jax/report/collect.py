@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
 
+from pini_jax.core.copies import place_of
 from pini_jax.core.errors import InputError
 from pini_jax.core.paths import RESULT, read_object
 from pini_jax.runs import population
@@ -75,14 +76,17 @@ def collect(folders: Sequence[Path]) -> Collected:
     """
     below: dict[Path, list[Entry]] = {}
     left_out: dict[Path, str] = {}
+    seen: set[Path] = set()  # folders may lie within each other
     for top in folders:
         chosen = (top / COMPARISON).exists()
-        found = [_entry(folder, label, chosen) for folder, label in _labels(top, chosen).items()]
+        labels = _labels(top, chosen)
+        found = [_entry(x, label, chosen) for x, label in labels.items() if x.resolve() not in seen]
+        seen |= {folder.resolve() for folder in labels}
         below[top] = [entry for entry in found if entry.result["test"] is not None]
         # As a program's own `Classifier.fit(..., workdir=)` has none.
         left_out |= {entry.folder: "no test images" for entry in found if entry.result["test"] is None}
         if chosen:
-            others = {file.parent for file in top.glob(f"**/{RESULT}")} - {x.folder for x in found}
+            others = {file.parent for file in top.glob(f"**/{RESULT}") if file.parent.resolve() not in seen}
             left_out |= dict.fromkeys(sorted(others), "not chosen by validation")
     kept, repeats = _without_repeats(_named_by_folder(below))
     return Collected(_told_apart(kept), left_out | repeats)
@@ -108,13 +112,13 @@ def _labels(top: Path, chosen: bool) -> dict[Path, str]:
         names = populations.get(folder.parent, [])
         return folder.parent, names.index(folder.name) if folder.name in names else -1, folder.name
 
-    # What lies in a hidden folder is not published yet.
-    results = (file for file in top.glob(f"**/{RESULT}") if not _is_hidden(file.relative_to(top)))
+    results = (file for file in top.glob(f"**/{RESULT}") if not is_unpublished(file.relative_to(top)))
     folders = sorted((file.parent for file in results), key=order)
     return {folder: _label(folder) for folder in folders}
 
 
-def _is_hidden(path: Path) -> bool:
+def is_unpublished(path: Path) -> bool:
+    """Whether a path is within a hidden folder, where workers train what is not published yet."""
     return any(part.startswith(".") for part in path.parts)
 
 
@@ -163,11 +167,9 @@ def _without_repeats(entries: Sequence[Entry]) -> tuple[list[Entry], dict[Path, 
     repeats: dict[Path, str] = {}
     for entry in entries:
         same = kept.setdefault(json.dumps([entry.label, entry.settings], sort_keys=True), entry)
-        if same is not entry and "seed" in entry.settings:
-            repeats[entry.folder] = f"the run of {same.folder} once more"
-            LOG.warning("%s is %s, and is left out", entry.folder, repeats[entry.folder])
-        elif same is not entry:
-            kept[str(entry.folder)] = entry
+        if same is not entry:
+            repeats[entry.folder] = f"the run of {place_of(same.folder)} once more"
+            LOG.warning("%s is %s, and is left out", place_of(entry.folder), repeats[entry.folder])
     return list(kept.values()), repeats
 
 

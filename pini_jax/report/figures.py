@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,8 +44,16 @@ def draw_figures(entries: Sequence[Entry], comparisons: Sequence[Comparison]) ->
 
 
 def ordered(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Runs by label, the method with the highest mean accuracy first."""
-    return dict(sorted(by_label(entries).items(), key=lambda item: -mean_accuracy(item[1])))
+    """Runs by label, the method with the highest mean accuracy first, and those that lack some shots last."""
+    groups = by_label(entries)
+    whole = at_all_shots(groups)
+    return dict(sorted(groups.items(), key=lambda item: (item[0] not in whole, -mean_accuracy(item[1]))))
+
+
+def at_all_shots(groups: Mapping[str, Sequence[Entry]]) -> list[str]:
+    """The methods with runs at all shots at which any has one: means over shots of others are not theirs."""
+    shots = {label: {entry.result["shots"] for entry in group} for label, group in groups.items()}
+    return [label for label, own in shots.items() if own == set().union(*shots.values())]
 
 
 def mean_accuracy(entries: Sequence[Entry]) -> float:
@@ -76,7 +85,8 @@ def accuracy_figure(entries: Sequence[Entry]) -> Captioned | None:
         "accuracy",
         "Accuracy against shots",
         "Test accuracy with mean noise, and the 95 % confidence band of its mean over seeds (Student's t, sample "
-        "standard deviation). Dotted: plain CLIP. Methods are in the order of their mean accuracy."
+        "standard deviation). Dotted: plain CLIP. Methods are in the order of their mean accuracy, last those "
+        "that lack some shots."
         + ("" if len(curves) <= TOGETHER else " Each panel shows one method before all others in grey."),
         f"Test accuracy of {_count(len(curves), 'method')} at {', '.join(map(str, shots))} shots; the highest at "
         f"{shots[-1]} shots is {best} with {most[best]:.1f} %; plain CLIP has {min(plain.values()):.1f} %.",
@@ -90,7 +100,7 @@ def _count(number: int, noun: str) -> str:
 
 def _together(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Sequence[int]) -> plt.Figure:
     """One panel, with the names beside the ends of the lines."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.4))
+    figure, axes = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
     ends: dict[str, tuple[float, str]] = {}
     for (label, curve), look in zip(curves.items(), line_styles(), strict=False):
         _line(axes, curve, look)
@@ -103,7 +113,7 @@ def _together(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Se
     low, high = axes.get_ylim()
     names = [wrapped(label) for label in ends]
     rows = max(name.count("\n") for name in names) + 1
-    places = spaced([height for height, _ in ends.values()], 0.052 * rows * (high - low))
+    places = spaced([height for height, _ in ends.values()], 0.062 * rows * (high - low))
     for name, (_, colour), place in zip(names, ends.values(), places, strict=True):
         axes.annotate(name, (1.02, place), xycoords=("axes fraction", "data"), color=colour, va="center")
     return figure
@@ -118,6 +128,8 @@ def _panels(number: int, height: float, beside: float) -> tuple[plt.Figure, np.n
     )
     for axes in grid.flat[number:]:
         axes.set_axis_off()
+    for axes in grid.flat[max(0, number - PANELS) : number]:
+        axes.tick_params(labelbottom=True)
     return figure, grid
 
 
@@ -132,8 +144,6 @@ def _apart(curves: Mapping[str, Curve], plain: Mapping[str, float], shots: Seque
         _line(axes, curve, {"color": COLOURS[0], "marker": "o"})
         axes.set_title(wrapped(label, 18), fontsize=6, pad=2)
         _axes_of_shots(axes, shots)
-    for axes in grid.flat[max(0, len(curves) - PANELS) : len(curves)]:
-        axes.tick_params(labelbottom=True)
     figure.supxlabel("shots per class", fontsize=7)
     figure.supylabel("test accuracy, %", fontsize=7)
     return figure
@@ -143,7 +153,8 @@ def _line(axes: plt.Axes, curve: Curve, look: Mapping[str, Any]) -> None:
     mean = np.array([np.mean(x) for x in curve.values()])
     half = np.array([half_width(x) for x in curve.values()])
     axes.plot(list(curve), mean, **look, zorder=3)
-    axes.fill_between(list(curve), mean - half, mean + half, color=look["color"], alpha=0.15, linewidth=0)
+    low, high = np.clip([mean - half, mean + half], 0, 100)  # with two seeds the band is wider than all there is
+    axes.fill_between(list(curve), low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -164,7 +175,9 @@ def _axes_of_shots(axes: plt.Axes, shots: Sequence[int]) -> None:
 
 def _rows(labels: Sequence[str], panels: int) -> tuple[plt.Figure, list[plt.Axes]]:
     """Panels side by side with a row for every method, the first on top."""
-    height = 0.17 * sum(1 + 0.6 * wrapped(label, 30).count("\n") for label in labels) + 0.45 + 0.1 * panels
+    lines = [wrapped(label, 30).count("\n") + 1 for label in labels]
+    row = max([0.17, *(0.06 * (above + below) for above, below in itertools.pairwise(lines))])
+    height = row * len(labels) + 0.45 + 0.1 * panels
     figure, grid = plt.subplots(
         1, panels, figsize=(COLUMN, height), sharey=True, squeeze=False, layout="constrained"
     )
@@ -202,10 +215,11 @@ def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Compariso
             color="black",
             linewidth=1.8,
         )
-    few = next(iter(against.values()))
-    unit = (
-        f"{_count(few.seeds, 'seed')} and {few.images:,} test images" if few.images > 1 else f"{few.seeds} seeds"
-    )
+    fewest, most = (limit(x.seeds for x in against.values()) for limit in (min, max))
+    unit = _count(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    if (images := min(x.images for x in against.values())) > 1:
+        unit += f" and {images:,} test images"
+    largest = max(methods, key=lambda method: against[method].difference.mean)
     ahead = sum(x.adjusted < statistics.LEVEL and x.difference.mean > 0 for x in against.values())
     return Captioned(
         "differences",
@@ -214,7 +228,7 @@ def differences_figure(entries: Sequence[Entry], comparisons: Sequence[Compariso
         f"over {unit}. Filled: the difference remains after Holm's correction for {len(comparisons)} comparisons. "
         "Black bars join neighbours of which no two are told apart.",
         f"Above plain CLIP beyond chance: {ahead} of {_count(len(methods), 'method')}. The largest difference is "
-        f"{100 * against[methods[0]].difference.mean:+.1f} points, of {methods[0]}.",
+        f"{100 * against[largest].difference.mean:+.1f} points, of {largest}.",
         figure,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pini_jax.core.copies import place_of
 from pini_jax.report import figures, outcomes, page, statistics, style, tables
 from pini_jax.report.collect import Collected, Entry, by_label, by_place
 from pini_jax.report.outcomes import PLAIN, Comparison
@@ -25,8 +26,7 @@ def report_runs(collected: Collected, unfinished: Sequence[Unfinished], output: 
     comparisons = {title: outcomes.compare(entries) for title, entries in places.items()}
     _write_frames(collected, unfinished, comparisons, output)
     sections, markdown = [], []
-    for title, entries in places.items():
-        prefix = f"{slug(title)}-" if len(places) > 1 else ""
+    for (title, entries), prefix in zip(places.items(), _prefixes(list(places)), strict=True):
         wide = tables.wide_frames(entries)
         for name, frame in wide.items():
             tables.write_table(frame.rename_axis(name).reset_index(), output, prefix + slug(name))
@@ -45,6 +45,13 @@ def report_runs(collected: Collected, unfinished: Sequence[Unfinished], output: 
 def slug(title: str) -> str:
     """A title as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")[:60]
+
+
+def _prefixes(titles: Sequence[str]) -> list[str]:
+    """What the names of files of every place begin with; a number tells apart those that are one as a slug."""
+    slugs = [slug(title) for title in titles]
+    numbers = [f"_{i + 1}" if slugs.count(name) > 1 else "" for i, name in enumerate(slugs)]
+    return [f"{name}{number}-" if len(titles) > 1 else "" for name, number in zip(slugs, numbers, strict=True)]
 
 
 def _write_frames(
@@ -71,19 +78,23 @@ def _title(places: Mapping[str, Sequence[Entry]]) -> str:
 def _lead(title: str, entries: Sequence[Entry], comparisons: Sequence[Comparison]) -> str:
     """Who is first, and whom nobody can tell from it."""
     groups = figures.ordered(entries)
-    best, *others = groups
+    ranked = figures.at_all_shots(groups)
+    if not ranked:
+        return f"{title}: no method has runs at all shots, so that none is called the best."
+    best, *others = ranked
     plain = next(x for x in comparisons if x.first == best and x.second == PLAIN)
     said = (
         f"{title}: {best} has the highest mean accuracy, {figures.mean_accuracy(groups[best]):.1%}, "
         f"{100 * plain.difference.mean:+.1f} points to plain CLIP."
     )
-    if not others:
-        return said
-    apart = outcomes.differ([best, *others], comparisons)[0, 1:]
-    close = [label for label, differs in zip(others, apart, strict=True) if not differs]
-    if not close:
-        return f"{said} It differs from all {len(others)} other methods beyond chance."
-    return f"{said} {len(close)} of {len(others)} other methods cannot be told from it by these runs."
+    close = len(others) - int(outcomes.differ(ranked, comparisons)[0].sum())
+    if close:
+        said += f" {close} of {len(others)} other methods cannot be told from it by these runs."
+    elif others:
+        said += " It differs from every other beyond chance."
+    if lacking := len(groups) - len(ranked):
+        said += f" {lacking} of {len(groups)} methods lack runs at some shots, and are not ranked."
+    return said
 
 
 def _blocks(
@@ -158,7 +169,7 @@ def _sentences(collected: Collected, unfinished: Sequence[Unfinished]) -> list[s
 def _read(collected: Collected, unfinished: Sequence[Unfinished]) -> list[Block]:
     blocks: list[Block] = [Items(_sentences(collected, unfinished))]
     if unfinished:
-        rows = {str(x.folder): (x.state, _progress(x), x.reason) for x in unfinished}
+        rows = {place_of(x.folder): (x.state, _progress(x), x.reason) for x in unfinished}
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["state", "progress", "reason"])
         blocks.append(
             TableBlock("Runs without a result", "", frame.rename_axis("folder"), folded=len(rows) > SHOWN)
@@ -167,7 +178,7 @@ def _read(collected: Collected, unfinished: Sequence[Unfinished]) -> list[Block]
         frame = tables.left_out_frame(collected).set_index("folder")
         blocks.append(TableBlock("Left out", "", frame, folded=len(frame) > SHOWN))
     runs = pd.DataFrame(
-        [(str(x.folder), x.label, x.result["shots"], x.result["seed"]) for x in collected.entries],
+        [(place_of(x.folder), x.label, x.result["shots"], x.result["seed"]) for x in collected.entries],
         columns=["folder", "method", "shots", "seed"],
     )
     return [*blocks, TableBlock("Runs that count", "", runs.set_index("folder"), folded=True)]

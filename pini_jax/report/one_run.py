@@ -13,8 +13,10 @@ import pandas as pd
 from jaxtyping import Float, Int
 from PIL import Image, ImageOps
 
+from pini_jax.core.bucket import is_url
+from pini_jax.core.copies import place_of
 from pini_jax.core.errors import InputError
-from pini_jax.core.wording import plain
+from pini_jax.core.wording import plain, printable
 from pini_jax.data.datasets import sources
 from pini_jax.data.datasets.records import Record, open_image
 from pini_jax.evaluate import metrics, predictions
@@ -89,7 +91,8 @@ def read_tested(entry: Entry) -> Tested | None:
         return None
     kept = predictions.read_predictions(entry.folder / predictions.FILE, sha256)
     answers = kept.by_mode("test")["mean"].labelled()
-    return Tested(answers, kept.class_names["test"], np.exp(answers.calibrated[:, 0]))
+    names = list(map(printable, kept.class_names["test"]))  # a table of a dataset's may hold line breaks
+    return Tested(answers, names, np.exp(answers.calibrated[:, 0]))
 
 
 def lead(entry: Entry, tested: Tested | None) -> str:
@@ -158,12 +161,15 @@ def _doubt(doubt: Mapping[str, Any] | None) -> list[Block]:
     """Sets of plausible classes and images of none of them, on test images."""
     if not doubt or not doubt["held_out"]:
         return [Paragraph("No image was held out to learn doubt from: every class is plausible.")]
-    low, high = (f"{share:.0%}" for share in doubt["promised_coverage"])
-    text = (
-        f"Sets hold the right class of {doubt['level']:.0%} of images: {low} to {high} can be promised by "
-        f"{doubt['held_out']:,} held-out images. LAC's are the smallest; the size of APS's follows the doubt in "
-        f"an image. May be none: the share of test images, all of known classes, whose {doubt['score']} is low."
-    )
+    (low, high), held_out = doubt["promised_coverage"], f"{doubt['held_out']:,} held-out images"
+    if low == 1:
+        text = f"{held_out} are too few to promise {doubt['level']:.0%}, so that every class is plausible. "
+    else:
+        text = (
+            f"Sets hold the right class of {doubt['level']:.0%} of images: {low:.0%} to {high:.0%} can be "
+            f"promised by {held_out}. LAC's are the smallest; the size of APS's follows the doubt in an image. "
+        )
+    text += f"May be none: the share of test images, all of known classes, whose {doubt['score']} is low."
     columns = ["LAC: coverage", "LAC: classes", "APS: coverage", "APS: classes", "may be none"]
     rows = {
         "zero-shot CLIP" if mode == "zero_shot" else mode: [
@@ -186,8 +192,8 @@ def _confusion(tested: Tested, output: Path) -> list[Block]:
         {"class": tested.names, "images": found.images, "precision": found.precision, "recall": found.recall}
     )
     tables.write_table(classes, output, "classes")
-    matrix = pd.DataFrame(tested.counts, index=list(tested.names), columns=list(map(str, tested.names)))
-    tables.write_table(matrix.rename_axis("class").reset_index(), output, "confusion")
+    matrix = pd.DataFrame(tested.counts, index=list(tested.names), columns=list(tested.names))
+    tables.write_table(matrix.rename_axis("class / taken for").reset_index(), output, "confusion")
     pairs = pd.DataFrame(confused(tested), columns=["class", "taken for", "images"]).set_index("class")
     blocks: list[Block] = [_saved(run_figures.confusion_figure(tested.counts, tested.names), output)]
     if len(pairs):
@@ -217,7 +223,10 @@ def _galleries(tested: Tested, records: Mapping[str, Record]) -> list[Block]:
             text = (
                 f"{len(chosen)} of {of:,}. What was predicted, with the calibrated probability, and what is right."
             )
-            blocks.append(Gallery(title, text, [_thumbnail(tested, i, records) for i in chosen]))
+            items = [_thumbnail(tested, i, records) for i in chosen]
+            if gone := sum(not item.source for item in items):
+                text += f" {gone} have no picture: features have none, and files may have been moved."
+            blocks.append(Gallery(title, text, items))
     return blocks or [Paragraph("There is no mistake.")]
 
 
@@ -299,15 +308,15 @@ def _again(entry: Entry) -> list[Block]:
     """The command that began it, what it ran with, and how its folder is used."""
     path = entry.folder / PROVENANCE
     origin = read_sealed(path) if path.exists() else {}
-    folder = shlex.quote(str(entry.folder))
-    commands = [f"pini reproduce {folder}", f"pini predict --workdir={folder} IMAGE ..."]
+    folder = place_of(entry.folder)
     blocks: list[Block] = []
     if command := origin.get("command"):
         blocks += [Paragraph("It was begun by"), Code(shlex.join(command))]
-    blocks += [
-        Paragraph("It is made again and held against this result, and used on images, by"),
-        Code("\n".join(commands)),
-    ]
+    if not is_url(folder):
+        blocks.append(Paragraph("It is made again and held against this result by"))
+        blocks.append(Code(f"pini reproduce {shlex.quote(folder)}"))
+    blocks.append(Paragraph("It is used on images by"))
+    blocks.append(Code(f"pini predict --workdir={shlex.quote(folder)} IMAGE ..."))
     versions = ", ".join(f"{name} {version}" for name, version in entry.result["versions"].items())
     commit = f" Commit {origin['commit']}." if origin.get("commit") else ""
     return [*blocks, Paragraph(f"{entry.result['device']}; {versions}.{commit}"), _settings(entry)]
@@ -335,4 +344,7 @@ def _markdown(whole: Page) -> str:
                     parts.append(tables.markdown(block.title, block.frame))
                 case Picture():
                     parts.append(f"![{block.alt}]({block.name})\n\n{block.text}")
+                case Gallery():
+                    shown = [f"- {printable(item.name)}: {item.text}" for item in block.items]
+                    parts.append("\n".join([f"{block.title}: {block.text}\n", *shown]))
     return "\n\n".join(parts) + "\n"

@@ -36,6 +36,7 @@ SETTINGS: dict[Any, Any] = {
     "lines.linewidth": 1.1,
     "lines.markersize": 3.2,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name with a $ is not a formula
     "pdf.fonttype": 42,  # letters stay letters
     "svg.hashsalt": "pini_jax",
 }

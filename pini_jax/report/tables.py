@@ -22,6 +22,7 @@ from arro3.core import Array, DataType, Table
 from arro3.io import write_parquet
 from flax.traverse_util import flatten_dict
 
+from pini_jax.core.copies import place_of
 from pini_jax.evaluate.prediction import MODES
 from pini_jax.report import statistics
 from pini_jax.report.collect import Collected, Entry, by_label, by_plain_label, by_shots
@@ -79,9 +80,14 @@ def runs_frame(entries: Sequence[Entry]) -> pd.DataFrame:
 def _run(entry: Entry) -> dict[str, Any]:
     result = entry.result
     measured = {key: result[key] for key in MEASURED if result.get(key) is not None}
-    known = {"label": entry.label, "shots": result["shots"], "seed": result["seed"], "folder": str(entry.folder)}
+    known = {
+        "label": entry.label,
+        "shots": result["shots"],
+        "seed": result["seed"],
+        "folder": place_of(entry.folder),
+    }
     numbers = {key: x for key, x in flatten_dict(measured, sep=".").items() if isinstance(x, int | float)}
-    return entry.place._asdict() | known | numbers
+    return entry.place._asdict() | known | {"folder": place_of(entry.folder)} | numbers
 
 
 def summary_frame(runs: pd.DataFrame) -> pd.DataFrame:
@@ -105,12 +111,12 @@ def comparisons_frame(found: Mapping[str, Sequence[Comparison]]) -> pd.DataFrame
 
 def unfinished_frame(runs: Sequence[Unfinished]) -> pd.DataFrame:
     """What a sweep still lacks."""
-    return pd.DataFrame([(str(x.folder), *x[1:]) for x in runs], columns=Unfinished._fields)
+    return pd.DataFrame([(place_of(x.folder), *x[1:]) for x in runs], columns=Unfinished._fields)
 
 
 def left_out_frame(collected: Collected) -> pd.DataFrame:
     """What was read but does not count."""
-    rows = [(str(folder), reason) for folder, reason in collected.left_out.items()]
+    rows = [(place_of(folder), reason) for folder, reason in collected.left_out.items()]
     return pd.DataFrame(rows, columns=["folder", "reason"])
 
 
@@ -161,7 +167,8 @@ def _mean(row: Mapping[int, Sequence[float]], shots: Sequence[int], scale: float
 
 def markdown(title: str, frame: pd.DataFrame) -> str:
     """A wide table."""
-    return str(frame.rename_axis(title).to_markdown(disable_numparse=True))
+    whole = frame.rename_axis(title).reset_index().map(lambda cell: str(cell).replace("|", "\\|"))
+    return str(whole.to_markdown(disable_numparse=True, index=False))
 
 
 # ------------------------------------------------------------------------------------------------ files

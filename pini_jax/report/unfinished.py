@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from pini_jax.core.errors import InputError
 from pini_jax.core.paths import RESULT, read_object
 from pini_jax.data.batches import Batches
 from pini_jax.methods.optim import num_steps
-from pini_jax.report.collect import read_settings
-from pini_jax.runs import population
+from pini_jax.report.collect import is_unpublished, read_settings
+from pini_jax.runs import attempts, population
 from pini_jax.runs.folder import CONFIG, FAILURE, SELECTION, read_sealed
 from pini_jax.train.recorder import METRICS
 
@@ -37,23 +38,40 @@ class Unfinished(NamedTuple):
 
 def unfinished_runs(folders: Sequence[Path]) -> list[Unfinished]:
     """All below some folders, begun or merely planned in a population.json."""
-    begun = [file.parent for top in folders for file in sorted(top.glob(f"**/{CONFIG}"))]
-    planned = [
-        file.parent / name
+    begun = [
+        file.parent
+        for top in folders
+        for file in sorted(top.glob(f"**/{CONFIG}"))
+        if not is_unpublished(file.relative_to(top))
+    ]
+    planned = {
+        file.parent / name: None
         for top in folders
         for file in sorted(top.glob(f"**/{population.FILE}"))
         for name in read_object(file)
-    ]
-    runs = dict.fromkeys([*planned, *begun])
-    return [_state(folder) for folder in runs if not (folder / RESULT).exists()]
+    }
+    lacking = [run for run in planned | dict.fromkeys(begun) if not (run / RESULT).exists()]
+    return [_state(run) for run in lacking if run in planned or _is_run(run)]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether its config.json is a run's; those of models have no method."""
+    return "method" in read_object(folder / CONFIG)
 
 
 def _state(folder: Path) -> Unfinished:
-    if (folder / FAILURE).exists():
-        return Unfinished(folder, FAILED, reason=str(read_object(folder / FAILURE).get("reason", "")))
-    if not (folder / CONFIG).exists():
+    place = _place(folder)
+    if (place / FAILURE).exists():
+        return Unfinished(folder, FAILED, reason=str(read_object(place / FAILURE).get("reason", "")))
+    if not (place / CONFIG).exists():
         return Unfinished(folder, NOT_BEGUN)
-    return Unfinished(folder, UNDER_WAY, _last_step(folder / METRICS), _num_steps(folder))
+    return Unfinished(folder, UNDER_WAY, _last_step(place / METRICS), _num_steps(place))
+
+
+def _place(folder: Path) -> Path:
+    """Where a run is trained: its own folder, or a worker's newest attempt at it."""
+    tries = sorted(folder.parent.glob(f"{attempts.OWN}/attempts/*/{glob.escape(folder.name)}"))
+    return folder if (folder / CONFIG).exists() or not tries else tries[-1]
 
 
 def _last_step(path: Path) -> int:

@@ -53,7 +53,7 @@ def evaluate(workdir: Path, dataset: str = "", clip: str = "") -> tuple[Path, di
     place.mkdir(parents=True, exist_ok=True)
     sha256 = predictions.write_predictions(place / predictions.FILE, kept)
     measured = {"dataset": name, "predictions_sha256": sha256}
-    measured |= measure_answers(kept, _own_test(workdir), exported.doubts)
+    measured |= measure_answers(kept, workdir, exported.doubts)
     paths.write_json(place / "evaluation.json", folder.seal(measured))
     return place, measured
 
@@ -96,18 +96,18 @@ def _own_test(workdir: Path) -> Kept:
     return predictions.read_predictions(workdir / predictions.FILE, own.get("predictions_sha256") or "")
 
 
-def measure_answers(kept: Kept, own: Kept, doubts: Mapping[str, doubt.Doubt]) -> dict[str, Any]:
+def measure_answers(kept: Kept, workdir: Path, doubts: Mapping[str, doubt.Doubt]) -> dict[str, Any]:
     """Metrics of labelled images, and how well the others are told from images of known classes.
 
     Args:
-        own: what is known where no image here has a label.
+        workdir: of the run, whose own test images are the known ones where no image here has a label.
     """
     labels = kept.answers["test"]["mean"].label
     found: dict[str, Any] = {"images": len(labels), "unknown": int((labels < 0).sum())}
     if (labels >= 0).any():
         found |= result.measure_test(kept, "test")
     if (labels < 0).any():
-        source = kept if (labels >= 0).any() else own
+        source = kept if (labels >= 0).any() else _own_test(workdir)
         known = {mode: x.labelled() for mode, x in source.by_mode("test").items()}
         unknown = {mode: x.unlabelled() for mode, x in kept.by_mode("test").items()}
         found["rejection"] = {

@@ -54,6 +54,14 @@ def test_of_a_folder_only_what_has_changed_is_fetched_again(place, fetched):
     assert fetched == ["two"]
 
 
+def test_a_copy_knows_where_it_is_from(place, tmp_path):
+    place.put("a/b/one", b"1")
+    tree = copies.fetch_copy(f"{place.url}/a")
+    assert copies.place_of(tree / "b" / "one") == f"{place.url}/a/b/one"
+    assert copies.place_of(copies.fetch_copy(f"{place.url}/a/b/one")) == f"{place.url}/a/b/one"
+    assert copies.place_of(tmp_path) == str(tmp_path)
+
+
 def test_many_fetch_at_once(place, monkeypatch):
     lock, get = threading.Lock(), buckets.Bucket.get
 
@@ -69,7 +77,7 @@ def test_many_fetch_at_once(place, monkeypatch):
     (tree,) = trees
     assert {path.name: path.read_text() for path in tree.iterdir()} == {f"{i}": f"{i}" for i in range(20)}
     kept = [path for path in (paths.cache_folder() / "buckets").rglob("*") if path.is_file()]
-    assert len(kept) == 40  # nothing half made
+    assert len(kept) == 41  # copies, links and an address: nothing half made
 
 
 def test_a_copy_that_seems_gone_while_another_takes_its_place_is_linked_again(place, monkeypatch):

@@ -40,9 +40,12 @@ def write_sweep(
     classes: int = 10,
     images: int = 300,
     dataset: str = "features:/data/dtd_vitb32.npz",
+    class_names: Sequence[str] = (),
 ) -> None:
     """Every method at all shots and seeds: better with shots, each with strengths of its own."""
     members = {}
+    class_names = class_names or [f"class_{number}" for number in range(classes)]
+    classes = len(class_names)
     rng = np.random.default_rng(0)
     labels = rng.integers(classes, size=images)
     # What all methods find hard, and which class an image is taken for.
@@ -58,7 +61,8 @@ def write_sweep(
                 folder = f"{number:02}-shots_{k}-seed_{seed}"
                 members[folder] = {"name": name, "shots": k, "seed": seed}
                 result = {"method": "pini", "dataset": dataset, "clip": "", "shots": k, "seed": seed}
-                _write_run(top / folder, result, labels, plain, _answers(margin, labels, mistaken, classes))
+                logits = _answers(margin, labels, mistaken, classes)
+                _write_run(top / folder, result, labels, plain, logits, class_names)
     (top / "population.json").write_text(json.dumps(members))
 
 
@@ -70,10 +74,9 @@ def _answers(margin, labels, mistaken, classes):
     return logits.astype(np.float32)
 
 
-def _write_run(folder: Path, result, labels, plain, logits):
+def _write_run(folder: Path, result, labels, plain, logits, classes):
     folder.mkdir(parents=True)
     paths = [f"class_{label}/{i:04}.png" for i, label in enumerate(labels)]
-    classes = [f"class_{label}" for label in range(logits.shape[-1])]
     drawn = {"zero_shot": plain[:1], "mean": logits[:1], "sample": logits[1:], "marginal": logits}
 
     def answers(part):

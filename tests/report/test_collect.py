@@ -68,6 +68,14 @@ def test_a_run_alone_is_named_by_its_method_and_folders_are_told_apart(tmp_path)
     assert [entry.label for entry in both] == ["a: gda", "b: pini"]
 
 
+def test_folders_within_each_other_give_their_runs_once(runs):
+    collected = collection.collect([runs.parent, runs, runs.parent / "runs" / ".." / "runs"])
+    assert len(collected.entries) == 12 and not collected.left_out
+    (runs / "comparison.json").write_text(json.dumps({"first-0.1-1-1": {"contender": "noise"}}))
+    collected = collection.collect([runs.parent, runs])
+    assert len(collected.entries) == 12 and not collected.left_out
+
+
 def test_of_a_comparison_only_the_chosen_count(runs):
     chosen = {"first-0.1-1-1": {"contender": "noise"}, "second-0.2-16-1": {"contender": "rival"}}
     (runs / "comparison.json").write_text(json.dumps(chosen))

@@ -1,5 +1,7 @@
 """Figures of many runs: that nothing is left out, and that it can be read."""
 
+import itertools
+
 import numpy as np
 import pytest
 import sweeps
@@ -34,8 +36,24 @@ def test_every_method_is_in_every_figure(methods, tmp_path):
             assert any(text.startswith(name.replace(" ", "")) for text in written), (figure.name, name)
         path = style.save(figure, tmp_path)
         width, _ = Image.open(path).size
-        assert width < 1.3 * style.COLUMN * 300 and path.with_suffix(".pdf").exists() and figure.alt
+        assert width < 1.05 * style.COLUMN * 300 and path.with_suffix(".pdf").exists() and figure.alt
     assert len(found["accuracy"].figure.axes) == (1 if methods <= figures.TOGETHER else 9)
+
+
+def test_what_is_drawn_of_accuracies_are_accuracies(tmp_path):
+    """With two seeds the band of 95 % may be ten times as wide, and lines would be flat."""
+    low, high = drawn(tmp_path, 1)["accuracy"].figure.axes[0].get_ylim()
+    assert -6 < low < high < 106
+
+
+@pytest.mark.parametrize("lines", [1, 2, 5])
+def test_names_of_rows_do_not_overlap(lines):
+    labels = ["one", "two", " ".join(["words of a name that is long"] * lines), "four", "five"]
+    with style.styled():
+        figure, (axes,) = figures._rows(labels, 1)
+        figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(above.y0 > below.y1 - 1 for above, below in itertools.pairwise(boxes))
 
 
 def test_one_number_of_shots_makes_no_line(tmp_path):

@@ -6,11 +6,15 @@ import re
 import shutil
 import sys
 
+import emulators
+import pandas as pd
 import pytest
 import sweeps
 
 from pini_jax.core import command
+from pini_jax.core.bucket import open_bucket
 from pini_jax.report import __main__ as program
+from pini_jax.report import one_run
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -79,6 +83,9 @@ def test_nothing_scrolls_sideways_but_tables(page, width):
     for details in page.query_selector_all("details"):
         details.evaluate("element => { element.open = true }")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    texts = "[...document.querySelectorAll('caption span')].map(text => text.getBoundingClientRect().right)"
+    rights = page.evaluate(texts)
+    assert rights and max(rights) <= width  # a table may be wider, and what explains it is read without it
 
 
 def test_it_is_used_by_keyboard(page):
@@ -97,6 +104,16 @@ def test_it_is_used_by_keyboard(page):
         details.focus()
         page.keyboard.press("Enter")
         assert details.evaluate("element => element.parentElement.open")
+
+
+def test_columns_are_sorted_by_size(page):
+    """A p-value below what is printed comes first, and millions after thousands."""
+    table = page.locator("table").first
+    cells, given = table.locator("tbody tr td:nth-child(2)"), ["1,234,567", "0.030", "< 0.001", "1,500"]
+    cells.evaluate_all("(cells, given) => given.forEach((text, i) => { cells[i].textContent = text })", given)
+    table.locator("thead button").nth(1).evaluate("button => { button.click(); button.click() }")
+    found = [text for text in cells.all_text_contents() if text in given]
+    assert found == ["< 0.001", "0.030", "1,500", "1,234,567"]
 
 
 def test_it_is_said_to_who_does_not_see(page):
@@ -140,6 +157,7 @@ def test_a_run_is_told_in_plain_words(reports):
         "Reliability",
         "Plausible classes",
         "by 20 held-out images",
+        "24 have no picture",
     )
     for said in (*words, "pini reproduce", "class_3/"):
         assert said in text
@@ -161,7 +179,40 @@ def test_all_of_it_stands_beside_the_page(reports):
 
 
 def test_what_names_hold_is_text(tmp_path, monkeypatch):
-    """Neither HTML, nor Markdown of others."""
-    sweeps.write_sweep(tmp_path / "runs", ["<script>alert(1)</script>"], shots=(1, 4), seeds=(1, 2), images=20)
+    """Neither HTML, nor a formula of a figure's."""
+    names = ["<script>alert(1)</script>", r"$\frac{a}$"]
+    sweeps.write_sweep(tmp_path / "runs", names, shots=(1, 4), seeds=(1, 2), images=20)
     text = write_report(monkeypatch, tmp_path / "report", tmp_path / "runs").read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+
+
+def test_classes_may_have_any_names(tmp_path, monkeypatch):
+    """A line break, a letter of the terminal's, a column's name, a cell's border."""
+    names = ["class", "a\nb", "\x1b[31mred", "c|d"]
+    sweeps.write_sweep(tmp_path / "runs", ["structured"], shots=(1,), seeds=(1,), images=40, class_names=names)
+    write_report(monkeypatch, tmp_path / "report", tmp_path / "runs")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| a b " in text and r"| c\|d " in text and "\x1b" not in text
+    assert re.search(r"Least sure: 24 of 40\..*\n\n- class_\d/\d{4}\.png: ", text)
+    confusion = pd.read_csv(tmp_path / "report" / "confusion.csv", index_col=0)
+    assert list(confusion) == list(confusion.index) == ["class", "a b", "[31mred", "c|d"]
+
+
+def test_few_images_promise_nothing():
+    few = {"held_out": 8, "promised_coverage": [1.0, 1.0], "level": 0.9, "score": "energy", "modes": {}}
+    (table,) = one_run._doubt(few)
+    assert table.text.startswith("8 held-out images are too few to promise 90%, so that every class is plausible.")
+
+
+def test_runs_in_a_bucket_are_called_by_their_addresses(tmp_path, monkeypatch):
+    """Not by those of their copies here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sweeps.write_sweep(tmp_path / "runs", ["structured"], shots=(1,), seeds=(1, 2), images=40)
+    with emulators.bucket("memory") as url:
+        place = open_bucket(url)
+        for file in (tmp_path / "runs").rglob("*.*"):
+            place.put(file.relative_to(tmp_path).as_posix(), file.read_bytes())
+        for top, words in (("runs", ""), ("runs/00-shots_1-seed_1", "pini predict --workdir=")):
+            page = write_report(monkeypatch, tmp_path / top.replace("/", "_") / "report", f"{url}/{top}")
+            text = page.read_text()
+            assert f"{words}{url}/runs/00-shots_1-seed_1" in text and str(tmp_path) not in text

@@ -1,6 +1,7 @@
 """What a sweep still lacks."""
 
 import json
+import shutil
 
 import pytest
 import sweeps
@@ -34,8 +35,26 @@ def test_steps_of_a_shot_are_counted_where_there_are_no_epochs(tmp_path):
 
 
 def test_a_run_that_has_just_begun_has_no_steps_yet(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"method": "gda"}')
     assert unfinished_runs([tmp_path]) == [Unfinished(tmp_path, UNDER_WAY)]
+
+
+def test_the_config_of_a_model_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    assert unfinished_runs([tmp_path]) == []
+
+
+def test_a_run_that_a_worker_trains_is_under_way_once(tmp_path):
+    """In the newest of its attempts, until it is published."""
+    sweeps.write_sweep(tmp_path, sweeps.NAMES[:1], shots=(1,), seeds=(1,), images=40)
+    (run,) = (file.parent for file in tmp_path.glob("*/config.json"))
+    (run / "result.json").unlink()
+    for number, steps in ((1, 30), (2, 60)):
+        attempt = tmp_path / ".sweep" / "attempts" / f"000000.00{number}" / run.name
+        shutil.copytree(run, attempt)
+        (attempt / "metrics.jsonl").write_text(f'{{"step": {steps}}}\n')
+    shutil.rmtree(run)
+    assert unfinished_runs([tmp_path]) == [Unfinished(run, UNDER_WAY, 60, 100)]
 
 
 def test_a_damaged_selection_leaves_the_steps_unknown(tmp_path):

@@ -1,6 +1,7 @@
 """A finished run on other images, without training."""
 
 import json
+import shutil
 
 import emulators
 import numpy as np
@@ -74,6 +75,19 @@ def test_the_run_is_left_as_it_was(workdir):
     before = {path: path.read_bytes() for path in workdir.glob("*") if path.is_file()}
     evaluation.evaluate(workdir)
     assert {path: path.read_bytes() for path in workdir.glob("*") if path.is_file()} == before
+
+
+def test_what_the_run_has_answered_is_needed_where_nothing_else_is_known(workdir, tmp_path):
+    bare = shutil.copytree(workdir, tmp_path / "run")
+    (bare / "predictions.parquet").unlink()
+    _, found = evaluation.evaluate(bare)
+    assert found["test"] == folder.read_sealed(workdir / "result.json")["test"]
+    with pytest.raises(InputError, match="no .*predictions.parquet: without its result.json, the run makes both"):
+        evaluation.evaluate(bare, "features:unknown.npz")
+    (bare / "result.json").unlink()
+    experiment.train_and_evaluate(config.resolve(json.loads((bare / "config.json").read_text())), bare)
+    again, before = ((place / "predictions.parquet").read_bytes() for place in (bare, workdir))
+    assert again == before
 
 
 @pytest.mark.parametrize(

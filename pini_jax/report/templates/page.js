@@ -14,7 +14,7 @@ for (const table of document.querySelectorAll("table")) {
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const value = (row) => {
         const text = row.cells[column].textContent.trim();
-        const number = parseFloat(text.replace("−", "-").replace(",", ""));
+        const number = parseFloat(text.replace("−", "-").replace("< ", "").replaceAll(",", ""));
         return Number.isNaN(number) ? text : number;
       };
       const order = (a, b) => {
