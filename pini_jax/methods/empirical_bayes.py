@@ -47,7 +47,8 @@ class EmpiricalBayes(Method):
 
     Held out are the validation images, and the selection's own in turn: five folds over shots. Where every class
     has one image, validation images and selection change places, or, without validation, two folds go over
-    classes. All candidates are linear in f, and so are their averages. Solved on the host in float64, by SciPy.
+    classes, and what classes with images have beyond those left out is taken from them (`held_out.average`). All
+    candidates are linear in f, and so are their averages. Solved on the host in float64, by SciPy.
 
     Where the texts are not known they count for nothing: t = 0, all classes have the same prior mean, and
     `gaussian_classes.lone_head` takes the place of zero-shot CLIP. It is all there is where no two classes have
@@ -207,7 +208,8 @@ def _averages(
 ) -> tuple[list[Head], Float[np.ndarray, "g"]]:
     """Of every part the average of its candidates, each blended with the other head; and what each one counts."""
     logits = (_unseen(parts, heads) for heads in zip(*candidates, strict=True))
-    evidence, weights = held_out.average(logits, _unseen(parts, others), labels)
+    leaders = np.concatenate([held_out.leaders(part) for part in parts])
+    evidence, weights = held_out.average(logits, _unseen(parts, others), labels, leaders)
     averages = [
         gaussian_classes.combine([*heads, other], weights) for heads, other in zip(candidates, others, strict=True)
     ]

@@ -1,6 +1,7 @@
 """Noise that sets itself: invariances, closed forms, draws, and selections that leave little to judge by."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -165,8 +166,23 @@ def test_what_says_nothing_gets_no_weight():
     labels = np.arange(60) % 3
     chance = np.random.default_rng(0)
     good = 3.0 * np.eye(3)[labels] + chance.standard_normal((60, 3))
-    share, weights = held_out.average([np.zeros((60, 3)), good, -good], chance.standard_normal((60, 3)), labels)
+    other, nobody = chance.standard_normal((60, 3)), np.zeros((60, 3), bool)
+    share, weights = held_out.average([np.zeros((60, 3)), good, -good], other, labels, nobody)
     assert share[1] > 0.99 and weights[1] > 0.5 and weights[0] == weights[2] == 0
+
+
+def test_the_lead_of_classes_that_have_images_is_taken_from_them():
+    """Images of classes left out judge a head by what it says of classes, not by which of them have images."""
+    chance, labels = np.random.default_rng(0), np.repeat(np.arange(20), 6)
+    logits = 3.0 * np.eye(20)[labels] + chance.standard_normal((120, 20))
+    part = held_out.Part((SimpleNamespace(labels=np.arange(10)),), np.ones((20, 2)), np.ones((120, 2)), labels)
+    leaders, nobody = held_out.leaders(part), np.zeros((120, 20), bool)
+    assert leaders[:60].sum() == 0 and (leaders[60:] == (np.arange(20) < 10)).all()
+    (_, as_it_is), (_, ahead), (_, taken) = (
+        held_out.average([x], np.zeros_like(x), labels, y)
+        for x, y in ((logits, nobody), (logits + 6 * leaders, nobody), (logits + 6 * leaders, leaders))
+    )
+    assert ahead[0] < 0.2 * as_it_is[0] and taken[0] > 0.5 * as_it_is[0]
 
 
 # ------------------------------------------------------------------------------------------------ what is held out
