@@ -4,9 +4,10 @@
 
 Every variant is fitted to selections of seeds that no table of results uses (101 to 104), and judged by the
 training images that a selection leaves over; it sets itself by the selection's own validation images. No test
-image is read. With --classes it is so many of the classes, other ones for each seed. One line for each: accuracy,
-NLL and ECE in the mean over seeds, and seconds of a fit. Of several configs each is left out once: the variant of
-the lowest NLL on the others is held against the recipe there.
+image is read. With --classes it is so many of the classes, other ones for each seed. With --novalidation the
+selection is alone, the variants are of what judges it then, and zero-shot CLIP is beside them. One line for each:
+accuracy, NLL and ECE in the mean over seeds, and seconds of a fit. Of several configs each is left out once: the
+variant of the lowest NLL on the others is held against the recipe there.
 """
 
 from __future__ import annotations
@@ -62,6 +63,19 @@ VARIANTS: dict[str, dict[Any, dict[str, Any]]] = {
 }
 
 
+def always(parts: Sequence[Part]) -> bool:
+    """Whatever images judge, they judge k too."""
+    return True
+
+
+# Of what counts where one image per class is all there is.
+ALONE: dict[str, dict[Any, dict[str, Any]]] = {
+    "as it is": {},
+    "classes left out tell k": {held_out: {"judges_trust": always}},
+    **{f"k = {k:.0f}": {empirical_bayes: {"WORTHS": (k,)}} for k in empirical_bayes.WORTHS},
+}
+
+
 class Problem(NamedTuple):
     """What a fit sees, and what judges it."""
 
@@ -83,6 +97,13 @@ class Problem(NamedTuple):
         )
         return Problem(support, self.text[classes], self.features[rest], number[self.labels[rest]])
 
+    def without_validation(self) -> Problem:
+        """The same with the selection alone."""
+        known = self.support
+        return self._replace(
+            support=known._replace(val_features=known.val_features[:0], val_labels=known.val_labels[:0])
+        )
+
 
 def problem(shared: runs.Shared, config: configs.Config) -> Problem:
     """A selection, and the training images that it leaves over."""
@@ -97,27 +118,40 @@ def problem(shared: runs.Shared, config: configs.Config) -> Problem:
 def judge(given: Problem) -> tuple[float, float, float]:
     """Accuracy, NLL and ECE."""
     head = empirical_bayes.fit(held_out.parts(given.support, given.text)).head
-    measured = metrics.metrics(log_softmax(head(given.features), axis=1), given.labels)
+    return measure(head(given.features), given)
+
+
+def measure(logits: Float[np.ndarray, "n c"], given: Problem) -> tuple[float, float, float]:
+    """Accuracy, NLL and ECE of some logits of the images that are left over."""
+    measured = metrics.metrics(log_softmax(logits, axis=1), given.labels)
     return measured.accuracy, measured.nll, measured.ece
 
 
 Measured = dict[str, Float[np.ndarray, "3"]]  # accuracy, NLL and ECE of every variant
 
 
-def compare(source: str, shots: Sequence[int], seeds: Sequence[int], num_classes: int | None) -> Measured:
+def compare(
+    source: str, shots: Sequence[int], seeds: Sequence[int], num_classes: int | None, novalidation: bool
+) -> Measured:
     """Prints a line for every number of shots and variant; the means over shots."""
     settings = config_file.load_config(source)
     shared = runs.share(configs.resolve(settings))
+    scale = float(np.exp(shared.frozen.theta["logit_scale"]))
 
     def of_seed(k: int, seed: int) -> Problem:
         whole = problem(shared, configs.resolve(settings.to_dict() | {"shots": k, "seed": seed}))
         chance, size = np.random.default_rng(seed), min(num_classes or len(whole.text), len(whole.text))
-        return whole.among(np.sort(chance.choice(len(whole.text), size, replace=False)))
+        some = whole.among(np.sort(chance.choice(len(whole.text), size, replace=False)))
+        return some.without_validation() if novalidation else some
 
-    measured: dict[str, list[np.ndarray]] = {name: [] for name in VARIANTS}
+    variants = ALONE if novalidation else VARIANTS
+    measured: dict[str, list[np.ndarray]] = {name: [] for name in variants}
     for k in shots:
         problems = [of_seed(k, seed) for seed in seeds]
-        for name, changes in VARIANTS.items():
+        if novalidation:
+            plain = np.mean([measure(scale * x.features @ x.text.T, x) for x in problems], axis=0)
+            print("{:3} shots  {:28} {:.1%}  {:.3f}  {:.3f}".format(k, "zero-shot CLIP", *plain), flush=True)
+        for name, changes in variants.items():
             with contextlib.ExitStack() as stack:
                 for module, constants in changes.items():
                     stack.enter_context(mock.patch.multiple(module, **constants))
@@ -144,8 +178,12 @@ if __name__ == "__main__":
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104])
     parser.add_argument("--classes", type=int, help="how many of them")
+    parser.add_argument("--novalidation", action="store_true", help="leave the selection alone")
     given = parser.parse_args()
     runtime.prepare()
-    found = {source: compare(source, given.shots, given.seeds, given.classes) for source in given.configs}
+    found = {
+        source: compare(source, given.shots, given.seeds, given.classes, given.novalidation)
+        for source in given.configs
+    }
     if len(found) > 1:
         print(*chosen_elsewhere(found), sep="\n")

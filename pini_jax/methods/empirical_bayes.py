@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pini_jax.clip.zero_shot import normalise
 from pini_jax.core.products import einsum
@@ -47,8 +47,8 @@ class EmpiricalBayes(Method):
 
     Held out are the validation images, and the selection's own in turn: five folds over shots. Where every class
     has one image, validation images and selection change places, or, without validation, two folds go over
-    classes, and what classes with images have beyond those left out is taken from them (`held_out.average`). All
-    candidates are linear in f, and so are their averages. Solved on the host in float64, by SciPy.
+    classes: these do not tell k, of which all values count the same then. All candidates are linear in f, and so
+    are their averages. Solved on the host in float64, by SciPy.
 
     Where the texts are not known they count for nothing: t = 0, all classes have the same prior mean, and
     `gaussian_classes.lone_head` takes the place of zero-shot CLIP. It is all there is where no two classes have
@@ -142,10 +142,11 @@ def fit(parts: Sequence[Part]) -> Fitted:
     if not len(labels):
         return _without_noise(_plain_head(parts[0]))
     within, candidates = zip(*side_by_side(_discriminants, parts), strict=True)
-    starts, evidence = _averages(parts, labels, candidates, [_plain_head(part) for part in parts])
+    worths = _worths(parts[0]) if not held_out.judges_trust(parts) else np.zeros(len(candidates[0]), int)
+    starts, evidence = _averages(parts, labels, candidates, [_plain_head(part) for part in parts], worths)
     noises = [_average_covariance(of_part, evidence) for of_part in within]
     learned = side_by_side(_learned, parts, starts, noises)
-    heads, _ = _averages(parts, labels, learned, starts)
+    heads, _ = _averages(parts, labels, learned, starts, np.zeros(len(learned[0]), int))
     factors = [noise.whitener().T / np.sqrt(len(noise.values)) for noise in noises]
     lengths = np.concatenate(
         [
@@ -185,6 +186,11 @@ def _of_shots(shots: Shots, text: Float[np.ndarray, "c e"]) -> Iterator[tuple[Co
             yield within, gaussian_classes.posterior_head(means, within, k)
 
 
+def _worths(part: Part) -> Int[np.ndarray, "g"]:
+    """The number of k of every one of these."""
+    return np.tile(np.repeat(np.arange(len(WORTHS)), len(SHRINKAGES)), len(part.shots))
+
+
 def _learned(part: Part, start: Head, noise: Covariance) -> list[Head]:
     """The start, and what is learned from there, with all views and without."""
     return [head for shots in part.shots for head in (start, *gaussian_classes.learned_heads(shots, start, noise))]
@@ -205,11 +211,11 @@ def _averages(
     labels: np.ndarray,
     candidates: Sequence[Sequence[Head]],
     others: Sequence[Head],
+    groups: Int[np.ndarray, "g"],
 ) -> tuple[list[Head], Float[np.ndarray, "g"]]:
     """Of every part the average of its candidates, each blended with the other head; and what each one counts."""
     logits = (_unseen(parts, heads) for heads in zip(*candidates, strict=True))
-    leaders = np.concatenate([held_out.leaders(part) for part in parts])
-    evidence, weights = held_out.average(logits, _unseen(parts, others), labels, leaders)
+    evidence, weights = held_out.average(logits, _unseen(parts, others), labels, groups)
     averages = [
         gaussian_classes.combine([*heads, other], weights) for heads, other in zip(candidates, others, strict=True)
     ]

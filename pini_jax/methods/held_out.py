@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy  # which loads its parts at their first use: half a second
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
 from pini_jax.core import stop
@@ -21,7 +21,6 @@ from pini_jax.methods.gaussian_classes import TINY, Shots
 
 FOLDS = 5
 UNKNOWN = 0.5  # images of no known class beside those held out, as Jeffreys has it: no weight is infinite
-LEAD = 2.0  # nats: how far classes with shots may be ahead where an image's own class has none
 NEGLIGIBLE = 1e-3  # share of a candidate that is left out, where the best one's is 1
 COST_OF_A_DRAW = 0.003  # accuracy that is expected to be lost: a third of the point that it may cost
 PAIRS = 4  # of antithetic draws that estimate it
@@ -131,25 +130,23 @@ def folds(labels: Int[np.ndarray, "m"], num: int) -> Int[np.ndarray, "m"]:
     return place % num
 
 
-def leaders(part: Part) -> Bool[np.ndarray, "n c"]:
-    """The classes that have shots, for images whose own class has none: predictions know no such difference."""
-    has = np.isin(np.arange(len(part.text)), part.shots[0].labels)
-    return has & ~has[part.labels][:, None]
+def judges_trust(parts: Sequence[Part]) -> bool:
+    """Whether some image is of a class that has shots: others do not tell how far shots are to be trusted."""
+    return any(np.isin(part.labels, part.shots[0].labels).any() for part in parts)
 
 
 def average(
     candidates: Iterable[Float[np.ndarray, "n c"]],
     other: Float[np.ndarray, "n c"],
     labels: Int[np.ndarray, "n"],
-    leaders: Bool[np.ndarray, "n c"],
+    groups: Int[np.ndarray, "g"],
 ) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g+1"]]:
     """Candidates' shares, softmax(-NLL in nats), each blended with the other; and the weights of all logits.
 
     They are asked for one at a time, since those of many classes are large.
 
     Args:
-        leaders: as the function of that name has it, of all parts. What such classes have beyond their due, one
-            number d ~ N(0, LEAD^2) for each candidate, is taken from them before a candidate is judged.
+        groups: of the candidates; images do not tell one group from another, and all count the same.
 
     Raises:
         Stopped: somebody asked for it; the next call begins anew.
@@ -157,17 +154,24 @@ def average(
     blends = []
     for logits in candidates:
         stop.raise_if_requested()
-        blends.append(_blend([logits, other], labels, leaders))
-    nats = np.array([nll for _, nll in blends])
-    share = np.exp(nats.min() - nats)
-    share[share < NEGLIGIBLE] = 0
-    share /= share.sum()
+        blends.append(_blend([logits, other], labels))
+    share = _shares(np.array([nll for _, nll in blends]), groups)
     pairs = np.array([weights for weights, _ in blends])
     return share, np.append(share * pairs[:, 0], share @ pairs[:, 1])
 
 
+def _shares(nats: Float[np.ndarray, "g"], groups: Int[np.ndarray, "g"]) -> Float[np.ndarray, "g"]:
+    """softmax(-nats) within a group, and as much for every group."""
+    found, numbers = np.zeros_like(nats), np.unique(groups)
+    for own in (groups == number for number in numbers):
+        share = np.exp(nats[own].min() - nats[own])
+        share[share < NEGLIGIBLE] = 0
+        found[own] = share / share.sum()
+    return found / len(numbers)
+
+
 def _blend(
-    logits: Sequence[Float[np.ndarray, "n c"]], labels: Int[np.ndarray, "n"], leaders: Bool[np.ndarray, "n c"]
+    logits: Sequence[Float[np.ndarray, "n c"]], labels: Int[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "2"], float]:
     """The weights >= 0 with which the sum of several logits has the lowest NLL, and that NLL: convex."""
     spread = np.array([x.std(1).mean() for x in logits])
@@ -177,25 +181,20 @@ def _blend(
     target = np.full((images, classes), UNKNOWN / images / classes)
     target[np.arange(images), labels] += 1
 
-    also = [leaders] if leaders.any() else []
-    terms = [*units, *also]
-    precision = np.array([0.0] * len(units) + [LEAD**-2] * len(also))
-
     def nll(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        log_p = log_softmax(sum(w * x for w, x in zip(weights, terms, strict=True)), 1)
-        wrong, pull = np.exp(log_p) * (1 + UNKNOWN / images) - target, precision * weights
-        value = (pull * weights).sum() / 2 - (target * log_p).sum()
-        return value, np.array([(wrong * x).sum() for x in terms]) + pull
+        log_p = log_softmax(sum(w * x for w, x in zip(weights, units, strict=True)), 1)
+        wrong = np.exp(log_p) * (1 + UNKNOWN / images) - target
+        return -(target * log_p).sum(), np.array([(wrong * x).sum() for x in units])
 
     solution = scipy.optimize.minimize(
         nll,
-        np.where(precision, 0.0, 1.0),
+        np.ones(len(units)),
         jac=True,
-        bounds=[(None if of_lead else 0, None) for of_lead in precision],
+        bounds=[(0, None)] * len(units),
         method="L-BFGS-B",
         options={"ftol": 1e-12, "gtol": 1e-7 * images},
     )
-    return solution.x[: len(logits)] / sizes, float(solution.fun)
+    return solution.x / sizes, float(solution.fun)
 
 
 def with_error(x: Float[np.ndarray, "n"]) -> float:

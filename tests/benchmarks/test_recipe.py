@@ -41,8 +41,24 @@ def test_some_of_the_classes_are_numbered_anew(settings):
     )
 
 
+def test_variants_of_a_selection_alone_are_no_others_where_there_is_validation(settings):
+    """With one image per class; the selection's own images judge it then."""
+    resolved = config.resolve(settings.to_dict() | {"shots": 1})
+    whole = recipe.problem(run.share(resolved), resolved)
+    alone = whole.without_validation()
+    assert len(whole.support.val_labels) and not len(alone.support.val_labels)
+
+    def differs(given):
+        with pytest.MonkeyPatch.context() as patch:
+            own = recipe.judge(given)
+            patch.setattr(recipe.held_out, "judges_trust", recipe.always)
+            return recipe.judge(given) != own
+
+    assert differs(alone) and not differs(whole)
+
+
 def test_every_variant_changes_what_there_is():
-    for changes in recipe.VARIANTS.values():
+    for changes in (*recipe.VARIANTS.values(), *recipe.ALONE.values()):
         for module, constants in changes.items():
             assert all(getattr(module, name) != value for name, value in constants.items())
 

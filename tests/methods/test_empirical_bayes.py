@@ -1,7 +1,6 @@
 """Noise that sets itself: invariances, closed forms, draws, and selections that leave little to judge by."""
 
 import json
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -166,23 +165,11 @@ def test_what_says_nothing_gets_no_weight():
     labels = np.arange(60) % 3
     chance = np.random.default_rng(0)
     good = 3.0 * np.eye(3)[labels] + chance.standard_normal((60, 3))
-    other, nobody = chance.standard_normal((60, 3)), np.zeros((60, 3), bool)
-    share, weights = held_out.average([np.zeros((60, 3)), good, -good], other, labels, nobody)
+    candidates, other = [np.zeros((60, 3)), good, -good], chance.standard_normal((60, 3))
+    share, weights = held_out.average(candidates, other, labels, np.zeros(3, int))
     assert share[1] > 0.99 and weights[1] > 0.5 and weights[0] == weights[2] == 0
-
-
-def test_the_lead_of_classes_that_have_images_is_taken_from_them():
-    """Images of classes left out judge a head by what it says of classes, not by which of them have images."""
-    chance, labels = np.random.default_rng(0), np.repeat(np.arange(20), 6)
-    logits = 3.0 * np.eye(20)[labels] + chance.standard_normal((120, 20))
-    part = held_out.Part((SimpleNamespace(labels=np.arange(10)),), np.ones((20, 2)), np.ones((120, 2)), labels)
-    leaders, nobody = held_out.leaders(part), np.zeros((120, 20), bool)
-    assert leaders[:60].sum() == 0 and (leaders[60:] == (np.arange(20) < 10)).all()
-    (_, as_it_is), (_, ahead), (_, taken) = (
-        held_out.average([x], np.zeros_like(x), labels, y)
-        for x, y in ((logits, nobody), (logits + 6 * leaders, nobody), (logits + 6 * leaders, leaders))
-    )
-    assert ahead[0] < 0.2 * as_it_is[0] and taken[0] > 0.5 * as_it_is[0]
+    share, weights = held_out.average(candidates, other, labels, np.array([0, 0, 1]))
+    assert share[1] == share[2] == 0.5 and weights[1] > 0.25 and weights[0] == weights[2] == 0
 
 
 # ------------------------------------------------------------------------------------------------ what is held out
@@ -238,8 +225,26 @@ def test_one_shot_is_judged_by_validation_or_else_by_classes(world):
     assert len(whole.labels) == 8 and swapped.shots[0].labels.tolist() == [0, 1, 2, 4, 5]
     assert np.isin(swapped.shots[0].features[:, 0], whole.features[:, 0]).all()
     np.testing.assert_array_equal(swapped.features, whole.shots[0].features)
+    assert held_out.judges_trust([whole, swapped])
     whole, *rest = held_out.parts(world.support([1] * 6), world.unit_text)
     assert not len(whole.labels) and [len(part.labels) for part in rest] == [3, 3]
+    assert not held_out.judges_trust([whole, *rest])
+
+
+def test_every_worth_of_a_text_counts_the_same_where_nothing_tells_it(world, monkeypatch):
+    """Images of classes that are left out would choose the one that rates the classes with images lowest."""
+    shares, average = [], held_out.average
+
+    def watched(*given):
+        shares.append((found := average(*given))[0])
+        return found
+
+    monkeypatch.setattr(held_out, "average", watched)
+    for val in ((), [1] * 6):
+        empirical_bayes.fit(held_out.parts(world.support([1] * 6, val), world.unit_text))
+    alone, _, judged, _ = (each.reshape(-1, len(empirical_bayes.SHRINKAGES)).sum(1) for each in shares)
+    np.testing.assert_allclose(alone, 1 / len(empirical_bayes.WORTHS))
+    assert np.ptp(judged) > 0.02
 
 
 def test_texts_that_nobody_knows_say_nothing(world):
