@@ -80,14 +80,10 @@ def runs_frame(entries: Sequence[Entry]) -> pd.DataFrame:
 def _run(entry: Entry) -> dict[str, Any]:
     result = entry.result
     measured = {key: result[key] for key in MEASURED if result.get(key) is not None}
-    known = {
-        "label": entry.label,
-        "shots": result["shots"],
-        "seed": result["seed"],
-        "folder": place_of(entry.folder),
-    }
+    folder = place_of(entry.folder)
+    known = {"label": entry.label, "shots": result["shots"], "seed": result["seed"], "folder": folder}
     numbers = {key: x for key, x in flatten_dict(measured, sep=".").items() if isinstance(x, int | float)}
-    return entry.place._asdict() | known | {"folder": place_of(entry.folder)} | numbers
+    return entry.place._asdict() | known | numbers
 
 
 def summary_frame(runs: pd.DataFrame) -> pd.DataFrame:
